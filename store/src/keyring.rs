@@ -1,0 +1,276 @@
+//! Key-encryption keys and where they come from.
+//!
+//! A keyring is a set of keys by name, one of them current. It is loaded from a directory, as
+//! Kubernetes mounts a Secret: the file `current` holds the name of the current key, and every
+//! other file is a key, named by its id, 16, 24 or 32 raw bytes long. New files are wrapped with
+//! the current key; the others open what was written before.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::error::{Code, Error, Result};
+
+/// Name of the file, and of the entry in the Secret, that names the current key.
+const CURRENT: &str = "current";
+
+/// Most keys that a keyring may hold: a mistaken mount of a large directory ends early.
+const MAX_KEYS: usize = 1024;
+
+/// Name of a key: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with `.`, and not `current`.
+/// These are also valid names in a Secret and valid file names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(String);
+
+impl KeyId {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 64;
+
+    /// Checks and takes a name.
+    pub fn new(id: impl Into<String>) -> Result<KeyId> {
+        let id = id.into();
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if id.is_empty()
+            || id.len() > Self::MAX
+            || id.starts_with('.')
+            || id == CURRENT
+            || !id.bytes().all(allowed)
+        {
+            // The text is not repeated: someone may have put a key where its name belongs.
+            return Err(Error::new(
+                Code::InvalidKeyring,
+                "a key id is 1 to 64 of A-Z a-z 0-9 . _ -, does not begin with a dot and is not \"current\"",
+            ));
+        }
+        Ok(KeyId(id))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Size of an AES key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KeySize {
+    /// AES-128.
+    Aes128,
+    /// AES-192.
+    Aes192,
+    /// AES-256, the default.
+    #[default]
+    Aes256,
+}
+
+impl KeySize {
+    /// All sizes.
+    pub const ALL: [KeySize; 3] = [KeySize::Aes128, KeySize::Aes192, KeySize::Aes256];
+
+    /// 128, 192 or 256.
+    pub const fn bits(self) -> u16 {
+        match self {
+            KeySize::Aes128 => 128,
+            KeySize::Aes192 => 192,
+            KeySize::Aes256 => 256,
+        }
+    }
+
+    /// 16, 24 or 32.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KeySize::Aes128 => 16,
+            KeySize::Aes192 => 24,
+            KeySize::Aes256 => 32,
+        }
+    }
+
+    /// The size with this many bits, if there is one.
+    pub const fn from_bits(bits: u16) -> Option<KeySize> {
+        match bits {
+            128 => Some(KeySize::Aes128),
+            192 => Some(KeySize::Aes192),
+            256 => Some(KeySize::Aes256),
+            _ => None,
+        }
+    }
+}
+
+/// A key-encryption key: 16, 24 or 32 bytes, overwritten when dropped, never shown.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Key {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Key {
+    /// Takes raw key bytes; the length decides between AES-128, AES-192 and AES-256.
+    pub fn new(bytes: &[u8]) -> Result<Key> {
+        let mut key = Key {
+            bytes: [0; 32],
+            len: bytes.len(),
+        };
+        match (bytes.len(), key.bytes.get_mut(..bytes.len())) {
+            (16 | 24 | 32, Some(space)) => space.copy_from_slice(bytes),
+            (len, _) => {
+                return Err(Error::new(
+                    Code::InvalidKeyring,
+                    format!(
+                        "a key is 16, 24 or 32 raw bytes, not {len} (not base64, no newline at its end)"
+                    ),
+                ));
+            }
+        }
+        Ok(key)
+    }
+
+    /// The key's size.
+    pub fn size(&self) -> KeySize {
+        match self.len {
+            16 => KeySize::Aes128,
+            24 => KeySize::Aes192,
+            _ => KeySize::Aes256,
+        }
+    }
+
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bits, redacted)", self.size().bits())
+    }
+}
+
+/// The keys of a store by id, one of them current.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    current: KeyId,
+    keys: BTreeMap<KeyId, Key>,
+}
+
+impl Keyring {
+    /// A keyring from its parts; `current` must be among the keys.
+    pub fn new(current: KeyId, keys: BTreeMap<KeyId, Key>) -> Result<Keyring> {
+        if !keys.contains_key(&current) {
+            return Err(Error::new(
+                Code::InvalidKeyring,
+                format!("the keyring names {current} as current but does not hold it"),
+            ));
+        }
+        Ok(Keyring { current, keys })
+    }
+
+    /// A keyring of one key.
+    pub fn single(id: KeyId, key: Key) -> Keyring {
+        Keyring {
+            current: id.clone(),
+            keys: BTreeMap::from([(id, key)]),
+        }
+    }
+
+    /// Loads a directory as Kubernetes mounts a Secret. Names that begin with a dot (`..data` and
+    /// the timestamped directory it points to) are not keys. Any other file that is not a key is
+    /// an error, so that a slip shows at once rather than at the next rotation.
+    pub fn load(dir: &Path) -> Result<Keyring> {
+        let at = |what: &str| format!("{what} keyring {}", dir.display());
+        let unreadable = |source: std::io::Error| {
+            Error::new(Code::InvalidKeyring, format!("{}: {source}", at("read")))
+                .with_source(source)
+        };
+        // A Secret's new content appears by one rename of `..data`. Reading through that link
+        // resolved once keeps an update in the middle from mixing two contents.
+        let root = fs::canonicalize(dir.join("..data")).unwrap_or_else(|_| dir.to_path_buf());
+        let mut current = None;
+        let mut keys = BTreeMap::new();
+        for file in fs::read_dir(&root).map_err(unreadable)? {
+            let name = file.map_err(unreadable)?.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(Error::new(
+                    Code::InvalidKeyring,
+                    format!("{}: a file name that is not UTF-8", at("read")),
+                ));
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            if keys.len() >= MAX_KEYS {
+                return Err(Error::new(
+                    Code::InvalidKeyring,
+                    format!("{}: more than {MAX_KEYS} keys", at("read")),
+                ));
+            }
+            if name == CURRENT {
+                let text = read_small(&root.join(name), KeyId::MAX + 2).map_err(unreadable)?;
+                let id = std::str::from_utf8(&text).unwrap_or_default().trim();
+                current = Some(KeyId::new(id).map_err(|e| e.context(at("the file current of")))?);
+                continue;
+            }
+            let id = KeyId::new(name).map_err(|e| e.context(at("a file name of")))?;
+            let bytes = read_small(&root.join(name), 33).map_err(unreadable)?;
+            let key =
+                Key::new(&bytes).map_err(|e| e.context(format!("key {id} of {}", at("the"))))?;
+            keys.insert(id, key);
+        }
+        let current = current.ok_or_else(|| {
+            Error::new(
+                Code::InvalidKeyring,
+                format!("{}: no file named current", at("read")),
+            )
+        })?;
+        Keyring::new(current, keys).map_err(|e| e.context(at("read")))
+    }
+
+    /// The id of the key that wraps new files.
+    pub fn current(&self) -> &KeyId {
+        &self.current
+    }
+
+    /// The key of that id, if it is held.
+    pub fn get(&self, id: &KeyId) -> Option<&Key> {
+        self.keys.get(id)
+    }
+
+    /// The ids of all keys, sorted.
+    pub fn ids(&self) -> impl Iterator<Item = &KeyId> {
+        self.keys.keys()
+    }
+
+    /// The key that wraps new files.
+    pub fn current_key(&self) -> Result<&Key> {
+        self.keys
+            .get(&self.current)
+            .ok_or_else(|| Error::internal("a keyring without its current key"))
+    }
+}
+
+/// Reads at most `limit` bytes of a file into memory that is overwritten when dropped.
+fn read_small(path: &Path, limit: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    use std::io::Read;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
+    fs::File::open(path)?
+        .take(limit as u64)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// How a store protects its files.
+#[derive(Debug, Clone)]
+pub enum Encryption {
+    /// Not at all, in so many words: anyone who can read the disk can read the data. The files
+    /// are still checksummed and chained.
+    None,
+    /// Data keys are wrapped by the keyring's current key.
+    Keyring(Keyring),
+}

@@ -1,0 +1,104 @@
+# shellcheck shell=bash
+# What the cluster is made of: Debian's packages, and Kubernetes itself compiled from Go modules.
+
+K8S_VERSION=v1.34.4
+PACKAGES=(containerd runc containernetworking-plugins etcd-server nftables iptables iproute2 openssl conntrack buildah
+  curl ca-certificates procps util-linux e2fsprogs)
+COMMANDS=(containerd runc etcd nft ip openssl conntrack buildah curl pgrep unshare nsenter mkfs.ext4)
+
+build() {
+  packages
+  mkdir -p "$BIN"
+  local stamp
+  stamp=$(cd "$HERE" && cat go.mod go.sum tools.go pause/main.go lib/build.sh | sha256sum)
+  [ "$(cat "$BIN/.stamp" 2>/dev/null)" = "$stamp" ] && return
+  go_toolchain
+  say "compiling Kubernetes $K8S_VERSION, CoreDNS and helm into $BIN: once, 10 to 15 minutes on two cores"
+  local version=k8s.io/component-base/version
+  (cd "$HERE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
+    -ldflags "-s -w -X $version.gitVersion=$K8S_VERSION -X $version.gitMajor=1 -X $version.gitMinor=34" -o "$BIN/" \
+    k8s.io/kubernetes/cmd/kube-{apiserver,controller-manager,scheduler,proxy} k8s.io/kubernetes/cmd/kube{let,ctl} \
+    github.com/coredns/coredns helm.sh/helm/v3/cmd/helm) 9>&-
+  (cd "$HERE/pause" && CGO_ENABLED=0 GO111MODULE=off go build -trimpath -ldflags "-s -w" -o "$BIN/pause" main.go) 9>&-
+  pause_image
+  echo "$stamp" >"$BIN/.stamp"
+}
+
+# Every pod's first container, which only holds its namespaces.
+pause_image() {
+  local container buildah=(buildah --storage-driver vfs)
+  container=$("${buildah[@]}" from scratch)
+  "${buildah[@]}" copy -q "$container" "$BIN/pause" /pause >/dev/null
+  "${buildah[@]}" config --entrypoint '["/pause"]' "$container"
+  "${buildah[@]}" commit -q --rm "$container" localhost/pause:1 >/dev/null
+  rm -f "$BIN/pause.tar"
+  "${buildah[@]}" push -q localhost/pause:1 "oci-archive:$BIN/pause.tar:localhost/pause:1"
+  "${buildah[@]}" rmi -f localhost/pause:1 >/dev/null
+}
+
+packages() {
+  local p missing=()
+  if ! command -v dpkg >/dev/null || ! command -v apt-get >/dev/null; then
+    for p in "${COMMANDS[@]}"; do command -v "$p" >/dev/null || missing+=("$p"); done
+    [ ${#missing[@]} = 0 ] || die "this is no Debian or Ubuntu, so please install what has these commands: ${missing[*]}"
+    return
+  fi
+  for p in "${PACKAGES[@]}"; do dpkg -s "$p" >/dev/null 2>&1 || missing+=("$p"); done
+  [ ${#missing[@]} = 0 ] && return
+  say "installing Debian packages: ${missing[*]}"
+  # The packages' own services (etcd, containerd) must not start: this tool runs its own, elsewhere.
+  local policy=/usr/sbin/policy-rc.d made_policy=
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 0755 $policy
+    made_policy=yes
+  fi
+  local failed=
+  apt-get update -q >/dev/null 9>&- &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 9>&- ||
+    failed=yes
+  [ -z "$made_policy" ] || rm -f $policy
+  [ -z "$failed" ] || die "apt-get could not install: ${missing[*]}"
+}
+
+# Any Go from 1.21 on will do: it fetches the version that go.mod names, as a Go module.
+go_is_enough() { # GO
+  local v
+  v=$(GOTOOLCHAIN=local "$1" env GOVERSION 2>/dev/null) || return 1
+  [ "$(printf '%s\n' 1.21 "${v#go}" | sort -V | head -n 1)" = 1.21 ]
+}
+
+go_toolchain() {
+  local go
+  for go in "$(command -v go || true)" /usr/local/go/bin/go /usr/lib/go-1.*/bin/go; do
+    if [ -x "$go" ] && go_is_enough "$go"; then
+      export PATH=${go%/*}:$PATH
+      return
+    fi
+  done
+  go_from_debian && go_toolchain && return
+  die "needs Go 1.21 or newer to compile Kubernetes; install it from https://go.dev/dl/ into /usr/local/go"
+}
+
+# The newest Go of the distribution or its backports. The machine's own package sources stay as they are.
+go_from_debian() {
+  command -v apt-get >/dev/null || return 1
+  # shellcheck disable=SC1091 # the machine's own file
+  . /etc/os-release
+  local name dir=$HOME_DIR/apt uri options=()
+  mkdir -p "$dir/lists/partial"
+  # shellcheck disable=SC2016 # apt's own variables
+  uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
+    awk -v c="${VERSION_CODENAME:-none}" '$2 == c {print $1; exit}')
+  if [ "${ID:-}" = debian ] && [ -n "$uri" ]; then
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $VERSION_CODENAME-backports main" \
+      >"$dir/backports.list"
+    options=(-o "Dir::Etc::SourceList=$dir/backports.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$dir/lists")
+    apt-get "${options[@]}" update -q >/dev/null 9>&- || options=()
+  fi
+  name=$(apt-cache "${options[@]}" -n search '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -n 1)
+  [ -n "$name" ] || return 1
+  [ "$(printf '%s\n' golang-1.21-go "$name" | sort -V | head -n 1)" = golang-1.21-go ] || return 1
+  say "installing $name"
+  DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y -q --no-install-recommends "$name" >/dev/null 9>&-
+}

@@ -1,0 +1,201 @@
+//! What the operator counts.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Names a store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreLabels {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub store: String,
+}
+
+/// Names a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// `webhook`, `ca`, `server` or `client-operator`.
+    pub certificate: String,
+    /// Namespace of the store; empty for the webhook's.
+    pub namespace: String,
+    /// The store; empty for the webhook's.
+    pub store: String,
+}
+
+/// How a reconciliation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `steady`, `waiting`, `problem`, `error` or `invalid`.
+    pub outcome: &'static str,
+}
+
+/// How an admission was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Decision {
+    /// `mutate` or `validate`.
+    pub webhook: &'static str,
+    /// `injected`, `unchanged`, `skipped`, `allowed`, `refused` or `error`.
+    pub decision: &'static str,
+}
+
+/// Names a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Webhook {
+    /// `mutate` or `validate`.
+    pub webhook: &'static str,
+}
+
+/// All metrics, and the registry that prints them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Reconciliations by outcome.
+    pub reconciles: Family<Outcome, Counter>,
+    /// Their duration.
+    pub reconcile_duration: Histogram,
+    /// Members that are ready.
+    pub members_ready: Family<StoreLabels, Gauge>,
+    /// Members.
+    pub members_total: Family<StoreLabels, Gauge>,
+    /// Members that run an older spec.
+    pub members_outdated: Family<StoreLabels, Gauge>,
+    /// 1 when the keyring is there and good.
+    pub keyring_ok: Family<StoreLabels, Gauge>,
+    /// When certificates expire.
+    pub certificate_expiry: Family<CertificateLabels, Gauge>,
+    /// Admissions by decision.
+    pub webhook_decisions: Family<Decision, Counter>,
+    /// Their duration.
+    pub webhook_duration: Family<Webhook, Histogram, fn() -> Histogram>,
+    /// 1 on the replica that reconciles.
+    pub is_leader: Gauge,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("codexstore_operator");
+        let metrics = Self {
+            reconciles: Family::default(),
+            reconcile_duration: seconds(),
+            members_ready: Family::default(),
+            members_total: Family::default(),
+            members_outdated: Family::default(),
+            keyring_ok: Family::default(),
+            certificate_expiry: Family::default(),
+            webhook_decisions: Family::default(),
+            webhook_duration: Family::new_with_constructor(seconds),
+            is_leader: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Gauge::<u64, AtomicU64>::default();
+        build.set(1);
+        let r = &mut registry;
+        r.register("reconciles", "Reconciliations of stores by outcome", metrics.reconciles.clone());
+        r.register(
+            "reconcile_duration_seconds",
+            "Duration of reconciliations",
+            metrics.reconcile_duration.clone(),
+        );
+        r.register("members_ready", "Members that are ready", metrics.members_ready.clone());
+        r.register("members_total", "Members of the store", metrics.members_total.clone());
+        r.register(
+            "members_outdated",
+            "Members that run an older spec or operator's injection",
+            metrics.members_outdated.clone(),
+        );
+        r.register("keyring_ok", "1 when the keyring is there and good", metrics.keyring_ok.clone());
+        r.register(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate expires, in unix seconds",
+            metrics.certificate_expiry.clone(),
+        );
+        r.register(
+            "webhook_decisions",
+            "Admission requests by decision",
+            metrics.webhook_decisions.clone(),
+        );
+        r.register(
+            "webhook_duration_seconds",
+            "Duration of admission requests",
+            metrics.webhook_duration.clone(),
+        );
+        r.register(
+            "is_leader",
+            "1 on the replica that reconciles",
+            metrics.is_leader.clone(),
+        );
+        r.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into())).register(
+            "build_info",
+            "Always 1; the version is in its label",
+            build,
+        );
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Text for Prometheus.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Counts one reconciliation.
+    pub fn reconciled(&self, outcome: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&Outcome { outcome }).inc();
+        self.reconcile_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts one admission.
+    pub fn admitted(&self, webhook: &'static str, decision: &'static str, took: Duration) {
+        self.webhook_decisions.get_or_create(&Decision { webhook, decision }).inc();
+        self.webhook_duration.get_or_create(&Webhook { webhook }).observe(took.as_secs_f64());
+    }
+
+    /// Forgets a store that is gone: a series that stays would look like a store that stays.
+    pub fn forget(&self, labels: &StoreLabels) {
+        self.members_ready.remove(labels);
+        self.members_total.remove(labels);
+        self.members_outdated.remove(labels);
+        self.keyring_ok.remove(labels);
+        for certificate in ["ca", "server", "client-operator"] {
+            self.certificate_expiry.remove(&CertificateLabels {
+                certificate: certificate.to_owned(),
+                namespace: labels.namespace.clone(),
+                store: labels.store.clone(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_store_leaves_no_series() {
+        let metrics = Metrics::default();
+        let labels = StoreLabels { namespace: "shop".into(), store: "orders".into() };
+        metrics.members_ready.get_or_create(&labels).set(2);
+        metrics.reconciled("steady", Duration::from_millis(3));
+        metrics.admitted("mutate", "injected", Duration::from_millis(3));
+        assert!(metrics.text().contains("members_ready{namespace=\"shop\",store=\"orders\"} 2"));
+        assert!(metrics.text().contains("reconciles_total{outcome=\"steady\"} 1"));
+        metrics.forget(&labels);
+        assert!(!metrics.text().contains("orders"));
+    }
+}

@@ -1,1 +1,38 @@
-//! crds
+//! The CodexStore custom resource as Rust types, and the pure functions that give it meaning.
+//!
+//! Nothing here talks to a cluster, a disk or a clock: the operator's webhook, `codexctl explain` and
+//! `codexctl dev` call the same functions, so what one says the others do. Same input, same output:
+//! [`inject`] applied to what it made changes nothing.
+//!
+//! ```
+//! use codexstore_crds::{CodexStore, CodexStoreSpec, decide, Decision};
+//! use k8s_openapi::api::core::v1::Pod;
+//!
+//! let mut store = CodexStore::new("orders", CodexStoreSpec::default());
+//! let pod = Pod::default();
+//! assert!(matches!(decide(&pod, "shop", Some(&store)), Decision::Skip { .. }));
+//! # store.metadata.uid = None;
+//! ```
+
+pub mod names;
+pub mod quantity;
+pub mod store;
+
+pub mod status;
+
+pub mod settings;
+
+pub mod desired;
+
+pub mod inject;
+
+pub mod manifest;
+
+pub use inject::{
+    Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, decide, inject,
+    is_injected, patch, store_label,
+};
+pub use quantity::Quantity;
+pub use settings::{sidecar_env, spec_hash};
+pub use status::{CodexStoreStatus, KeyringStatus, MemberStatus};
+pub use store::{CodexStore, CodexStoreSpec};

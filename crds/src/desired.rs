@@ -1,0 +1,185 @@
+//! The objects that the operator makes for a store, as pure functions of it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{
+        ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret,
+        VolumeResourceRequirements,
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::Resource;
+
+use crate::{
+    names,
+    store::{CodexStore, ReclaimPolicy},
+};
+
+/// Name of the component that an object belongs to: label `app.kubernetes.io/component`.
+pub mod component {
+    /// Keyring Secret and its record.
+    pub const KEYRING: &str = "keyring";
+    /// Certificates.
+    pub const CERTIFICATES: &str = "certificates";
+    /// Claims of members.
+    pub const MEMBER: &str = "member";
+}
+
+/// The store's name.
+pub fn store_name(store: &CodexStore) -> &str {
+    store.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Labels of everything that is made for a store.
+pub fn labels(store: &CodexStore, component: &str) -> BTreeMap<String, String> {
+    let name = store_name(store);
+    [
+        ("app.kubernetes.io/name", "codexstore"),
+        ("app.kubernetes.io/instance", name),
+        ("app.kubernetes.io/component", component),
+        ("app.kubernetes.io/managed-by", "codexstore-operator"),
+        (names::STORE_LABEL, name),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
+}
+
+/// Reference by which garbage collection deletes an object after its store. `None` for a store without UID.
+pub fn owner_reference(store: &CodexStore) -> Option<OwnerReference> {
+    store.controller_owner_ref(&())
+}
+
+/// Whether an object was made for this store: by its labels, and by its controller if it has one.
+pub fn is_ours(meta: &ObjectMeta, store: &CodexStore) -> bool {
+    let label = |name: &str| {
+        meta.labels
+            .as_ref()
+            .and_then(|l| l.get(name))
+            .map(String::as_str)
+    };
+    let labelled = label(names::STORE_LABEL) == Some(store_name(store))
+        && label("app.kubernetes.io/managed-by") == Some("codexstore-operator");
+    let controller = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true));
+    labelled && controller.is_none_or(|o| Some(&o.uid) == store.metadata.uid.as_ref())
+}
+
+fn metadata(store: &CodexStore, name: String, component: &str, owned: bool) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: store.metadata.namespace.clone(),
+        labels: Some(labels(store, component)),
+        owner_references: owned.then(|| owner_reference(store).into_iter().collect()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The keyring with its first key. It has no owner: garbage collection must not destroy keys. To be created,
+/// never applied: an existing one is never overwritten.
+pub fn keyring_secret(store: &CodexStore, key_id: &str, key: &[u8]) -> Secret {
+    let name = store_name(store);
+    let mut metadata = metadata(
+        store,
+        names::keyring_secret(name),
+        component::KEYRING,
+        false,
+    );
+    metadata
+        .labels
+        .get_or_insert_default()
+        .insert(names::KEYRING_LABEL.to_owned(), name.to_owned());
+    let data = BTreeMap::from([
+        (
+            names::KEYRING_CURRENT.to_owned(),
+            ByteString(key_id.as_bytes().to_vec()),
+        ),
+        (key_id.to_owned(), ByteString(key.to_vec())),
+    ]);
+    Secret {
+        metadata,
+        data: Some(data),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// The record that a keyring was made. It has no owner either: while it exists and the Secret does not, no
+/// new key is made, also not for a CodexStore that was deleted and created again.
+pub fn keyring_record(
+    store: &CodexStore,
+    secret_uid: &str,
+    key_ids: &[String],
+    created_at: &str,
+) -> ConfigMap {
+    let name = names::keyring_record(store_name(store));
+    let data = [
+        ("secretUid", secret_uid.to_owned()),
+        ("keyIds", key_ids.join(",")),
+        ("createdAt", created_at.to_owned()),
+    ];
+    ConfigMap {
+        metadata: metadata(store, name, component::KEYRING, false),
+        data: Some(data.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ..ConfigMap::default()
+    }
+}
+
+/// A certificate and its key, with the authority's certificates, under one of [`names`]'s names.
+pub fn tls_secret(store: &CodexStore, name: String, crt: &str, key: &str, ca: &str) -> Secret {
+    let data = [("tls.crt", crt), ("tls.key", key), ("ca.crt", ca)];
+    Secret {
+        metadata: metadata(store, name, component::CERTIFICATES, true),
+        data: Some(
+            data.into_iter()
+                .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())))
+                .collect(),
+        ),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// The claim of the member in `pod`; `None` unless the store's volume is `claim`. `single_pod` asks for
+/// ReadWriteOncePod, which only CSI drivers know; without it ReadWriteOnce. The CodexStore owns it only where
+/// `reclaimPolicy: Delete` says so.
+pub fn member_claim(
+    store: &CodexStore,
+    pod: &str,
+    single_pod: bool,
+) -> Option<PersistentVolumeClaim> {
+    let claim = store.spec.volume.claim.as_ref()?;
+    let name = names::member_claim(store_name(store), pod);
+    let owned = claim.reclaim_policy == ReclaimPolicy::Delete;
+    let mut metadata = metadata(store, name, component::MEMBER, owned);
+    metadata.annotations = Some(BTreeMap::from([(
+        names::POD_ANNOTATION.to_owned(),
+        pod.to_owned(),
+    )]));
+    let mode = if single_pod {
+        "ReadWriteOncePod"
+    } else {
+        "ReadWriteOnce"
+    };
+    Some(PersistentVolumeClaim {
+        metadata,
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![mode.to_owned()]),
+            storage_class_name: claim.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([(
+                    "storage".to_owned(),
+                    claim.size.to_k8s(),
+                )])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    })
+}

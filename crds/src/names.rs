@@ -1,0 +1,123 @@
+//! Every name that two parts of CodexStore must agree on: labels, annotations, containers, volumes,
+//! paths, and the objects that the operator makes in a store's namespace.
+
+/// API group of the custom resources.
+pub const GROUP: &str = "codexstore.dev";
+/// Version of the custom resources.
+pub const VERSION: &str = "v1alpha1";
+/// Field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "codexstore-operator";
+
+/// Label with a store's name: on pods it asks for the sidecar, on other objects it says whose they are.
+pub const STORE_LABEL: &str = "codexstore.dev/store";
+/// Label of the keyring Secret, by which a recreated store finds it.
+pub const KEYRING_LABEL: &str = "codexstore.dev/keyring";
+/// Annotation by which a user narrows which containers get the socket: names with commas between.
+pub const CONTAINERS_ANNOTATION: &str = "codexstore.dev/containers";
+/// Annotation set by the webhook: [`crate::spec_hash`] of the store at admission.
+pub const SPEC_HASH_ANNOTATION: &str = "codexstore.dev/spec-hash";
+/// Annotation set by the webhook: the operator's version.
+pub const INJECTED_BY_ANNOTATION: &str = "codexstore.dev/injected-by";
+/// Annotation set by the webhook where it chose the pod's fsGroup.
+pub const FS_GROUP_ANNOTATION: &str = "codexstore.dev/fs-group";
+/// Annotation of a member's claim: the pod that it belongs to (a label has room for 63 characters only).
+pub const POD_ANNOTATION: &str = "codexstore.dev/pod";
+
+/// Name of the sidecar's container.
+pub const CONTAINER: &str = "codexstore";
+/// The sidecar's executable in its image.
+pub const SIDECAR_BINARY: &str = "/codexstore-sidecar";
+/// User and group of the sidecar, and fsGroup of pods that have none.
+pub const SIDECAR_UID: i64 = 65532;
+
+/// Volume that holds the socket.
+pub const SOCKET_VOLUME: &str = "codexstore-socket";
+/// Volume that holds the store, unless it is the user's own (`podVolume`).
+pub const DATA_VOLUME: &str = "codexstore-data";
+/// Volume with the keyring Secret.
+pub const KEYRING_VOLUME: &str = "codexstore-keyring";
+/// Volume with the admin listener's certificate.
+pub const TLS_VOLUME: &str = "codexstore-tls";
+/// Empty volume that hides the service account's token in the sidecar.
+pub const NO_TOKEN_VOLUME: &str = "codexstore-no-token";
+
+/// Where the socket's volume is mounted.
+pub const SOCKET_DIR: &str = "/run/codexstore";
+/// The socket.
+pub const SOCKET_PATH: &str = "/run/codexstore/codexstore.sock";
+/// Variable in the app's containers that holds [`SOCKET_PATH`].
+pub const SOCKET_ENV: &str = "CODEXSTORE_SOCKET";
+/// Where the data volume is mounted; the store is in its subdirectory `data`.
+pub const DATA_DIR: &str = "/var/lib/codexstore";
+/// Where the keyring is mounted.
+pub const KEYRING_DIR: &str = "/etc/codexstore/keyring";
+/// Where the admin listener's certificate is mounted.
+pub const TLS_DIR: &str = "/etc/codexstore/tls";
+/// Where service account admission would mount a token.
+pub const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Port of the admin listener, unless the pod is on the host's network or uses it itself.
+pub const ADMIN_PORT: u16 = 7433;
+/// Name of that port (a port's name has room for 15 characters).
+pub const ADMIN_PORT_NAME: &str = "cxs-admin";
+
+/// Longest name of a CodexStore: a CronJob's name has room for 52 characters, a label for 63.
+pub const MAX_STORE_NAME: usize = 40;
+/// Longest name of a Kubernetes object.
+pub const MAX_OBJECT_NAME: usize = 253;
+
+/// Entry of the keyring Secret that names the current key.
+pub const KEYRING_CURRENT: &str = "current";
+
+/// Secret with the keyring.
+pub fn keyring_secret(store: &str) -> String {
+    format!("cxs-{store}-keyring")
+}
+
+/// ConfigMap that records that a keyring was made. It outlives the CodexStore, as the keyring does.
+pub fn keyring_record(store: &str) -> String {
+    keyring_secret(store)
+}
+
+/// Secret with the store's certificate authority; never mounted.
+pub fn ca_secret(store: &str) -> String {
+    format!("cxs-{store}-ca")
+}
+
+/// Secret with the admin listener's certificate; mounted in the sidecars.
+pub fn server_secret(store: &str) -> String {
+    format!("cxs-{store}-server")
+}
+
+/// Secret with the operator's client certificate.
+pub fn operator_client_secret(store: &str) -> String {
+    format!("cxs-{store}-client-operator")
+}
+
+/// All Secrets of a store: none of them is for a container of the user's.
+pub fn secrets(store: &str) -> [String; 4] {
+    [
+        keyring_secret(store),
+        server_secret(store),
+        ca_secret(store),
+        operator_client_secret(store),
+    ]
+}
+
+/// Claim of the member that lives in `pod`.
+pub fn member_claim(store: &str, pod: &str) -> String {
+    format!("{}{pod}", member_claim_prefix(store))
+}
+
+/// What the names of all claims of a store start with.
+pub fn member_claim_prefix(store: &str) -> String {
+    format!("cxs-{store}-")
+}
+
+/// DNS name in the server certificate, which clients verify instead of an address.
+pub fn server_dns_name(store_uid: &str) -> String {
+    format!("{store_uid}.codexstore")
+}
+
+/// URI in the operator's client certificate.
+pub const OPERATOR_ROLE_URI: &str = "codexstore://role/operator";

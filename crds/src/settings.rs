@@ -1,0 +1,117 @@
+//! A store's settings as the sidecar takes them: the same for a pod and for `codexctl dev`.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use crate::store::{CodexStore, CodexStoreSpec, Compression, Durability, Strategy};
+
+/// Share of the volume that the store may use, in percent: kubelet evicts a pod over its limit, and file
+/// systems need room of their own.
+pub const DISK_PERCENT: u64 = 85;
+/// Share of the memory limit that the store may use, in percent; the rest is for connections and code.
+pub const MEMORY_PERCENT: u64 = 70;
+
+/// Environment of a sidecar for this store: what it stores and how, and whose it is. Where things are
+/// (data, socket, keyring, listener) is the caller's to add; the sidecar's defaults are the pod's paths.
+pub fn sidecar_env(store: &CodexStore) -> Vec<(String, String)> {
+    let mut env = settings(&store.spec);
+    let mut add = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+    add(
+        "CODEXSTORE_STORE",
+        store.metadata.name.as_deref().unwrap_or_default(),
+    );
+    if let Some(uid) = &store.metadata.uid {
+        add("CODEXSTORE_STORE_UID", uid);
+    }
+    add("CODEXSTORE_SPEC_HASH", &spec_hash(store));
+    env
+}
+
+/// What of a spec the sidecar takes as settings.
+fn settings(spec: &CodexStoreSpec) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    let mut add = |name: &str, value: String| env.push((name.to_owned(), value));
+    add(
+        "CODEXSTORE_STRATEGY",
+        match spec.strategy {
+            Strategy::Snapshot => "snapshot",
+        }
+        .to_owned(),
+    );
+    add(
+        "CODEXSTORE_DURABILITY",
+        match spec.durability {
+            Durability::Always => "always",
+            Durability::Interval => "interval",
+        }
+        .to_owned(),
+    );
+    add(
+        "CODEXSTORE_COMPRESSION",
+        match spec.compression {
+            Compression::None => "none",
+            Compression::Zstd => "zstd",
+            Compression::Gzip => "gzip",
+            Compression::Snappy => "snappy",
+        }
+        .to_owned(),
+    );
+    if spec.encryption.is_on() {
+        add(
+            "CODEXSTORE_KEY_SIZE",
+            spec.encryption.key_size.bits().to_string(),
+        );
+    } else {
+        add("CODEXSTORE_NO_ENCRYPTION", "true".to_owned());
+    }
+    if let Some(bytes) = disk_budget(spec) {
+        add("CODEXSTORE_MAX_DISK", bytes.to_string());
+    }
+    add("CODEXSTORE_MAX_MEMORY", memory_budget(spec).to_string());
+    env
+}
+
+/// Bytes that the store may use of its volume: 85 % of the limit or claim. `None` for a volume whose size
+/// is not known here (`podVolume`): the sidecar takes 85 % of the file system.
+pub fn disk_budget(spec: &CodexStoreSpec) -> Option<u64> {
+    let size = spec.volume.claim.as_ref().map(|c| &c.size);
+    let size = size.or(spec.volume.ephemeral.as_ref().map(|e| &e.size_limit));
+    size.map(|s| s.percent(DISK_PERCENT))
+}
+
+/// Bytes of memory that the store may use: 70 % of the container's limit.
+pub fn memory_budget(spec: &CodexStoreSpec) -> u64 {
+    spec.resources.limits.memory.percent(MEMORY_PERCENT)
+}
+
+/// Hash of all that a pod's sidecar takes from the spec, as 16 hex digits: a pod with another one was
+/// admitted under an older spec. What holds for claims only (class, reclaim policy) is not in it.
+pub fn spec_hash(store: &CodexStore) -> String {
+    let spec = &store.spec;
+    let volume = match (&spec.volume.claim, &spec.volume.pod_volume) {
+        (Some(_), _) => "claim".to_owned(),
+        (None, Some(name)) => format!("podVolume {name}"),
+        (None, None) => "ephemeral".to_owned(),
+    };
+    let resources = &spec.resources;
+    let mut hash = Sha256::new();
+    for (name, value) in settings(spec) {
+        hash.update(format!("{name}={value}\n"));
+    }
+    hash.update(format!(
+        "volume={volume}\nrequests={},{}\nlimits={},{}\n",
+        resources.requests.cpu,
+        resources.requests.memory,
+        resources.limits.cpu.as_ref().map_or("", |q| q.as_str()),
+        resources.limits.memory,
+    ));
+    hash.finalize()
+        .iter()
+        .take(8)
+        .fold(String::new(), |mut text, byte| {
+            // writing to a String does not fail
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

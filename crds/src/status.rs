@@ -1,0 +1,228 @@
+//! What the operator says about a CodexStore.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Members listed one by one; above that only the counts are complete.
+pub const MAX_MEMBERS: usize = 500;
+/// Longest message in a status, in characters.
+pub const MAX_MESSAGE: usize = 1024;
+
+/// State of a CodexStore, as the operator last saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CodexStoreStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// One word: Ready, Ephemeral (ready, and the data ends with the pod), Progressing, Degraded or Deleting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub phase: Option<String>,
+
+    /// Ready members of all, as `n/m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub ready: Option<String>,
+
+    /// How many members there are.
+    #[serde(default)]
+    pub total_members: i32,
+
+    /// How many of them are ready.
+    #[serde(default)]
+    pub ready_members: i32,
+
+    /// How many of them run with an older spec or operator: delete their pods to bring them up to date.
+    #[serde(default)]
+    pub outdated_members: i32,
+
+    /// Entries in all members that answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
+
+    /// Live bytes in all members that answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+
+    /// Id of the current key. Absent without encryption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub key_id: Option<String>,
+
+    /// The keyring that was made for this store, or found. Pods are admitted once this is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<KeyringStatus>,
+
+    /// The members, sorted by pod; at most 500.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub members: Vec<MemberStatus>,
+
+    /// Ready, Progressing, Degraded and KeysReady.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The keyring of a store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyringStatus {
+    /// Name of the Secret.
+    #[schemars(length(max = 253))]
+    pub secret_name: String,
+    /// UID of the Secret: another Secret of that name was not made by the operator.
+    #[schemars(length(max = 63))]
+    pub secret_uid: String,
+}
+
+/// One member: one lasting copy of state, and the pod in which it lives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Name of the pod.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// UID of the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub pod_uid: Option<String>,
+    /// Node of the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
+    /// Whether it serves reads and writes.
+    pub ready: bool,
+    /// What the sidecar says of itself (Ready, Recovering, KeyError, …), or why it cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub state: Option<String>,
+    /// Last committed revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// Entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
+    /// Live bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Id of the key that it uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub key_id: Option<String>,
+    /// Hash of the spec with which the pod was admitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub spec_hash: Option<String>,
+    /// Whether the pod runs with an older spec or operator.
+    #[serde(default)]
+    pub outdated: bool,
+    /// Why it is not ready, or what is outdated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+impl CodexStoreStatus {
+    /// Takes the members: sorts and bounds the list, and counts them.
+    pub fn set_members(&mut self, mut members: Vec<MemberStatus>) {
+        members.sort_by(|a, b| a.pod.cmp(&b.pod));
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        self.total_members = count(members.len());
+        self.ready_members = count(members.iter().filter(|m| m.ready).count());
+        self.outdated_members = count(members.iter().filter(|m| m.outdated).count());
+        self.ready = Some(format!("{}/{}", self.ready_members, self.total_members));
+        let sum = |f: fn(&MemberStatus) -> Option<i64>| {
+            members.iter().filter_map(f).reduce(i64::saturating_add)
+        };
+        self.keys = sum(|m| m.keys);
+        self.bytes = sum(|m| m.bytes);
+        for member in &mut members {
+            member.message = member.message.take().map(|m| bounded(&m));
+        }
+        members.truncate(MAX_MEMBERS);
+        self.members = members;
+    }
+
+    /// The condition of this type.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.type_ == type_)
+    }
+
+    /// Sets one condition; its time changes only with its status (`True`, `False` or `Unknown`).
+    pub fn set_condition(&mut self, change: &ConditionChange<'_>, now: &Time) {
+        let status = match change.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let since = self
+            .condition(change.type_)
+            .filter(|old| old.status == status)
+            .map_or_else(|| now.clone(), |old| old.last_transition_time.clone());
+        let condition = Condition {
+            type_: change.type_.to_owned(),
+            status: status.to_owned(),
+            reason: change.reason.to_owned(),
+            message: bounded(change.message),
+            observed_generation: change.generation,
+            last_transition_time: since,
+        };
+        match self.conditions.iter_mut().find(|c| c.type_ == change.type_) {
+            Some(old) => *old = condition,
+            None => self.conditions.push(condition),
+        }
+    }
+}
+
+/// What [`CodexStoreStatus::set_condition`] sets.
+#[derive(Clone, Copy, Debug)]
+pub struct ConditionChange<'a> {
+    /// One of [`condition`]'s names.
+    pub type_: &'a str,
+    /// True, false, or unknown.
+    pub status: Option<bool>,
+    /// CamelCase, for programs.
+    pub reason: &'a str,
+    /// For people; cut at [`MAX_MESSAGE`] characters.
+    pub message: &'a str,
+    /// Generation of the spec that was looked at.
+    pub generation: Option<i64>,
+}
+
+/// Types of conditions.
+pub mod condition {
+    /// All members are ready.
+    pub const READY: &str = "Ready";
+    /// Something is being made or waited for.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Something is wrong that does not heal by waiting.
+    pub const DEGRADED: &str = "Degraded";
+    /// The keyring is there and well-formed.
+    pub const KEYS_READY: &str = "KeysReady";
+}
+
+/// Values of [`CodexStoreStatus::phase`].
+pub mod phase {
+    /// All members are ready, and their data lasts.
+    pub const READY: &str = "Ready";
+    /// All members are ready, and their data ends with their pods.
+    pub const EPHEMERAL: &str = "Ephemeral";
+    /// Something is being made or waited for.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Something is wrong that does not heal by waiting.
+    pub const DEGRADED: &str = "Degraded";
+    /// The CodexStore is being deleted.
+    pub const DELETING: &str = "Deleting";
+}
+
+/// `text`, cut to what a message has room for.
+pub fn bounded(text: &str) -> String {
+    if text.chars().count() <= MAX_MESSAGE {
+        return text.to_owned();
+    }
+    text.chars().take(MAX_MESSAGE - 1).chain(['…']).collect()
+}

@@ -1,0 +1,368 @@
+//! The CodexStore resource: what a user writes.
+//!
+//! Each field's documentation becomes its description in the CRD. Defaults stand in the schema too, so
+//! the API server fills them in and `kubectl get -o yaml` shows what is in force.
+
+use std::borrow::Cow;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::{Quantity, status::CodexStoreStatus};
+
+/// What a CodexStore is. All fields have defaults: `spec: {}` is a working, encrypted store that survives
+/// crashes of containers but not the deletion of its pod.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "codexstore.dev",
+    version = "v1alpha1",
+    kind = "CodexStore",
+    plural = "codexstores",
+    singular = "codexstore",
+    shortname = "cxs",
+    category = "codexstore",
+    namespaced,
+    status = "CodexStoreStatus",
+    derive = "PartialEq",
+    doc = "A CodexStore is a durable, encrypted key-value store for pods: a pod with the label `codexstore.dev/store: NAME` gets a sidecar that serves it on the socket /run/codexstore/codexstore.sock.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "members that are ready, of all"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "Ready, Ephemeral (ready; data ends with the pod), Progressing, Degraded"),
+    printcolumn(name = "Key", type_ = "string", json_path = ".status.keyId", description = "id of the current key"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.strategy", priority = "1"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "entries in all members", priority = "1"),
+    printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes", description = "live bytes in all members", priority = "1"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("the name of a CodexStore has at most 40 characters, since names made from it must fit: choose a shorter metadata.name")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.encryption.none) == has(oldSelf.encryption.none)").message("encryption cannot be turned on or off: create a new CodexStore with the encryption you want and copy the data"))]
+#[x_kube(validation = Rule::new("has(self.volume.ephemeral) == has(oldSelf.volume.ephemeral) && has(self.volume.claim) == has(oldSelf.volume.claim) && has(self.volume.podVolume) == has(oldSelf.volume.podVolume)").message("the kind of volume cannot be changed: create a new CodexStore with the volume you want and copy the data"))]
+pub struct CodexStoreSpec {
+    /// How the store keeps data on disk. `Snapshot` (the default, and the only value today): one atomic
+    /// image and a short journal of what came after it. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("strategy cannot be changed: create a new CodexStore with the strategy you want and copy the data"))]
+    pub strategy: Strategy,
+
+    /// When a write is answered. `Always` (the default): when it is on disk. `Interval`: at once, and it
+    /// is on disk within 100 ms; a crash of the node loses at most that.
+    #[serde(default)]
+    pub durability: Durability,
+
+    /// Compression of what is written to disk: `Zstd` (the default), `None`, `Gzip` or `Snappy`. What was
+    /// written before a change stays readable.
+    #[serde(default)]
+    pub compression: Compression,
+
+    /// Encryption at rest; by default on, with a key that the operator makes once.
+    #[serde(default)]
+    pub encryption: Encryption,
+
+    /// Where the data lives: exactly one of `ephemeral`, `claim` and `podVolume`. By default
+    /// `ephemeral: {sizeLimit: 1Gi}`.
+    #[serde(default)]
+    pub volume: Volume,
+
+    /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// See [`CodexStoreSpec::strategy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Strategy {
+    /// One atomic image and a short journal.
+    #[default]
+    Snapshot,
+}
+
+/// See [`CodexStoreSpec::durability`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// Answered means on disk.
+    #[default]
+    Always,
+    /// On disk within 100 ms.
+    Interval,
+}
+
+/// See [`CodexStoreSpec::compression`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compression {
+    /// As it is.
+    None,
+    /// Zstandard: the best ratio for its cost.
+    #[default]
+    Zstd,
+    /// Gzip.
+    Gzip,
+    /// Snappy: the least CPU.
+    Snappy,
+}
+
+/// Encryption at rest: `keys` (the default, also for `{}`) or `none`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.none) && has(self.keys))").message("encryption has both `none` and `keys`: write `keys: {managed: {}}` to encrypt, or `none: {}` not to"))]
+#[x_kube(validation = Rule::new("!has(self.none) || !has(self.keySize) || self.keySize == 256").message("encryption has both `none` and `keySize`: drop `keySize`, or write `keys: {managed: {}}` instead of `none` to encrypt"))]
+pub struct Encryption {
+    /// Where the keys come from; by default `managed`. Encryption cannot be turned on or off later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Keys>,
+
+    /// `none: {}` leaves the data unencrypted (it is still checksummed and chained). Not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub none: Option<Empty>,
+
+    /// Bits of the AES-GCM key: 256 (the default), 192 or 128. A change holds for files written after it.
+    #[serde(default)]
+    pub key_size: KeySize,
+}
+
+impl Default for Encryption {
+    fn default() -> Self {
+        Self {
+            keys: Some(Keys::default()),
+            none: None,
+            key_size: KeySize::default(),
+        }
+    }
+}
+
+impl Encryption {
+    /// Whether the store is encrypted.
+    pub fn is_on(&self) -> bool {
+        self.none.is_none()
+    }
+}
+
+/// Where a store's keys come from. Cannot be changed.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keys {
+    /// The operator makes the key, once, in the Secret `cxs-NAME-keyring`, and never replaces or deletes it.
+    #[serde(default)]
+    pub managed: Empty,
+}
+
+/// An object without fields: its presence says everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Empty {}
+
+/// Size of an AES key in bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub enum KeySize {
+    /// AES-128.
+    Aes128,
+    /// AES-192.
+    Aes192,
+    /// AES-256.
+    #[default]
+    Aes256,
+}
+
+impl KeySize {
+    /// In bits.
+    pub fn bits(self) -> u16 {
+        match self {
+            Self::Aes128 => 128,
+            Self::Aes192 => 192,
+            Self::Aes256 => 256,
+        }
+    }
+
+    /// In bytes: the length of the raw key.
+    pub fn bytes(self) -> usize {
+        usize::from(self.bits() / 8)
+    }
+}
+
+impl From<KeySize> for u16 {
+    fn from(size: KeySize) -> Self {
+        size.bits()
+    }
+}
+
+impl TryFrom<u16> for KeySize {
+    type Error = String;
+    fn try_from(bits: u16) -> Result<Self, String> {
+        match bits {
+            128 => Ok(Self::Aes128),
+            192 => Ok(Self::Aes192),
+            256 => Ok(Self::Aes256),
+            _ => Err(format!("keySize is {bits}: write 128, 192 or 256")),
+        }
+    }
+}
+
+impl JsonSchema for KeySize {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "KeySize".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "format": "int32", "enum": [128, 192, 256]})
+    }
+}
+
+/// Where the data lives: exactly one of the three. The kind cannot be changed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.ephemeral) ? 1 : 0) + (has(self.claim) ? 1 : 0) + (has(self.podVolume) ? 1 : 0) == 1").message("volume needs exactly one of `ephemeral: {sizeLimit: 1Gi}`, `claim: {size: 1Gi}` and `podVolume: NAME`"))]
+pub struct Volume {
+    /// An empty directory on the node: survives crashes of containers, ends with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Ephemeral>,
+
+    /// A PersistentVolumeClaim per pod, named `cxs-STORE-POD` and made by the operator. For pods with
+    /// lasting names: those of a StatefulSet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+
+    /// Name of a volume of the pod's own `spec.volumes`, which then belongs to the store: no container
+    /// mounts it, and one running pod has it at a time. A DNS label of at most 63 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub pod_volume: Option<String>,
+}
+
+impl Default for Volume {
+    fn default() -> Self {
+        Self {
+            ephemeral: Some(Ephemeral::default()),
+            claim: None,
+            pod_volume: None,
+        }
+    }
+}
+
+/// An empty directory on the node.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ephemeral {
+    /// Most that it may hold: by default 1Gi, at least 16Mi. The store keeps to 85 % of it, since a pod over
+    /// this limit is evicted.
+    #[serde(default = "one_gibibyte")]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("sizeLimit is at least 16Mi: write for example 1Gi"))]
+    pub size_limit: Quantity,
+}
+
+impl Default for Ephemeral {
+    fn default() -> Self {
+        Self {
+            size_limit: one_gibibyte(),
+        }
+    }
+}
+
+fn one_gibibyte() -> Quantity {
+    Quantity::known("1Gi")
+}
+
+/// A PersistentVolumeClaim per pod.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0").message("claim.size can grow but not shrink: write the old size or a larger one"))]
+pub struct Claim {
+    /// Size of each claim, at least 16Mi. The store keeps to 85 % of it. It can grow, where the storage class
+    /// allows that, but not shrink.
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("claim.size is at least 16Mi: write for example 1Gi"))]
+    pub size: Quantity,
+
+    /// Storage class of claims made from now on. Absent: the cluster's default class. Empty: no class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class_name: Option<String>,
+
+    /// What happens to the claims when the CodexStore is deleted: `Retain` (the default) or `Delete`. Neither
+    /// deleting a pod nor scaling down deletes a claim.
+    #[serde(default)]
+    pub reclaim_policy: ReclaimPolicy,
+}
+
+/// See [`Claim::reclaim_policy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReclaimPolicy {
+    /// Claims stay.
+    #[default]
+    Retain,
+    /// Claims go with the CodexStore.
+    Delete,
+}
+
+/// CPU and memory of the sidecar.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0").message("requests.memory is above limits.memory: lower the request or raise the limit"))]
+#[x_kube(validation = Rule::new("!has(self.limits.cpu) || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0").message("requests.cpu is above limits.cpu: lower the request or raise the limit"))]
+pub struct Resources {
+    /// What the scheduler keeps free for the sidecar.
+    #[serde(default)]
+    pub requests: Requests,
+
+    /// What the sidecar may use at most.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What the scheduler keeps free for the sidecar.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    /// CPU; by default 10m.
+    #[serde(default = "default_cpu")]
+    pub cpu: Quantity,
+    /// Memory; by default 64Mi.
+    #[serde(default = "default_memory_request")]
+    pub memory: Quantity,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            cpu: default_cpu(),
+            memory: default_memory_request(),
+        }
+    }
+}
+
+fn default_cpu() -> Quantity {
+    Quantity::known("10m")
+}
+
+fn default_memory_request() -> Quantity {
+    Quantity::known("64Mi")
+}
+
+/// What the sidecar may use at most.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// CPU; by default no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Memory; by default 256Mi, at least 32Mi. The store keeps to 70 % of it.
+    #[serde(default = "default_memory_limit")]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('32Mi')) >= 0").message("limits.memory is at least 32Mi: write for example 256Mi"))]
+    pub memory: Quantity,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu: None,
+            memory: default_memory_limit(),
+        }
+    }
+}
+
+fn default_memory_limit() -> Quantity {
+    Quantity::known("256Mi")
+}

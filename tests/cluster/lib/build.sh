@@ -2,16 +2,16 @@
 # What the cluster is made of: Debian's packages, and Kubernetes itself compiled from Go modules.
 
 K8S_VERSION=v1.34.4
-PACKAGES=(containerd runc containernetworking-plugins etcd-server nftables iptables iproute2 openssl conntrack buildah
-  curl ca-certificates procps util-linux e2fsprogs)
-COMMANDS=(containerd runc etcd nft ip openssl conntrack buildah curl pgrep unshare nsenter mkfs.ext4)
+PACKAGES=(containerd runc containernetworking-plugins etcd-server nftables iptables iproute2 openssl conntrack
+  ca-certificates procps util-linux e2fsprogs)
+COMMANDS=(containerd runc etcd nft ip openssl conntrack pgrep unshare nsenter mkfs.ext4)
 
 build() {
   packages
   mkdir -p "$BIN"
   local stamp
   stamp=$(cd "$HERE" && cat go.mod go.sum tools.go pause/main.go lib/build.sh | sha256sum)
-  [ "$(cat "$BIN/.stamp" 2>/dev/null)" = "$stamp" ] && return
+  [ "$(cat "$BIN/.stamp" 2>/dev/null)" = "$stamp" ] && return 0
   go_toolchain
   say "compiling Kubernetes $K8S_VERSION, CoreDNS and helm into $BIN: once, 10 to 15 minutes on two cores"
   local version=k8s.io/component-base/version
@@ -26,14 +26,12 @@ build() {
 
 # Every pod's first container, which only holds its namespaces.
 pause_image() {
-  local container buildah=(buildah --storage-driver vfs)
-  container=$("${buildah[@]}" from scratch)
-  "${buildah[@]}" copy -q "$container" "$BIN/pause" /pause >/dev/null
-  "${buildah[@]}" config --entrypoint '["/pause"]' "$container"
-  "${buildah[@]}" commit -q --rm "$container" localhost/pause:1 >/dev/null
-  rm -f "$BIN/pause.tar"
-  "${buildah[@]}" push -q localhost/pause:1 "oci-archive:$BIN/pause.tar:localhost/pause:1"
-  "${buildah[@]}" rmi -f localhost/pause:1 >/dev/null
+  local root
+  root=$(mktemp -d)
+  chmod 0755 "$root"
+  cp "$BIN/pause" "$root/pause"
+  "$HERE/../../images/oci-archive" "$BIN/pause.tar" "$root" --name localhost/pause:1 --config '{"Entrypoint":["/pause"]}'
+  rm -r "$root"
 }
 
 packages() {
@@ -41,10 +39,10 @@ packages() {
   if ! command -v dpkg >/dev/null || ! command -v apt-get >/dev/null; then
     for p in "${COMMANDS[@]}"; do command -v "$p" >/dev/null || missing+=("$p"); done
     [ ${#missing[@]} = 0 ] || die "this is no Debian or Ubuntu, so please install what has these commands: ${missing[*]}"
-    return
+    return 0
   fi
   for p in "${PACKAGES[@]}"; do dpkg -s "$p" >/dev/null 2>&1 || missing+=("$p"); done
-  [ ${#missing[@]} = 0 ] && return
+  [ ${#missing[@]} = 0 ] && return 0
   say "installing Debian packages: ${missing[*]}"
   # The packages' own services (etcd, containerd) must not start: this tool runs its own, elsewhere.
   local policy=/usr/sbin/policy-rc.d made_policy=
@@ -73,10 +71,10 @@ go_toolchain() {
   for go in "$(command -v go || true)" /usr/local/go/bin/go /usr/lib/go-1.*/bin/go; do
     if [ -x "$go" ] && go_is_enough "$go"; then
       export PATH=${go%/*}:$PATH
-      return
+      return 0
     fi
   done
-  go_from_debian && go_toolchain && return
+  go_from_debian && go_toolchain && return 0
   die "needs Go 1.21 or newer to compile Kubernetes; install it from https://go.dev/dl/ into /usr/local/go"
 }
 

@@ -115,7 +115,7 @@ cgroups() {
     delegate "$root"
     mkdir -p "$root/$CGROUP"
     delegate "$root/$CGROUP"
-    return
+    return 0
   fi
   for h in "$root"/*/; do
     [ -e "$h/cgroup.procs" ] || continue
@@ -139,7 +139,7 @@ remove_node() {
     until_gone "the node's processes" test ! -e "/proc/$pid"
   fi
   if [ ! -e "$STATE" ] && [ ! -e "$RUNTIME/home" ]; then
-    return
+    return 0
   fi
   [ ! -e "$RUNTIME/home" ] || [ "$(cat "$RUNTIME/home")" = "$HOME_DIR" ] || return 0
   ip link delete "$LINK" 2>/dev/null || true
@@ -158,11 +158,12 @@ remove_node() {
 no_loops() { ! losetup -l -n -O BACK-FILE 2>/dev/null | grep -qF "$STATE/"; }
 rmdir_gone() { rmdir "$1" 2>/dev/null || [ ! -d "$1" ]; }
 
+# `return 0`, not `return`: in a trap, the latter gives the status from before the trap.
 until_gone() { # WHAT CONDITION...: half a minute at most
   local what=$1
   shift
   for _ in $(seq 300); do
-    "$@" && return
+    "$@" && return 0
     sleep 0.1
   done
   die "$what did not go away"

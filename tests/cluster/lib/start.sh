@@ -101,6 +101,7 @@ start_node_parts() {
   wait_for "the node" ready
   wait_for "the default service account" kube -n default get serviceaccount default
   kube apply -f "$HERE/storageclass.yaml" >/dev/null
+  start provisioner "$HERE/cluster" provision
 }
 
 write_node_config() {

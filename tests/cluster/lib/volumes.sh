@@ -2,11 +2,15 @@
 # Volumes of a fixed size: ext4 on a file, mounted within the node, offered as `local` PersistentVolumes. A hostPath volume
 # would ignore both size and fsGroup.
 
-volume() { # NAME SIZE
-  local name=$1 size=$2 bytes dir=$STATE/volumes
+volume() { # NAME SIZE [ACCESS-MODE [NAMESPACE CLAIM]]: for any claim, or for that one
+  local name=$1 size=$2 mode=${3:-ReadWriteOnce} bytes dir=$STATE/volumes
   node_alive || die "not running: cluster up"
   [[ $name =~ ^[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?$ ]] || die "'$name' is no name for a volume: small letters, digits and dashes"
-  bytes=$(numfmt --from=iec-i "$size" 2>/dev/null) || die "'$size' is no size: say 64Mi or 1Gi"
+  case $mode in
+  ReadWriteOnce | ReadWriteOncePod) ;;
+  *) die "'$mode' is no access mode of a local volume: ReadWriteOnce or ReadWriteOncePod" ;;
+  esac
+  bytes=$(numfmt --from=auto "$size" 2>/dev/null) || die "'$size' is no size: say 64Mi or 1Gi"
   [ "$bytes" -ge $((8 << 20)) ] || die "$size is too small for ext4 with a journal: 8Mi at least"
   [ ! -e "$dir/$name.img" ] || die "volume $name exists"
   truncate -s "$bytes" "$dir/$name.img"
@@ -21,9 +25,10 @@ metadata:
   labels: {app.kubernetes.io/managed-by: codexstore-cluster}
 spec:
   capacity: {storage: $size}
-  accessModes: [ReadWriteOnce, ReadWriteOncePod]
+  accessModes: [$mode]
   persistentVolumeReclaimPolicy: Retain
   storageClassName: codexstore-local
+  ${5:+claimRef: {namespace: $4, name: $5\}}
   local: {path: $dir/$name}
   nodeAffinity:
     required:
@@ -31,19 +36,29 @@ spec:
 YAML
 }
 
-volumes() { # N SIZE: adds N
-  local n=$1 size=$2 i=0
-  [[ $n =~ ^[1-9][0-9]?$ ]] || die "'$n' is no number from 1 to 99"
-  while ((n > 0)); do
-    i=$((i + 1))
-    [ -e "$STATE/volumes/any-${size,,}-$i.img" ] && continue
-    volume "any-${size,,}-$i" "$size"
-    n=$((n - 1))
+# Makes a volume for each claim of class codexstore-local that has none, of the very size that it asks for. Runs in the
+# node's namespaces.
+provision() {
+  enter() { "$@"; }
+  node_alive() { :; }
+  local namespace claim uid phase class size mode fields
+  fields='{.metadata.namespace} {.metadata.name} {.metadata.uid} {.status.phase} {.spec.storageClassName} '
+  fields+='{.spec.resources.requests.storage} {.spec.accessModes[0]}'
+  while :; do
+    # With --watch each claim is an object of its own: first those that are there, then each change.
+    kube get persistentvolumeclaims -A --watch -o jsonpath="$fields{\"\\n\"}" |
+      while read -r namespace claim uid phase class size mode; do
+        [ "$phase $class" = "Pending codexstore-local" ] || continue
+        [ ! -e "$STATE/volumes/pvc-$uid.img" ] || continue
+        (volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim") || true
+      done
+    sleep 1
   done
 }
 
 volume_rm() { # NAME
   local name=$1 dir=$STATE/volumes
+  node_alive || die "not running: cluster up"
   [ -e "$dir/$name.img" ] || die "no volume $name"
   kube delete persistentvolume "$name" --ignore-not-found --wait=false >/dev/null
   enter umount "$dir/$name" || die "volume $name is in use: delete the pods that use it first"

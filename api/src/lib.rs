@@ -1,1 +1,73 @@
-//! api
+//! The CodexStore wire contract: what a sidecar and its callers agree on.
+//!
+//! - [`codes`]: every error code, with its HTTP status, gRPC code, Redis prefix and exit code, in
+//!   one table.
+//! - [`problem`]: the error body (RFC 9457).
+//! - [`bodies`]: the JSON bodies of lists and batches.
+//! - [`status`]: what a member says about itself.
+//! - [`client`]: a client over the Unix socket, or over any stream.
+//!
+//! **This crate knows nothing of the store's insides**: it can be used by a program that only
+//! talks to a socket.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), codexstore_api::Error> {
+//! use codexstore_api::client::{Client, Put};
+//!
+//! let client = Client::unix("/run/codexstore/codexstore.sock");
+//! client.set(b"greeting", "hello", &Put::default()).await?;
+//! if let Some(found) = client.get(b"greeting").await? {
+//!     assert_eq!(&found.value[..], b"hello");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod bodies;
+pub mod client;
+pub mod codes;
+pub mod encoding;
+pub mod error;
+pub mod problem;
+pub mod status;
+pub mod time;
+
+pub use client::Client;
+pub use codes::{Kind, Retry};
+pub use error::Error;
+pub use problem::Problem;
+pub use status::Status;
+
+/// Result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+
+/// Names of the headers that say more about a value than HTTP's own do.
+pub mod header {
+    /// Revision of the value, or of the change that was made.
+    pub const REVISION: &str = "codexstore-revision";
+    /// How often the key was written since it was created.
+    pub const VERSION: &str = "codexstore-version";
+    /// When the value expires, RFC 3339 in UTC; absent if it does not.
+    pub const EXPIRES_AT: &str = "codexstore-expires-at";
+}
+
+/// Paths under which a sidecar answers.
+pub mod path {
+    /// List, and delete by prefix; one key is below it, percent-encoded.
+    pub const KEYS: &str = "/v1/keys";
+    /// Atomic batches.
+    pub const BATCH: &str = "/v1/batch";
+    /// The member's state, as JSON.
+    pub const STATUS: &str = "/v1/status";
+    /// 200 while the process serves.
+    pub const HEALTH: &str = "/healthz";
+    /// 200 while the store is open.
+    pub const READY: &str = "/readyz";
+    /// Metrics in Prometheus' text form.
+    pub const METRICS: &str = "/metrics";
+    /// This interface as an OpenAPI document.
+    pub const OPENAPI: &str = "/openapi.json";
+}

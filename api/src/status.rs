@@ -1,0 +1,153 @@
+//! What a member says about itself: the body of `GET /v1/status`, on the socket and on the admin
+//! listener.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Whether the store serves, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+pub enum State {
+    /// Being opened.
+    #[default]
+    Starting,
+    /// Reading what is on disk.
+    Recovering,
+    /// Open for reads and writes.
+    Ready,
+    /// Open for reads; writes are refused after a failed write until the store is opened again.
+    Poisoned,
+    /// Not open: keys are missing or wrong.
+    KeyError,
+    /// Not open: stored bytes do not verify.
+    IntegrityError,
+    /// Not open: another process has it.
+    Locked,
+    /// Not open: the disk cannot be used.
+    IoError,
+    /// Not open: the settings do not fit the stored data, or the format is of another version.
+    ConfigError,
+    /// Being closed.
+    Stopping,
+    /// A state of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl State {
+    /// The state's stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "Starting",
+            State::Recovering => "Recovering",
+            State::Ready => "Ready",
+            State::Poisoned => "Poisoned",
+            State::KeyError => "KeyError",
+            State::IntegrityError => "IntegrityError",
+            State::Locked => "Locked",
+            State::IoError => "IoError",
+            State::ConfigError => "ConfigError",
+            State::Stopping => "Stopping",
+            State::Unknown => "Unknown",
+        }
+    }
+
+    /// True if applications are served.
+    pub const fn is_ready(self) -> bool {
+        matches!(self, State::Ready)
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A member's state. Unknown fields are ignored and missing ones take defaults, so that operator
+/// and sidecar of different versions understand each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// Name of the CodexStore; empty outside a cluster.
+    pub store: String,
+    /// UID of the CodexStore.
+    pub store_uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod: callers compare it, since an address may be another pod's by now.
+    pub pod_uid: String,
+    /// Hash of the spec that this sidecar was injected with.
+    pub spec_hash: String,
+    /// Version of the sidecar.
+    pub version: String,
+    /// Whether the store serves, and if not, why.
+    pub state: State,
+    /// Why it does not serve, or what else is wrong (a keyring that could not be reloaded).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// `snapshot`.
+    pub strategy: String,
+    /// `always` or `interval`.
+    pub durability: String,
+    /// `zstd`, `gzip`, `snappy` or `none`.
+    pub compression: String,
+    /// `AES-256-GCM`, `AES-192-GCM`, `AES-128-GCM` or `none`.
+    pub cipher: String,
+    /// The store's lineage, 16 hexadecimal digits.
+    pub lineage: String,
+    /// How often the directory has changed its owner.
+    pub epoch: u64,
+    /// The newest revision.
+    pub revision: u64,
+    /// Number of keys.
+    pub keys: u64,
+    /// Bytes of live keys and values.
+    pub bytes: u64,
+    /// Bytes that the store's files take on disk.
+    pub disk_bytes: u64,
+    /// Budget of `disk_bytes`.
+    pub max_disk: u64,
+    /// Bytes of memory accounted to the index.
+    pub memory_bytes: u64,
+    /// Budget of `memory_bytes`.
+    pub max_memory: u64,
+    /// Bytes of journal since the last image.
+    pub journal_bytes: u64,
+    /// Id of the key that wraps new files now; empty without encryption.
+    pub key_id: String,
+    /// Ids of all keys that are loaded.
+    pub loaded_key_ids: Vec<String>,
+    /// When this sidecar started, RFC 3339.
+    pub started_at: String,
+    /// Seconds since then.
+    pub uptime_seconds: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_another_version_parses() {
+        let status: Status =
+            serde_json::from_str(r#"{"state":"Dreaming","revision":7,"novel":[1]}"#).unwrap();
+        assert_eq!(status.state, State::Unknown);
+        assert_eq!(status.revision, 7);
+        assert!(status.loaded_key_ids.is_empty());
+    }
+
+    #[test]
+    fn names_are_camel_case_and_states_go_both_ways() {
+        let status = Status {
+            state: State::KeyError,
+            ..Status::default()
+        };
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["state"], "KeyError");
+        assert!(json.get("podUid").is_some() && json.get("loadedKeyIds").is_some());
+        assert!(json.get("message").is_none());
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+    }
+}

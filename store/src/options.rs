@@ -1,0 +1,123 @@
+//! How a store is opened.
+
+use std::time::Duration;
+
+use crate::compress::Compression;
+use crate::error::{Code, Error, Result};
+use crate::format::record::MAX_VALUE;
+use crate::keyring::{Encryption, KeySize};
+
+/// What a store keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Strategy {
+    /// The present: one atomic image, and short journals of what came after it.
+    #[default]
+    Snapshot,
+}
+
+impl Strategy {
+    /// `snapshot`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Strategy::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// When it is on disk, the default.
+    #[default]
+    Always,
+    /// When it is in the operating system's cache; it reaches the disk within the interval. A
+    /// crash of the machine may lose the writes of the last interval.
+    Interval(Duration),
+}
+
+impl Durability {
+    /// The usual interval: 100 ms.
+    pub const INTERVAL: Durability = Durability::Interval(Duration::from_millis(100));
+
+    /// `always` or `interval`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Durability::Always => "always",
+            Durability::Interval(_) => "interval",
+        }
+    }
+}
+
+/// Settings of a store. Start from [`Options::new`] and change what differs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Whether and with which keys files are encrypted. An existing store must agree.
+    pub encryption: Encryption,
+    /// Size of the AES key of new files' frames; 256 bits by default.
+    pub key_size: KeySize,
+    /// What is kept.
+    pub strategy: Strategy,
+    /// When a write is answered.
+    pub durability: Durability,
+    /// How new files are compressed.
+    pub compression: Compression,
+    /// Disk budget in bytes, everything in the directory included. Unlimited by default.
+    pub max_disk: u64,
+    /// Memory budget for entries, in bytes. Unlimited by default.
+    pub max_memory: u64,
+    /// Longest value in bytes: 8 MiB by default, 64 MiB at most.
+    pub max_value: usize,
+    /// Most programs that may wait for the committer; one more is refused as `overloaded`.
+    pub max_queue: usize,
+    /// How far the wall clock may be ahead of the last time in the log when the store is opened.
+    /// A larger jump is not believed: the store's time goes on from the log's, so that a wrong
+    /// clock cannot expire everything, until [`crate::Store::accept_clock`]. 366 days by default.
+    pub max_clock_jump: Duration,
+}
+
+impl Options {
+    /// Smallest disk budget.
+    pub const MIN_DISK: u64 = 1 << 20;
+
+    /// The defaults.
+    pub fn new(encryption: Encryption) -> Options {
+        Options {
+            encryption,
+            key_size: KeySize::default(),
+            strategy: Strategy::default(),
+            durability: Durability::default(),
+            compression: Compression::default(),
+            max_disk: u64::MAX,
+            max_memory: u64::MAX,
+            max_value: 8 << 20,
+            max_queue: 4096,
+            max_clock_jump: Duration::from_secs(366 * 24 * 3600),
+        }
+    }
+
+    /// Refuses what cannot work.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::new(Code::InvalidArgument, what));
+        if self.max_value == 0 || self.max_value > MAX_VALUE {
+            return refuse(format!(
+                "max_value is {}; it must be 1 to {MAX_VALUE} bytes",
+                self.max_value
+            ));
+        }
+        if self.max_disk < Self::MIN_DISK {
+            return refuse(format!(
+                "max_disk is {}; it must be at least {} bytes",
+                self.max_disk,
+                Self::MIN_DISK
+            ));
+        }
+        if self.max_queue == 0 {
+            return refuse("max_queue is 0; it must be at least 1".to_owned());
+        }
+        if self.durability == Durability::Interval(Duration::ZERO) {
+            return refuse("the durability interval is 0; use always instead".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -10,3 +10,4 @@ pub mod certs;
 pub mod leader;
 pub mod metrics;
 pub mod serve;
+pub mod webhook;

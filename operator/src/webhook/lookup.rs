@@ -1,0 +1,62 @@
+//! What an admission has to know about a store, read from the API server as it is now.
+//!
+//! Always live: a cache that lags behind would refuse the pods of a store that was created a moment ago.
+
+use std::time::Duration;
+
+use codexstore_crds::{CodexStore, desired, names};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+
+/// Time between two looks for a keyring that is being made.
+const STEP: Duration = Duration::from_millis(200);
+
+/// State of a store's keyring, for admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was made, and that is on record (or the store is not encrypted): the pod may come.
+    Yes,
+    /// Not yet.
+    No,
+    /// A ConfigMap of the record's name exists that the operator did not make.
+    Foreign,
+}
+
+/// Reads stores and records.
+#[derive(Clone)]
+pub struct Lookup {
+    client: Client,
+    wait: Duration,
+}
+
+impl Lookup {
+    /// `wait` bounds how long an admission waits for a keyring.
+    pub fn new(client: Client, wait: Duration) -> Self {
+        Self { client, wait }
+    }
+
+    /// The store of this name; `None` if there is none.
+    pub async fn store(&self, namespace: &str, name: &str) -> Result<Option<CodexStore>, kube::Error> {
+        Api::<CodexStore>::namespaced(self.client.clone(), namespace).get_opt(name).await
+    }
+
+    /// Waits until the store's keyring is on record, for as long as was asked for.
+    pub async fn recorded(&self, namespace: &str, store: &CodexStore) -> Result<Recorded, kube::Error> {
+        if !store.spec.encryption.is_on() {
+            return Ok(Recorded::Yes);
+        }
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let name = names::keyring_record(desired::store_name(store));
+        let end = tokio::time::Instant::now() + self.wait;
+        loop {
+            if let Some(record) = api.get_opt(&name).await? {
+                let ours = desired::is_ours(&record.metadata, store);
+                return Ok(if ours { Recorded::Yes } else { Recorded::Foreign });
+            }
+            if tokio::time::Instant::now() + STEP > end {
+                return Ok(Recorded::No);
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+}

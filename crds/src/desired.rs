@@ -146,7 +146,7 @@ pub fn tls_secret(store: &CodexStore, name: String, crt: &str, key: &str, ca: &s
 }
 
 /// The claim of the member in `pod`; `None` unless the store's volume is `claim`. `single_pod` asks for
-/// ReadWriteOncePod, which only CSI drivers know; without it ReadWriteOnce. The CodexStore owns it only where
+/// `ReadWriteOncePod`, which only CSI drivers know; without it `ReadWriteOnce`. The CodexStore owns it only where
 /// `reclaimPolicy: Delete` says so.
 pub fn member_claim(
     store: &CodexStore,

@@ -1,7 +1,8 @@
 //! The CRD as the API server takes it, and as files.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceDefinition, JSON, JSONSchemaProps,
+    JSONSchemaPropsOrArray::{Schema, Schemas},
 };
 use kube::CustomResourceExt;
 
@@ -21,20 +22,16 @@ pub fn crd() -> CustomResourceDefinition {
             .and_then(|s| s.open_api_v3_schema.as_mut());
         let Some(root) = schema else { continue };
         not_nullable(root);
+        bound_conditions(root);
         root.required = None;
         if let Some(spec) = root.properties.as_mut().and_then(|p| p.get_mut("spec")) {
-            spec.default = Some(
-                k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSON(
-                    serde_json::json!({}),
-                ),
-            );
+            spec.default = Some(JSON(serde_json::json!({})));
         }
     }
     crd
 }
 
 fn not_nullable(schema: &mut JSONSchemaProps) {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray::{Schema, Schemas};
     schema.nullable = None;
     for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
         not_nullable(property);
@@ -43,6 +40,26 @@ fn not_nullable(schema: &mut JSONSchemaProps) {
         Some(Schema(item)) => not_nullable(item),
         Some(Schemas(items)) => items.iter_mut().for_each(not_nullable),
         None => {}
+    }
+}
+
+/// Conditions with the bounds that Kubernetes documents for them.
+fn bound_conditions(root: &mut JSONSchemaProps) {
+    let status = root.properties.as_mut().and_then(|p| p.get_mut("status"));
+    let conditions = status
+        .and_then(|s| s.properties.as_mut())
+        .and_then(|p| p.get_mut("conditions"));
+    let Some(Schema(item)) = conditions.and_then(|c| c.items.as_mut()) else {
+        return;
+    };
+    for (name, property) in item.properties.iter_mut().flatten() {
+        property.max_length = match name.as_str() {
+            "type" => Some(316),
+            "status" => Some(7),
+            "reason" => Some(1024),
+            "message" => Some(32_768),
+            _ => None,
+        };
     }
 }
 

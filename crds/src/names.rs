@@ -74,7 +74,7 @@ pub fn keyring_secret(store: &str) -> String {
     format!("cxs-{store}-keyring")
 }
 
-/// ConfigMap that records that a keyring was made. It outlives the CodexStore, as the keyring does.
+/// `ConfigMap` that records that a keyring was made. It outlives the CodexStore, as the keyring does.
 pub fn keyring_record(store: &str) -> String {
     keyring_secret(store)
 }

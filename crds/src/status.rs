@@ -61,7 +61,7 @@ pub struct CodexStoreStatus {
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<MemberStatus>,
 
-    /// Ready, Progressing, Degraded and KeysReady.
+    /// Ready, Progressing, Degraded and `KeysReady`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -96,7 +96,7 @@ pub struct MemberStatus {
     pub node: Option<String>,
     /// Whether it serves reads and writes.
     pub ready: bool,
-    /// What the sidecar says of itself (Ready, Recovering, KeyError, …), or why it cannot be asked.
+    /// What the sidecar says of itself (Ready, Recovering, `KeyError`, …), or why it cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub state: Option<String>,

@@ -1,10 +1,25 @@
 //! What happens to a pod at admission: skipped, given its sidecar, or refused.
+//!
+//! [`decide`] says which, [`inject`] does it. Both see the pod as the API server shows it to a webhook: defaults
+//! filled in, and the name absent if it is to be generated. A pod that was injected before (a webhook called
+//! again, a pod's YAML applied again) is recognised by its annotation and the sidecar's command; our parts of
+//! it are made anew, and what others added to it is kept.
 
-use std::fmt;
+mod checks;
+mod ephemeral;
+mod podspec;
+mod refusal;
+mod sidecar;
 
-use k8s_openapi::api::core::v1::Pod;
+use std::collections::BTreeMap;
 
-use crate::{CodexStore, names};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+pub use self::{
+    ephemeral::check_ephemeral,
+    refusal::{Reason, Refusal},
+};
+use crate::{CodexStore, desired::store_name, names, settings::spec_hash};
 
 /// What the operator knows that the store does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,49 +46,6 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// Why a pod is refused, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// For programs: metrics, events, tests.
-    pub reason: Reason,
-    /// For people: what is wrong and what to write instead.
-    pub message: String,
-}
-
-/// Why a pod is refused, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The label names no store of this namespace.
-    StoreNotFound,
-    /// The store is being deleted.
-    StoreDeleting,
-    /// The store has no keyring yet.
-    KeyringPending,
-    /// The pod cannot have a sidecar at all.
-    PodUnsupported,
-    /// `claim` needs a lasting pod name.
-    NameRequired,
-    /// A name made from the pod's would be too long.
-    NameTooLong,
-    /// The annotation names a container that the pod lacks.
-    UnknownContainer,
-    /// Something of the user's is called like something of ours.
-    NameClash,
-    /// Something else is mounted where the socket belongs.
-    PathClash,
-    /// A container of the user's would see the store's data, keys or certificates.
-    PrivateVolume,
-    /// `podVolume` names a volume that the pod lacks, or that cannot hold a store.
-    BadPodVolume,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 /// The store that a pod asks for by its label.
 pub fn store_label(pod: &Pod) -> Option<&str> {
     pod.metadata
@@ -83,24 +55,80 @@ pub fn store_label(pod: &Pod) -> Option<&str> {
         .map(String::as_str)
 }
 
-/// Decides on a pod that is to be created in `namespace`; `store` is the one that [`store_label`] names, if it exists.
-pub fn decide(_pod: &Pod, _namespace: &str, _store: Option<&CodexStore>) -> Decision {
-    Decision::Skip {
-        reason: String::new(),
+/// Decides on a pod that is to be created in `namespace`; `store` is the one that [`store_label`] names, if
+/// that exists there.
+pub fn decide(pod: &Pod, namespace: &str, store: Option<&CodexStore>) -> Decision {
+    let Some(label) = store_label(pod) else {
+        return Decision::Skip {
+            reason: format!(
+                "the pod has no label {}: add `{}: NAME` to the labels of the pod (in a Deployment or \
+                 StatefulSet: spec.template.metadata.labels) to give it the CodexStore NAME",
+                names::STORE_LABEL,
+                names::STORE_LABEL
+            ),
+        };
+    };
+    let checked = checks::store(label, namespace, store).and_then(|store| checks::pod(pod, store));
+    match checked {
+        Ok(()) => Decision::Inject,
+        Err(refusal) => Decision::Refuse(refusal),
     }
 }
 
-/// The pod with its sidecar. `seed` (the request's UID) spreads admin ports of pods on the host's network.
+/// The pod with its sidecar; `inject(inject(pod)) == inject(pod)`. What the user set is kept, and what cannot
+/// be kept is refused. `seed` (the request's UID) spreads the admin ports of pods on the host's network.
 pub fn inject(
     pod: &Pod,
-    _store: &CodexStore,
-    _cfg: &InjectConfig,
-    _seed: &str,
+    store: &CodexStore,
+    cfg: &InjectConfig,
+    seed: &str,
 ) -> Result<Pod, Refusal> {
-    Ok(pod.clone())
+    checks::pod(pod, store)?;
+    let again = is_injected(pod);
+    let by_this_version = again
+        && annotation(pod, names::INJECTED_BY_ANNOTATION) == Some(cfg.operator_version.as_str());
+    let port = admin_port(pod)
+        .filter(|_| again)
+        .unwrap_or_else(|| podspec::free_port(pod, seed));
+    let pod_name = pod.metadata.name.clone().unwrap_or_default();
+    let chosen = checks::chosen_containers(pod);
+
+    let mut pod = pod.clone();
+    let spec = pod.spec.get_or_insert_default();
+
+    let mut container = sidecar::container(store, cfg, &sidecar::Place::of(spec, port));
+    let inits = spec.init_containers.get_or_insert_default();
+    if let Some(index) = inits.iter().position(|c| c.name == names::CONTAINER) {
+        podspec::keep_additions(&mut container, inits.remove(index), by_this_version);
+    }
+    inits.insert(0, container);
+
+    let data = podspec::set_volumes(spec, store, &pod_name);
+    podspec::set_data_mount(spec, &data);
+    let users = spec
+        .init_containers
+        .iter_mut()
+        .flatten()
+        .chain(&mut spec.containers);
+    for container in users.filter(|c| c.name != names::CONTAINER) {
+        if chosen.as_ref().is_none_or(|c| c.contains(&container.name)) {
+            podspec::give_socket(container);
+        }
+    }
+    let chose_fs_group = podspec::set_fs_group(spec);
+
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    let mut note = |name: &str, value: String| annotations.insert(name.to_owned(), value);
+    note(names::SPEC_HASH_ANNOTATION, spec_hash(store));
+    note(names::INJECTED_BY_ANNOTATION, cfg.operator_version.clone());
+    if chose_fs_group {
+        note(names::FS_GROUP_ANNOTATION, names::SIDECAR_UID.to_string());
+    }
+    debug_assert_eq!(store_label(&pod), Some(store_name(store)));
+    Ok(pod)
 }
 
-/// The JSON patch from one pod to the other.
+/// The JSON patch from one pod to the other: empty if they are the same.
 pub fn patch(before: &Pod, after: &Pod) -> Result<json_patch::Patch, serde_json::Error> {
     Ok(json_patch::diff(
         &serde_json::to_value(before)?,
@@ -109,16 +137,37 @@ pub fn patch(before: &Pod, after: &Pod) -> Result<json_patch::Patch, serde_json:
 }
 
 /// Whether the pod has a sidecar of ours.
-pub fn is_injected(_pod: &Pod) -> bool {
-    false
+pub fn is_injected(pod: &Pod) -> bool {
+    annotation(pod, names::INJECTED_BY_ANNOTATION).is_some() && our_sidecar(pod).is_some()
 }
 
 /// Port of the sidecar's admin listener in this pod.
-pub fn admin_port(_pod: &Pod) -> Option<u16> {
-    None
+pub fn admin_port(pod: &Pod) -> Option<u16> {
+    let ports = our_sidecar(pod)?.ports.as_ref()?;
+    let port = ports
+        .iter()
+        .find(|p| p.name.as_deref() == Some(names::ADMIN_PORT_NAME))?;
+    u16::try_from(port.container_port).ok()
 }
 
-/// Checks an update of a pod's ephemeral containers: new ones may not mount what is the sidecar's alone.
-pub fn check_ephemeral(_old: &Pod, _new: &Pod) -> Result<(), Refusal> {
-    Ok(())
+/// The container that is called like our sidecar and runs it.
+fn our_sidecar(pod: &Pod) -> Option<&Container> {
+    let mut inits = pod.spec.as_ref()?.init_containers.iter().flatten();
+    let container = inits.find(|c| c.name == names::CONTAINER)?;
+    let ours = container.restart_policy.as_deref() == Some("Always")
+        && container.command.as_deref() == Some(&sidecar::command());
+    ours.then_some(container)
+}
+
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let annotations: &BTreeMap<_, _> = pod.metadata.annotations.as_ref()?;
+    annotations.get(name).map(String::as_str)
+}
+
+/// The user's containers, those that run before the app first.
+fn user_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let inits = spec.init_containers.iter().flatten();
+    inits
+        .chain(&spec.containers)
+        .filter(|c| c.name != names::CONTAINER)
 }

@@ -1,0 +1,430 @@
+//! What a pod and its store must fulfil. Every refusal says what to write instead.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+
+use super::{Reason, Refusal, annotation, is_injected, podspec, sidecar, user_containers};
+use crate::{CodexStore, desired::store_name, names, store::CodexStoreSpec};
+
+/// The store that a pod may have now.
+pub(super) fn store<'a>(
+    label: &str,
+    namespace: &str,
+    store: Option<&'a CodexStore>,
+) -> Result<&'a CodexStore, Refusal> {
+    if label.is_empty() {
+        return Refusal::new(
+            Reason::StoreNotFound,
+            format!(
+                "the label {} is empty: set it to the name of a CodexStore of namespace {namespace}, or \
+                 remove it",
+                names::STORE_LABEL
+            ),
+        );
+    }
+    let Some(store) = store.filter(|s| store_name(s) == label) else {
+        return Refusal::new(
+            Reason::StoreNotFound,
+            format!(
+                "namespace {namespace} has no CodexStore {label}, which the label {} names: create it \
+                 (apiVersion: {}/{}, kind: CodexStore, metadata: {{name: {label}, namespace: {namespace}}}, \
+                 spec: {{}}), or correct the label",
+                names::STORE_LABEL,
+                names::GROUP,
+                names::VERSION
+            ),
+        );
+    };
+    if store.metadata.deletion_timestamp.is_some() {
+        return Refusal::new(
+            Reason::StoreDeleting,
+            format!(
+                "CodexStore {label} is being deleted: pods that run keep their store, new ones are not \
+                 admitted; create the CodexStore again when it is gone"
+            ),
+        );
+    }
+    let keyring = store.status.as_ref().and_then(|s| s.keyring.as_ref());
+    if store.spec.encryption.is_on() && keyring.is_none() {
+        return Refusal::new(
+            Reason::KeyringPending,
+            format!(
+                "CodexStore {label} has no keyring yet: try again in a moment (controllers do by \
+                 themselves); if it lasts, `kubectl describe codexstore {label}` says why"
+            ),
+        );
+    }
+    Ok(store)
+}
+
+/// All that is checked of the pod itself.
+pub(super) fn pod(pod: &Pod, store: &CodexStore) -> Result<(), Refusal> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    supported(pod, &spec)?;
+    lasting_name(pod, store)?;
+    container_names(pod, &spec)?;
+    containers_annotation(pod, &spec)?;
+    volume_names(pod, &spec)?;
+    pod_volume(&spec, &store.spec)?;
+    private_volumes(pod, &spec, store)?;
+    for container in user_containers(&spec) {
+        private_mounts(container, store)?;
+        private_environment(container, store)?;
+        socket_path(container)?;
+    }
+    Ok(())
+}
+
+fn supported(pod: &Pod, spec: &PodSpec) -> Result<(), Refusal> {
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return Refusal::new(
+            Reason::PodUnsupported,
+            "CodexStore runs on Linux nodes only: remove the label codexstore.dev/store from this Windows pod",
+        );
+    }
+    if annotation(pod, "kubernetes.io/config.mirror").is_some() {
+        return Refusal::new(
+            Reason::PodUnsupported,
+            "a static pod cannot have a sidecar: remove the label codexstore.dev/store from its file, or \
+             make it a DaemonSet",
+        );
+    }
+    Ok(())
+}
+
+fn lasting_name(pod: &Pod, store: &CodexStore) -> Result<(), Refusal> {
+    if store.spec.volume.claim.is_none() {
+        return Ok(());
+    }
+    let store = store_name(store);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let random = owners.filter(|o| o.controller == Some(true)).find(|o| {
+        matches!(
+            o.kind.as_str(),
+            "ReplicaSet" | "Job" | "DaemonSet" | "ReplicationController"
+        )
+    });
+    if name.is_empty() || random.is_some() {
+        let whose = random.map_or(String::new(), |o| format!(" (by {} {})", o.kind, o.name));
+        return Refusal::new(
+            Reason::NameRequired,
+            format!(
+                "CodexStore {store} keeps each pod's data in a claim named after the pod, and this pod's name is \
+                 generated{whose}: use a StatefulSet, whose pods keep their names, or a CodexStore with \
+                 `volume: {{ephemeral: {{}}}}` or `volume: {{podVolume: NAME}}`"
+            ),
+        );
+    }
+    let claim = names::member_claim(store, name);
+    if claim.len() > names::MAX_OBJECT_NAME {
+        let room = names::MAX_OBJECT_NAME - names::member_claim_prefix(store).len();
+        return Refusal::new(
+            Reason::NameTooLong,
+            format!(
+                "the pod's name has {} characters, and its claim {}POD has room for {room}: choose a shorter name",
+                name.len(),
+                names::member_claim_prefix(store)
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn container_names(pod: &Pod, spec: &PodSpec) -> Result<(), Refusal> {
+    let inits = spec.init_containers.iter().flatten();
+    let named = inits
+        .chain(&spec.containers)
+        .filter(|c| c.name == names::CONTAINER)
+        .count();
+    let ours = usize::from(is_injected(pod));
+    if named > ours {
+        return Refusal::new(
+            Reason::NameClash,
+            format!(
+                "a container of the pod is called {}, which is the sidecar's name: rename yours",
+                names::CONTAINER
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// The containers that the user chose; `None` for all.
+pub(super) fn chosen_containers(pod: &Pod) -> Option<Vec<String>> {
+    let list = annotation(pod, names::CONTAINERS_ANNOTATION)?;
+    Some(list.split(',').map(|n| n.trim().to_owned()).collect())
+}
+
+fn containers_annotation(pod: &Pod, spec: &PodSpec) -> Result<(), Refusal> {
+    for name in chosen_containers(pod).unwrap_or_default() {
+        if user_containers(spec).any(|c| c.name == name) {
+            continue;
+        }
+        let known: Vec<_> = user_containers(spec).map(|c| c.name.as_str()).collect();
+        return Refusal::new(
+            Reason::UnknownContainer,
+            format!(
+                "the annotation {} names `{name}`, which is no container of the pod: write some of `{}` with \
+                 commas between, or remove the annotation to give the socket to all",
+                names::CONTAINERS_ANNOTATION,
+                known.join(",")
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn volume_names(pod: &Pod, spec: &PodSpec) -> Result<(), Refusal> {
+    if is_injected(pod) {
+        return Ok(()); // they are ours, and made anew
+    }
+    let clash = spec
+        .volumes
+        .iter()
+        .flatten()
+        .find(|v| podspec::VOLUMES.contains(&v.name.as_str()));
+    match clash {
+        Some(volume) => Refusal::new(
+            Reason::NameClash,
+            format!(
+                "volume {} of the pod is called like one of the sidecar's: rename yours",
+                volume.name
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn pod_volume(pod: &PodSpec, store: &CodexStoreSpec) -> Result<(), Refusal> {
+    let Some(name) = &store.volume.pod_volume else {
+        return Ok(());
+    };
+    if podspec::VOLUMES.contains(&name.as_str()) {
+        return Refusal::new(
+            Reason::BadPodVolume,
+            format!(
+                "the store's podVolume is {name}, a name of the sidecar's own: name a volume of yours"
+            ),
+        );
+    }
+    let Some(volume) = pod.volumes.iter().flatten().find(|v| &v.name == name) else {
+        return Refusal::new(
+            Reason::BadPodVolume,
+            format!(
+                "the store's data belongs on the pod's volume {name}, and the pod has none of that name: add it to \
+                 spec.volumes"
+            ),
+        );
+    };
+    match read_only_kind(volume) {
+        Some(kind) => Refusal::new(
+            Reason::BadPodVolume,
+            format!(
+                "the store's data belongs on the pod's volume {name}, which is read-only ({kind}): make it a \
+                 volume that can be written, such as a persistentVolumeClaim"
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// What makes a volume read-only, if anything does.
+fn read_only_kind(volume: &Volume) -> Option<&'static str> {
+    let kinds = [
+        ("configMap", volume.config_map.is_some()),
+        ("secret", volume.secret.is_some()),
+        ("downwardAPI", volume.downward_api.is_some()),
+        ("projected", volume.projected.is_some()),
+        ("image", volume.image.is_some()),
+    ];
+    let flags = [
+        volume
+            .persistent_volume_claim
+            .as_ref()
+            .and_then(|v| v.read_only),
+        volume.csi.as_ref().and_then(|v| v.read_only),
+        volume.nfs.as_ref().and_then(|v| v.read_only),
+        volume.iscsi.as_ref().and_then(|v| v.read_only),
+        volume.fc.as_ref().and_then(|v| v.read_only),
+        volume.rbd.as_ref().and_then(|v| v.read_only),
+        volume.cephfs.as_ref().and_then(|v| v.read_only),
+        volume.azure_disk.as_ref().and_then(|v| v.read_only),
+        volume.azure_file.as_ref().and_then(|v| v.read_only),
+        volume
+            .gce_persistent_disk
+            .as_ref()
+            .and_then(|v| v.read_only),
+        volume
+            .aws_elastic_block_store
+            .as_ref()
+            .and_then(|v| v.read_only),
+    ];
+    kinds
+        .into_iter()
+        .find_map(|(kind, is)| is.then_some(kind))
+        .or_else(|| flags.contains(&Some(true)).then_some("readOnly: true"))
+}
+
+/// No volume of the user's leads to what is the sidecar's alone under another name.
+fn private_volumes(pod: &Pod, spec: &PodSpec, store: &CodexStore) -> Result<(), Refusal> {
+    let secrets = names::secrets(store_name(store));
+    let injected = is_injected(pod);
+    let theirs = spec
+        .volumes
+        .iter()
+        .flatten()
+        .filter(|v| !(injected && podspec::VOLUMES.contains(&v.name.as_str())));
+    let data = store.spec.volume.pod_volume.as_deref();
+    let data_claim = data
+        .and_then(|name| spec.volumes.iter().flatten().find(|v| v.name == name))
+        .and_then(|v| v.persistent_volume_claim.as_ref())
+        .map(|c| c.claim_name.as_str());
+    let claims = names::member_claim_prefix(store_name(store));
+    for volume in theirs {
+        if let Some(secret) = volume_secrets(volume).find(|s| secrets.iter().any(|o| o == s)) {
+            return Refusal::new(
+                Reason::PrivateVolume,
+                format!(
+                    "volume {} holds the Secret {secret}, which is for the sidecar alone: remove the volume",
+                    volume.name
+                ),
+            );
+        }
+        let Some(claim) = volume
+            .persistent_volume_claim
+            .as_ref()
+            .map(|c| c.claim_name.as_str())
+        else {
+            continue;
+        };
+        let members = store.spec.volume.claim.is_some() && claim.starts_with(&claims);
+        let same = data_claim == Some(claim) && data != Some(volume.name.as_str());
+        if members || same {
+            return Refusal::new(
+                Reason::PrivateVolume,
+                format!(
+                    "volume {} is the claim {claim}, which holds a store's data and is for the sidecar alone: \
+                     use another claim",
+                    volume.name
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The Secrets that a volume shows.
+pub(super) fn volume_secrets(volume: &Volume) -> impl Iterator<Item = &str> {
+    let whole = volume
+        .secret
+        .as_ref()
+        .and_then(|s| s.secret_name.as_deref());
+    let sources = volume
+        .projected
+        .iter()
+        .flat_map(|p| p.sources.iter().flatten());
+    whole.into_iter().chain(
+        sources
+            .filter_map(|s| s.secret.as_ref())
+            .map(|s| s.name.as_str()),
+    )
+}
+
+fn private_mounts(container: &Container, store: &CodexStore) -> Result<(), Refusal> {
+    let data = store.spec.volume.pod_volume.as_deref();
+    let devices = container
+        .volume_devices
+        .iter()
+        .flatten()
+        .map(|d| d.name.as_str());
+    let mounts = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|m| m.name.as_str());
+    for name in mounts.chain(devices) {
+        if podspec::PRIVATE.contains(&name) || data == Some(name) {
+            return Refusal::new(
+                Reason::PrivateVolume,
+                format!(
+                    "container {} mounts volume {name}, which is for the sidecar alone: remove the mount (the \
+                     app reaches the store by the socket in {})",
+                    container.name,
+                    names::SOCKET_ENV
+                ),
+            );
+        }
+    }
+    let writes = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .any(|m| m.name == names::SOCKET_VOLUME && m.read_only != Some(true));
+    if writes {
+        return Refusal::new(
+            Reason::PrivateVolume,
+            format!(
+                "container {} mounts volume {} writable: remove the mount, since it is added by itself, or make it \
+                 readOnly",
+                container.name,
+                names::SOCKET_VOLUME
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn private_environment(container: &Container, store: &CodexStore) -> Result<(), Refusal> {
+    let secrets = names::secrets(store_name(store));
+    let one = container.env.iter().flatten().filter_map(|e| {
+        Some(
+            e.value_from
+                .as_ref()?
+                .secret_key_ref
+                .as_ref()?
+                .name
+                .as_str(),
+        )
+    });
+    let all = container
+        .env_from
+        .iter()
+        .flatten()
+        .filter_map(|e| Some(e.secret_ref.as_ref()?.name.as_str()));
+    match one.chain(all).find(|s| secrets.iter().any(|o| o == s)) {
+        Some(secret) => Refusal::new(
+            Reason::PrivateVolume,
+            format!(
+                "container {} takes environment from the Secret {secret}, which is for the sidecar alone: remove \
+                 that variable",
+                container.name
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Nothing else is mounted at the socket's directory, nor in it: it is read-only for the app.
+fn socket_path(container: &Container) -> Result<(), Refusal> {
+    for mount in container.volume_mounts.iter().flatten() {
+        let path = sidecar::clean_path(&mount.mount_path);
+        let path = path
+            .strip_prefix("/var")
+            .filter(|p| p.starts_with("/run"))
+            .unwrap_or(&path);
+        let inside = path
+            .strip_prefix(names::SOCKET_DIR)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let ours = mount.name == names::SOCKET_VOLUME && path == names::SOCKET_DIR;
+        if inside && !ours {
+            return Refusal::new(
+                Reason::PathClash,
+                format!(
+                    "container {} mounts volume {} at {}, where the store's socket belongs: mount it elsewhere",
+                    container.name, mount.name, mount.mount_path
+                ),
+            );
+        }
+    }
+    Ok(())
+}

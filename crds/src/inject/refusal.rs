@@ -1,0 +1,55 @@
+//! Why a pod is refused.
+
+use std::fmt;
+
+/// Why a pod is refused, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs: metrics, events, tests.
+    pub reason: Reason,
+    /// For people: what is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn new<T>(reason: Reason, message: impl Into<String>) -> Result<T, Self> {
+        Err(Self {
+            reason,
+            message: message.into(),
+        })
+    }
+}
+
+/// Why a pod is refused, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The label names no store of this namespace.
+    StoreNotFound,
+    /// The store is being deleted.
+    StoreDeleting,
+    /// The store has no keyring yet.
+    KeyringPending,
+    /// The pod cannot have a sidecar at all.
+    PodUnsupported,
+    /// `claim` needs a lasting pod name.
+    NameRequired,
+    /// A name made from the pod's would be too long.
+    NameTooLong,
+    /// The annotation names a container that the pod lacks.
+    UnknownContainer,
+    /// Something of the user's is called like something of ours.
+    NameClash,
+    /// Something else is mounted where the socket belongs.
+    PathClash,
+    /// A container of the user's would see the store's data, keys or certificates.
+    PrivateVolume,
+    /// `podVolume` names a volume that the pod lacks, or that cannot hold a store.
+    BadPodVolume,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -49,11 +49,16 @@ provision() {
     kube get persistentvolumeclaims -A --watch -o jsonpath="$fields{\"\\n\"}" |
       while read -r namespace claim uid phase class size mode; do
         [ "$phase $class" = "Pending codexstore-local" ] || continue
-        [ ! -e "$STATE/volumes/pvc-$uid.img" ] || continue
+        if [ -e "$STATE/volumes/pvc-$uid.img" ] || reserved "$namespace/$claim"; then continue; fi
         (volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim") || true
       done
     sleep 1
   done
+}
+
+reserved() { # NAMESPACE/CLAIM: a volume is kept for it already
+  kube get persistentvolumes -o jsonpath='{range .items[*]}{.spec.claimRef.namespace}/{.spec.claimRef.name}{"\n"}{end}' |
+    grep -qxF "$1"
 }
 
 volume_rm() { # NAME

@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# Steps of a test run: each is timed, none hides another's failure, and a summary ends it.
+
+STEPS=()  # "result seconds name"
+STEPS_FAILED=0
+
+step() { # NAME COMMAND...
+  local name=$1 began=$SECONDS result=ok
+  shift
+  printf '\n=== %s\n' "$name"
+  # A subshell of its own, so that the command's `set -e` counts.
+  ("$@") || result=FAILED
+  [ $result = ok ] || STEPS_FAILED=1
+  STEPS+=("$result $((SECONDS - began)) $name")
+  printf -- '--- %s: %s after %d s\n' "$name" $result $((SECONDS - began))
+  [ $result = ok ]
+}
+
+skip() { # NAME WHY: said loudly; where CI=true nothing may be skipped
+  printf '\n*** NOT RUN: %s: %s\n' "$1" "$2"
+  if [ "${CI:-}" = true ]; then
+    STEPS_FAILED=1
+    STEPS+=("FAILED 0 $1 (CI=true, and it could not run: $2)")
+  else
+    STEPS+=("NOT-RUN 0 $1 ($2)")
+  fi
+}
+
+summary() { # TITLE
+  local line result seconds name
+  printf '\n===== %s: %d min %d s\n' "$1" $((SECONDS / 60)) $((SECONDS % 60))
+  for line in "${STEPS[@]}"; do
+    read -r result seconds name <<<"$line"
+    printf '  %-8s %5d s  %s\n' "$result" "$seconds" "$name"
+  done
+  return "$STEPS_FAILED"
+}

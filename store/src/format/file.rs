@@ -1,22 +1,25 @@
 //! The first pages of a file: made, opened, rewrapped.
 
-use super::header::{FileId, FileKind, Header, Lineage, Link, StoreId};
+use super::header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};
 use super::seal::Sealer;
+use super::slot::{KeySlot, Slots};
+use super::wire::Page;
+use super::{Digest, FRAMES_AT, PAGE};
 use crate::compress::Compression;
-use crate::crypto::Random;
-use crate::error::{Error, Result};
+use crate::crypto::{DataKey, FrameCipher, NONCE, Random, same};
+use crate::error::{Code, Error, Result};
 use crate::keyring::{Encryption, KeyId, KeySize, Keyring};
 
-/// What a new file shall be.
+/// What a new file shall be. See [`Header`] for the fields.
 #[derive(Debug, Clone)]
 pub struct FileSpec {
-    /// See [`Header`] for the fields.
+    /// What it will hold.
     pub kind: FileKind,
-    /// The store.
+    /// The store that it belongs to.
     pub store: StoreId,
     /// The line of history.
     pub lineage: Lineage,
-    /// The new file's id: random.
+    /// The new file's id; random.
     pub file: FileId,
     /// The owner's epoch.
     pub epoch: u64,
@@ -24,47 +27,209 @@ pub struct FileSpec {
     pub first_revision: u64,
     /// See [`Header::link`].
     pub link: Link,
-    /// Compression.
+    /// How payloads are compressed where it helps.
     pub compression: Compression,
-    /// Size of the frames' AES key; ignored without encryption.
+    /// Size of the frames' AES key; without meaning if the store is not encrypted.
     pub key_size: KeySize,
-    /// Time.
+    /// The store's time: milliseconds since 1970.
     pub created_ms: u64,
 }
 
-/// A new file, to be written from offset 0.
+/// A new file: its prefix, to be written at offset 0, and what makes its frames.
 pub struct NewFile {
     /// Its header.
     pub header: Header,
-    /// Header and key slots: [`super::FRAMES_AT`] bytes.
+    /// Header and key slots: [`FRAMES_AT`] bytes.
     pub prefix: Vec<u8>,
     /// Makes its frames.
     pub sealer: Sealer,
-    /// The key that wraps its data key.
+    /// The key that wraps its data key; none without encryption.
     pub key_id: Option<KeyId>,
 }
 
-/// A file whose header and key are verified.
+/// A file whose header and key are verified; a [`super::Reader`] reads its frames.
 pub struct OpenFile {
     /// Its header.
     pub header: Header,
-    /// The key that wraps its data key.
+    /// The key that wraps its data key; none without encryption.
     pub key_id: Option<KeyId>,
-    /// A key slot is damaged, or was torn in a rewrap; the other one is good.
+    /// One key slot is damaged, or was cut in a rewrap, and the file opened with the other: to be
+    /// reported, and mended by [`rewrap`].
     pub damaged_slot: bool,
+    pub(crate) hash: Digest,
+    /// None when only the chain is to be checked.
+    pub(crate) cipher: Option<FrameCipher>,
 }
 
 /// Makes a file's prefix, with a fresh data key.
-pub fn create(_spec: &FileSpec, _encryption: &Encryption, _random: &dyn Random) -> Result<NewFile> {
-    Err(Error::internal("create"))
+pub fn create(spec: &FileSpec, encryption: &Encryption, random: &dyn Random) -> Result<NewFile> {
+    let mut header = Header {
+        kind: spec.kind,
+        store: spec.store,
+        lineage: spec.lineage,
+        file: spec.file,
+        epoch: spec.epoch,
+        first_revision: spec.first_revision,
+        link: spec.link,
+        compression: spec.compression,
+        cipher: Cipher::None,
+        commitment: [0; 32],
+        created_ms: spec.created_ms,
+    };
+    let mut key = None;
+    let mut cipher = FrameCipher::None;
+    if let Encryption::Keyring(keyring) = encryption {
+        let data_key = DataKey::generate(random)?;
+        header.cipher = Cipher::AesGcm(spec.key_size);
+        header.commitment = data_key.commitment(&header.file.0)?;
+        cipher = data_key.frame_cipher(&header.file.0, spec.key_size)?;
+        key = Some((data_key, keyring));
+    }
+    let mut prefix = header.encode();
+    let hash = Page::checksum(&prefix).unwrap_or_default();
+    let mut key_id = None;
+    if let Some((data_key, keyring)) = key {
+        prefix.extend(wrap(&data_key, keyring, &hash, 1, random)?.encode());
+        key_id = Some(keyring.current().clone());
+    }
+    prefix.resize(3 * PAGE, 0);
+    let sealer = Sealer::new(&header, hash, cipher)?;
+    Ok(NewFile {
+        header,
+        prefix,
+        sealer,
+        key_id,
+    })
 }
 
-/// Verifies a file's prefix ([`super::FRAMES_AT`] bytes) and unwraps its data key. Nothing is modified.
-pub fn open(_prefix: &[u8], _encryption: &Encryption) -> Result<OpenFile> {
-    Err(Error::internal("open"))
+/// Verifies a file's prefix ([`FRAMES_AT`] bytes) and unwraps its data key. Nothing is modified.
+///
+/// A wrong or missing key shows here, before any frame is opened.
+pub fn open(prefix: &[u8], encryption: &Encryption) -> Result<OpenFile> {
+    let (header, hash, slots) = decode(prefix)?;
+    match (header.cipher, encryption) {
+        (Cipher::None, Encryption::None) => Ok(OpenFile {
+            header,
+            key_id: None,
+            damaged_slot: false,
+            hash,
+            cipher: Some(FrameCipher::None),
+        }),
+        (Cipher::None, Encryption::Keyring(_)) => Err(Error::new(
+            Code::EncryptionMismatch,
+            "the file is not encrypted, but a keyring was given",
+        )),
+        (Cipher::AesGcm(_), Encryption::None) => Err(Error::new(
+            Code::EncryptionMismatch,
+            "the file is encrypted, but no keyring was given",
+        )),
+        (Cipher::AesGcm(size), Encryption::Keyring(keyring)) => {
+            let (_, slot) = slots.require()?;
+            let data_key = unwrap(slot, keyring, &header, &hash)?;
+            let cipher = data_key.frame_cipher(&header.file.0, size)?;
+            Ok(OpenFile {
+                key_id: Some(slot.key_id.clone()),
+                damaged_slot: slots.damaged,
+                hash,
+                cipher: Some(cipher),
+                header,
+            })
+        }
+    }
 }
 
-/// Wraps the file's data key with the keyring's current key: the offset to write at, and the page.
-pub fn rewrap(_prefix: &[u8], _keyring: &Keyring, _random: &dyn Random) -> Result<(u64, Vec<u8>)> {
-    Err(Error::internal("rewrap"))
+/// Verifies a file's prefix without any key. A reader of it checks the chain and shows no payload;
+/// without encryption it checks and shows everything.
+pub fn open_without_key(prefix: &[u8]) -> Result<OpenFile> {
+    let (header, hash, slots) = decode(prefix)?;
+    Ok(OpenFile {
+        key_id: slots.newest().map(|(_, slot)| slot.key_id.clone()),
+        damaged_slot: slots.damaged,
+        hash,
+        cipher: (header.cipher == Cipher::None).then_some(FrameCipher::None),
+        header,
+    })
+}
+
+/// Wraps the file's data key with the keyring's current key: the offset to write at, and the page
+/// to write there and sync. `None` if the current key wraps it already and no slot is damaged.
+pub fn rewrap(
+    prefix: &[u8],
+    keyring: &Keyring,
+    random: &dyn Random,
+) -> Result<Option<(u64, Vec<u8>)>> {
+    let (header, hash, slots) = decode(prefix)?;
+    if header.cipher == Cipher::None {
+        return Ok(None);
+    }
+    let (index, slot) = slots.require()?;
+    if slot.key_id == *keyring.current() && !slots.damaged {
+        return Ok(None);
+    }
+    let data_key = unwrap(slot, keyring, &header, &hash)?;
+    let generation = slot
+        .generation
+        .checked_add(1)
+        .ok_or_else(|| Error::corrupt("key slot: its generation cannot be raised"))?;
+    let page = wrap(&data_key, keyring, &hash, generation, random)?.encode();
+    let other = if index == 0 { 2 } else { 1 };
+    Ok(Some(((other * PAGE) as u64, page)))
+}
+
+fn decode(prefix: &[u8]) -> Result<(Header, Digest, Slots)> {
+    let header = Header::decode(prefix)?;
+    let hash = Page::checksum(prefix).unwrap_or_default();
+    let pages = prefix
+        .get(PAGE..3 * PAGE)
+        .ok_or_else(|| Error::corrupt(format!("the file ends before offset {FRAMES_AT}")))?;
+    let slots = Slots::decode(pages);
+    if header.cipher == Cipher::None && !slots.is_empty() {
+        return Err(Error::corrupt(format!(
+            "key slots at offset {PAGE}: not zero in a file that is not encrypted"
+        )));
+    }
+    Ok((header, hash, slots))
+}
+
+fn wrap(
+    data_key: &DataKey,
+    keyring: &Keyring,
+    header_hash: &Digest,
+    generation: u64,
+    random: &dyn Random,
+) -> Result<KeySlot> {
+    let mut nonce = [0; NONCE];
+    random.fill(&mut nonce)?;
+    let wrapped = data_key.wrap(keyring.current_key()?, &nonce, header_hash)?;
+    Ok(KeySlot {
+        generation,
+        key_id: keyring.current().clone(),
+        nonce,
+        wrapped,
+    })
+}
+
+fn unwrap(slot: &KeySlot, keyring: &Keyring, header: &Header, hash: &Digest) -> Result<DataKey> {
+    let id = &slot.key_id;
+    let kek = keyring.get(id).ok_or_else(|| {
+        let held: Vec<&str> = keyring.ids().map(KeyId::as_str).collect();
+        Error::new(
+            Code::KeyMissing,
+            format!("the keyring lacks key {id}; it holds {}", held.join(", ")),
+        )
+    })?;
+    let wrong = || {
+        Error::new(
+            Code::WrongKey,
+            format!("key {id} is not the one that wrapped the file's data key"),
+        )
+    };
+    let data_key = DataKey::unwrap(&slot.wrapped, kek, &slot.nonce, hash)?.ok_or_else(wrong)?;
+    if !same(&data_key.commitment(&header.file.0)?, &header.commitment) {
+        return Err(Error::new(
+            Code::WrongKey,
+            format!("the data key under {id} is not the one that the header commits to"),
+        ));
+    }
+    Ok(data_key)
 }

@@ -13,9 +13,11 @@ mod read;
 pub mod record;
 mod seal;
 mod slot;
+mod tail;
+mod wire;
 
 pub use close::Totals;
-pub use file::{FileSpec, NewFile, OpenFile, create, open, rewrap};
+pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap};
 pub use frame::FrameKind;
 pub use header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};
 pub use read::{Frame, Reader, Source, Step, Tail};
@@ -49,8 +51,8 @@ pub const MAX_FRAMES: u64 = 1 << 28;
 /// Largest file: the log goes on in a new one long before this.
 pub const MAX_FILE: u64 = 64 << 30;
 
-/// Bytes on disk of a frame with `payload` bytes of payload that are not compressed. Compression
-/// only makes it smaller.
+/// Most bytes on disk of a frame with `payload` bytes of payload: what it takes encrypted and not
+/// compressed.
 pub const fn frame_len(payload: usize) -> u64 {
-    frame::total_len(frame::body_len(payload)) as u64
+    frame::total_len(frame::body_len(payload, crate::crypto::TAG)) as u64
 }

@@ -1,18 +1,58 @@
 //! Reading the frames of a file, and telling a torn end from damage.
+//!
+//! One frame is in flight at a time, over space that is zero, so a crash can spoil only the last
+//! frame, and only by leaving zeros: at its end, or in whole sectors. A frame that does not verify
+//! is *torn* if it shows such zeros and nothing can have followed it. It was never acknowledged,
+//! and is dropped. Anything else that does not verify is damage, and an error: what follows a
+//! damaged frame was acknowledged.
 
-use super::close::Totals;
+use super::close::{Tally, Totals};
 use super::file::OpenFile;
-use super::frame::FrameKind;
-use super::seal::Sealer;
-use super::{Digest, Header, Link};
+use super::frame::{self, FrameKind, HEAD, Head, INNER};
+use super::header::{Header, Link};
+use super::seal::{COMPRESSED, STORED, Sealer};
+use super::tail::{Ending, classify};
+use super::wire::Fields;
+use super::{Digest, FRAMES_AT, MAX_PAYLOAD};
+use crate::compress::decompress;
+use crate::crypto::{same, sha256};
 use crate::error::{Error, Result};
 
+/// Bytes read at a time, where a frame does not need more.
+const WINDOW: usize = 256 << 10;
+
 /// Bytes at offsets: a file, or a slice.
+#[allow(clippy::len_without_is_empty)] // a length to read up to, not a collection's
 pub trait Source {
     /// Length in bytes.
     fn len(&self) -> Result<u64>;
-    /// Fills `buf` from `offset`; running over the end is an error.
+    /// Fills `buf` from `offset`. Running over the end is an error.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+impl Source for [u8] {
+    fn len(&self) -> Result<u64> {
+        Ok(<[u8]>::len(self) as u64)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let from = usize::try_from(offset)
+            .ok()
+            .and_then(|at| self.get(at..)?.get(..buf.len()))
+            .ok_or_else(|| Error::internal("read past the end of a slice"))?;
+        buf.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+impl<S: Source + ?Sized> Source for &S {
+    fn len(&self) -> Result<u64> {
+        (**self).len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        (**self).read_at(offset, buf)
+    }
 }
 
 /// One verified frame.
@@ -35,19 +75,20 @@ pub struct Frame<'a> {
 /// How a file's frames end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// With a closing frame that agrees.
+    /// With a closing frame whose totals agree; without a key, with one that is in the chain, and
+    /// the totals hold only the number of frames.
     Closed(Totals),
-    /// With zero space: the writer stopped, or was stopped, between frames.
+    /// With zeros: the writer stopped, or was stopped, between frames.
     Open,
-    /// With a frame that was being written; it was never acknowledged. Everything from the end
-    /// of the last frame on is to be dropped.
+    /// With a frame that was being written and never acknowledged. Everything from
+    /// [`Reader::offset`] on is to be dropped.
     Torn {
-        /// Bytes from the torn frame's beginning to the last byte that is not zero.
+        /// Bytes from there to the last one that is not zero.
         len: u64,
     },
 }
 
-/// What [`Reader::next`] found.
+/// What [`Reader::step`] found.
 #[derive(Debug)]
 pub enum Step<'a> {
     /// A verified frame.
@@ -60,18 +101,79 @@ pub enum Step<'a> {
 pub struct Reader<S> {
     source: S,
     file: OpenFile,
+    len: Option<u64>,
+    offset: u64,
+    sequence: u64,
+    chain: Digest,
+    tally: Tally,
+    end: Option<Tail>,
+    window: Vec<u8>,
+    window_at: u64,
+    unpacked: Vec<u8>,
+}
+
+/// Where a payload stands once its frame is verified and opened.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Nowhere: there is no key.
+    Sealed,
+    /// In the window, not compressed.
+    Window { at: usize, len: usize },
+    /// In the buffer that holds what was decompressed.
+    Unpacked,
 }
 
 impl<S: Source> Reader<S> {
-    /// Starts at the first frame.
+    /// Starts at the first frame. The source is the whole file, prefix included, and does not
+    /// change while it is read.
     pub fn new(file: OpenFile, source: S) -> Reader<S> {
-        Reader { source, file }
+        Reader {
+            source,
+            len: None,
+            offset: FRAMES_AT,
+            sequence: 0,
+            chain: file.hash,
+            tally: Tally::default(),
+            end: None,
+            window: Vec::new(),
+            window_at: 0,
+            unpacked: Vec::new(),
+            file,
+        }
     }
 
-    /// The next frame, or how the file ends. An integrity error names offset and sequence.
-    pub fn next(&mut self) -> Result<Step<'_>> {
-        let _ = self.source.len()?;
-        Err(Error::internal("next"))
+    /// The next frame, or how the file ends; the same end again after it. A `corrupt` error names
+    /// offset and sequence.
+    pub fn step(&mut self) -> Result<Step<'_>> {
+        if let Some(tail) = self.end {
+            return Ok(Step::End(tail));
+        }
+        let Some((head, at, chain)) = self.find()? else {
+            return Ok(Step::End(self.end.unwrap_or(Tail::Open)));
+        };
+        let place = self.unseal(&head, at)?;
+        let (offset, total) = (self.offset, head.total() as u64);
+        if head.kind == FrameKind::Close {
+            let totals = self.check_totals(place)?;
+            self.advance(total, chain);
+            self.check_nothing_follows()?;
+            self.end = Some(Tail::Closed(totals));
+            return Ok(Step::End(Tail::Closed(totals)));
+        }
+        if !matches!(place, Place::Sealed) {
+            let payload = self.payload(place);
+            let (len, sum) = (payload.len(), sha256(&[payload]));
+            self.tally.add(len, &sum);
+        }
+        self.advance(total, chain);
+        Ok(Step::Frame(Frame {
+            kind: head.kind,
+            sequence: head.sequence,
+            offset,
+            len: total,
+            chain,
+            payload: self.payload(place),
+        }))
     }
 
     /// The header.
@@ -79,19 +181,216 @@ impl<S: Source> Reader<S> {
         &self.file.header
     }
 
-    /// Where the next frame begins.
+    /// Where the next frame begins, or would.
     pub fn offset(&self) -> u64 {
-        0
+        self.offset
     }
 
     /// Right behind the last verified frame.
     pub fn link(&self) -> Link {
-        Link::default()
+        Link {
+            file: self.file.header.file,
+            sequence: self.sequence,
+            chain: self.chain,
+        }
     }
 
-    /// A sealer that goes on behind the last frame. Only after [`Tail::Open`] or [`Tail::Torn`],
-    /// and only over space that is zero.
+    /// A sealer that goes on behind the last frame, after [`Tail::Open`]. After [`Tail::Torn`]
+    /// too, but the caller first fills the torn bytes with zeros and syncs them: otherwise what is
+    /// left of them may look like damage once a shorter frame stands before it.
     pub fn into_sealer(self) -> Result<Sealer> {
-        Err(Error::internal("sealer"))
+        let link = self.link();
+        match (self.end, self.file.cipher) {
+            (Some(Tail::Open | Tail::Torn { .. }), Some(cipher)) => Ok(Sealer::new(
+                &self.file.header,
+                self.file.hash,
+                cipher,
+            )?
+            .resume(link, self.offset, self.tally)),
+            _ => Err(Error::internal(
+                "append to a file that is not read to an open end",
+            )),
+        }
+    }
+
+    fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+        Error::corrupt(format!(
+            "frame {} at offset {}: {what}",
+            self.sequence + 1,
+            self.offset
+        ))
+    }
+
+    fn advance(&mut self, total: u64, chain: Digest) {
+        self.offset += total;
+        self.sequence += 1;
+        self.chain = chain;
+    }
+
+    fn payload(&self, place: Place) -> &[u8] {
+        match place {
+            Place::Sealed => &[],
+            Place::Window { at, len } => self.window.get(at..at + len).unwrap_or_default(),
+            Place::Unpacked => &self.unpacked,
+        }
+    }
+
+    fn file_len(&mut self) -> Result<u64> {
+        match self.len {
+            Some(len) => Ok(len),
+            None => Ok(*self.len.insert(self.source.len()?)),
+        }
+    }
+
+    /// The next whole frame, checked as far as that goes without a key: its head, where it stands
+    /// in the window, and the chain's end behind it. `None` at the end, which is then set.
+    fn find(&mut self) -> Result<Option<(Head, usize, Digest)>> {
+        let left = self.file_len()?.saturating_sub(self.offset);
+        let head = if left < HEAD as u64 {
+            None
+        } else {
+            let at = self.load(HEAD, left)?;
+            self.window.get(at..).and_then(Head::parse)
+        };
+        let Some(head) = head else {
+            return self.end_at(None, "no frame begins here, and the file goes on");
+        };
+        if head.sequence != self.sequence + 1 {
+            return Err(self.corrupt(format_args!("the frame here is number {}", head.sequence)));
+        }
+        let total = head.total();
+        if left < total as u64 {
+            return self.end_at(Some(total), "the file ends within it");
+        }
+        let at = self.load(total, left)?;
+        let bytes = self.window.get(at..at + total).unwrap_or_default();
+        match frame::check(&head, bytes, &self.chain) {
+            Ok(chain) => Ok(Some((head, at, chain))),
+            Err(what) => self.end_at(Some(total), what),
+        }
+    }
+
+    /// Sets the end, if what stands at the offset is one.
+    fn end_at<T>(&mut self, extent: Option<usize>, what: &str) -> Result<Option<T>> {
+        let len = self.file_len()?;
+        let extent = extent.map(|extent| extent as u64);
+        let tail = match classify(&self.source, self.offset, len, extent)? {
+            Ending::Zero => Tail::Open,
+            Ending::Torn { len } => Tail::Torn { len },
+            Ending::Damage => return Err(self.corrupt(what)),
+            Ending::Followed(offset) => {
+                return Err(self.corrupt(format_args!(
+                    "{what}; a later frame begins at offset {offset}"
+                )));
+            }
+        };
+        if self.file.header.kind.must_close() {
+            return Err(self.corrupt("the file is cut: its closing frame is missing"));
+        }
+        self.end = Some(tail);
+        Ok(None)
+    }
+
+    /// Decrypts the frame at `at` in the window, unpacks its payload and checks its sum.
+    fn unseal(&mut self, head: &Head, at: usize) -> Result<Place> {
+        let Some(cipher) = &self.file.cipher else {
+            return Ok(Place::Sealed);
+        };
+        let bytes = self
+            .window
+            .get_mut(at..at + HEAD + head.body)
+            .unwrap_or_default();
+        let (fields, body) = bytes.split_at_mut(HEAD);
+        let bound = fields.get(..frame::BOUND).unwrap_or_default();
+        let aad = frame::associated(&self.file.hash, &self.chain, bound);
+        let Some(text) = cipher.open(&head.nonce, &aad, body) else {
+            return Err(self.corrupt("it does not authenticate"));
+        };
+        let mut inner = Fields::new(text);
+        let parsed = (|| {
+            let sum: Digest = inner.array()?;
+            let encoding = inner.u8()?;
+            let zero = inner.array()? == [0; 3];
+            let len = usize::try_from(inner.u32()?).ok()?;
+            let data = inner.bytes(text.len() - INNER)?;
+            (zero && len <= MAX_PAYLOAD).then_some((sum, encoding, len, data))
+        })();
+        let Some((sum, encoding, len, data)) = parsed else {
+            return Err(self.corrupt("its inner fields are malformed"));
+        };
+        let place = match encoding {
+            STORED if data.len() == len => Place::Window {
+                at: at + HEAD + INNER,
+                len,
+            },
+            COMPRESSED => {
+                let method = self.file.header.compression;
+                if decompress(method, data, len, &mut self.unpacked).is_none() {
+                    return Err(self.corrupt("its payload does not decompress"));
+                }
+                Place::Unpacked
+            }
+            _ => return Err(self.corrupt("its payload has an unknown encoding")),
+        };
+        let payload = self.payload(place);
+        if !same(&sha256(&[payload]), &sum) {
+            return Err(self.corrupt("its payload does not have its sum"));
+        }
+        Ok(place)
+    }
+
+    fn check_totals(&self, place: Place) -> Result<Totals> {
+        if matches!(place, Place::Sealed) {
+            return Ok(Totals {
+                frames: self.sequence,
+                ..Totals::default()
+            });
+        }
+        let totals = self.tally.totals();
+        if Totals::decode(self.payload(place)) != Some(totals) {
+            return Err(self.corrupt("the frames before this closing one do not add up to it"));
+        }
+        Ok(totals)
+    }
+
+    /// After the closing frame: a file that is written whole ends right there; a log may have
+    /// space that was filled ahead, but no frame in it.
+    fn check_nothing_follows(&mut self) -> Result<()> {
+        let len = self.file_len()?;
+        let follows = if self.file.header.kind.must_close() {
+            (len > self.offset).then_some(self.offset)
+        } else {
+            let first = self.load(HEAD, len.saturating_sub(self.offset)).ok();
+            let begins = first.is_some_and(|at| self.window.get(at..).is_some_and(Head::begins));
+            match classify(&self.source, self.offset, len, None)? {
+                _ if begins => Some(self.offset),
+                Ending::Followed(offset) => Some(offset),
+                _ => None,
+            }
+        };
+        match follows {
+            Some(offset) => Err(Error::corrupt(format!(
+                "frame {} closes the file, but it goes on at offset {offset}",
+                self.sequence
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the window hold `len` bytes from the current offset, of `left` that the file has;
+    /// where they stand in it. What is allocated is in the file, or one window.
+    fn load(&mut self, len: usize, left: u64) -> Result<usize> {
+        let have = self.window_at + self.window.len() as u64;
+        let outside = self.offset < self.window_at || self.offset + len as u64 > have;
+        if self.window.is_empty() || outside {
+            let want = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(len.max(WINDOW));
+            self.window.resize(want, 0);
+            self.window_at = self.offset;
+            self.source.read_at(self.offset, &mut self.window)?;
+        }
+        usize::try_from(self.offset - self.window_at)
+            .map_err(|_| Error::internal("an offset outside the window"))
     }
 }

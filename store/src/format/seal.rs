@@ -1,49 +1,182 @@
-//! Making frames.
+//! Making the frames of one file, in order.
 
-use super::frame::FrameKind;
-use super::{Digest, Link};
-use crate::error::{Error, Result};
+use super::close::Tally;
+use super::frame::{self, FrameKind, Head, INNER, TRAILER};
+use super::header::{FileId, Header, Link};
+use super::{Digest, FRAMES_AT, MAX_FILE, MAX_FRAMES, MAX_PAYLOAD, SECTOR};
+use crate::compress::Compressor;
+use crate::crypto::{FrameCipher, NONCE, Random, sha256};
+use crate::error::{Code, Error, Result};
+
+/// Encodings of a payload within a body.
+pub(crate) const STORED: u8 = 0;
+pub(crate) const COMPRESSED: u8 = 1;
 
 /// What [`Sealer::seal`] appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
     /// The frame's sequence.
     pub sequence: u64,
+    /// Where in the file it belongs.
+    pub offset: u64,
     /// The chain's new end.
     pub chain: Digest,
-    /// Bytes appended, a multiple of [`super::SECTOR`].
+    /// Bytes appended, a multiple of [`SECTOR`].
     pub len: usize,
 }
 
 /// Turns payloads into the frames of one file, in order.
-pub struct Sealer {}
+///
+/// A frame that was sealed is part of the chain: if it cannot be written, the file is finished.
+pub struct Sealer {
+    header_hash: Digest,
+    file: FileId,
+    cipher: FrameCipher,
+    compressor: Compressor,
+    sequence: u64,
+    chain: Digest,
+    offset: u64,
+    tally: Tally,
+}
 
 impl Sealer {
-    /// Appends one frame to `out`. `records` and `last_revision` are for the file's totals.
-    pub fn seal(
-        &mut self,
-        _kind: FrameKind,
-        _payload: &[u8],
-        _records: u64,
-        _last_revision: u64,
-        _nonce: [u8; 12],
-        _out: &mut Vec<u8>,
-    ) -> Result<Sealed> {
-        Err(Error::internal("seal"))
+    /// A sealer for a file without frames.
+    pub(crate) fn new(header: &Header, header_hash: Digest, cipher: FrameCipher) -> Result<Sealer> {
+        Ok(Sealer {
+            header_hash,
+            file: header.file,
+            cipher,
+            compressor: Compressor::new(header.compression)?,
+            sequence: 0,
+            chain: header_hash,
+            offset: FRAMES_AT,
+            tally: Tally::default(),
+        })
     }
 
-    /// Appends the closing frame; nothing can be sealed after it.
-    pub fn close(self, _nonce: [u8; 12], _out: &mut Vec<u8>) -> Result<Sealed> {
-        Err(Error::internal("close"))
+    /// Goes on behind frames that were read.
+    pub(crate) fn resume(mut self, end: Link, offset: u64, tally: Tally) -> Sealer {
+        self.sequence = end.sequence;
+        self.chain = end.chain;
+        self.offset = offset;
+        self.tally = tally;
+        self
+    }
+
+    /// Appends one frame to `out`, a buffer that the caller keeps for the next one. `too-large`
+    /// if the payload is over [`MAX_PAYLOAD`].
+    pub fn seal(
+        &mut self,
+        kind: FrameKind,
+        payload: &[u8],
+        random: &dyn Random,
+        out: &mut Vec<u8>,
+    ) -> Result<Sealed> {
+        if kind == FrameKind::Close {
+            return Err(Error::internal("seal a closing frame: use close"));
+        }
+        self.append(kind, payload, random, out)
+    }
+
+    /// Appends the closing frame; nothing can be sealed after it. Returns also the place behind
+    /// it, for the header of the file that follows.
+    pub fn close(mut self, random: &dyn Random, out: &mut Vec<u8>) -> Result<(Sealed, Link)> {
+        let totals = self.tally.totals().encode();
+        let sealed = self.append(FrameKind::Close, &totals, random, out)?;
+        Ok((sealed, self.link()))
     }
 
     /// Right behind the last frame sealed.
     pub fn link(&self) -> Link {
-        Link::default()
+        Link {
+            file: self.file,
+            sequence: self.sequence,
+            chain: self.chain,
+        }
     }
 
-    /// True when the file must go on in a new one: see [`super::MAX_FRAMES`].
+    /// Where the next frame belongs.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// True when the file is to be closed and the log to go on in a new one: half of what
+    /// [`MAX_FRAMES`] or [`MAX_FILE`] allow is used. Sealing fails when either is reached.
     pub fn exhausted(&self) -> bool {
-        false
+        self.sequence >= MAX_FRAMES / 2 || self.offset >= MAX_FILE / 2
+    }
+
+    fn append(
+        &mut self,
+        kind: FrameKind,
+        payload: &[u8],
+        random: &dyn Random,
+        out: &mut Vec<u8>,
+    ) -> Result<Sealed> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Error::new(
+                Code::TooLarge,
+                format!("a commit of {} bytes; at most {MAX_PAYLOAD}", payload.len()),
+            ));
+        }
+        let tag = self.cipher.tag_len();
+        let stored = frame::total_len(frame::body_len(payload.len(), tag));
+        if self.sequence >= MAX_FRAMES || self.offset + stored as u64 > MAX_FILE {
+            return Err(Error::internal(
+                "seal a frame: the file should have been closed",
+            ));
+        }
+        let mut nonce = [0; NONCE];
+        random.fill(&mut nonce)?;
+
+        // Compression counts only if it saves a sector.
+        let overhead = frame::HEAD + frame::body_len(0, tag) + TRAILER;
+        let small = (stored - SECTOR)
+            .checked_sub(overhead)
+            .filter(|limit| *limit > 0)
+            .and_then(|limit| self.compressor.compress(payload, limit));
+        let (encoding, data) = match small {
+            Some(data) => (COMPRESSED, data),
+            None => (STORED, payload),
+        };
+
+        let sum = sha256(&[payload]);
+        let at = out.len();
+        let body = frame::body_len(data.len(), tag);
+        let head = Head {
+            kind,
+            body,
+            sequence: self.sequence + 1,
+            nonce,
+        };
+        let total = head.total();
+        out.reserve(total);
+        head.put(out);
+        let body_at = out.len();
+        out.extend_from_slice(&sum);
+        out.extend_from_slice(&[encoding, 0, 0, 0]);
+        // At most MAX_PAYLOAD, which fits.
+        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        debug_assert_eq!(out.len() - body_at, INNER);
+        out.extend_from_slice(data);
+        let bound = out.get(at..at + frame::BOUND).unwrap_or_default();
+        let aad = frame::associated(&self.header_hash, &self.chain, bound);
+        self.cipher.seal(&nonce, &aad, out, body_at)?;
+        out.resize(at + total - TRAILER, 0);
+        let chain = frame::chain(&self.chain, out.get(at..).unwrap_or_default());
+        out.extend_from_slice(&chain);
+        out.push(frame::END_MARKER);
+
+        let offset = self.offset;
+        self.sequence += 1;
+        self.chain = chain;
+        self.offset += total as u64;
+        self.tally.add(payload.len(), &sum);
+        Ok(Sealed {
+            sequence: self.sequence,
+            offset,
+            chain,
+            len: total,
+        })
     }
 }

@@ -1,16 +1,105 @@
-//! Key slots.
+//! Key slots: the data key, wrapped, twice.
+//!
+//! A rewrap writes the slot that is not in use, so a crash in the middle leaves the one that is.
+//! The good slot with the highest generation counts.
 
+use super::PAGE;
+use super::wire::{Fields, Page};
+use crate::crypto::NONCE;
+use crate::error::{Error, Result};
 use crate::keyring::KeyId;
 
-/// One key slot.
+const MAGIC: [u8; 8] = *b"CODEXKEY";
+
+/// One key slot: the file's data key, encrypted with a key of the keyring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySlot {
-    /// Counts rewraps; the newest good slot counts.
+    /// Counts rewraps, from 1.
     pub generation: u64,
-    /// The key-encryption key's id.
+    /// Which key of the keyring wraps the data key.
     pub key_id: KeyId,
+    pub(crate) nonce: [u8; NONCE],
+    pub(crate) wrapped: [u8; 48],
 }
 
-/// Both slots of a file.
+impl KeySlot {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut page = Page::new();
+        page.put(&MAGIC);
+        page.put(&self.generation.to_le_bytes());
+        let id = self.key_id.as_str().as_bytes();
+        let mut name = [0; KeyId::MAX];
+        for (to, from) in name.iter_mut().zip(id) {
+            *to = *from;
+        }
+        page.put(&(id.len() as u64).to_le_bytes());
+        page.put(&name);
+        page.put(&self.nonce);
+        page.put(&self.wrapped);
+        page.seal()
+    }
+
+    fn decode(page: &[u8]) -> Option<KeySlot> {
+        if !Page::verify(page) {
+            return None;
+        }
+        let mut fields = Fields::new(page);
+        if fields.array()? != MAGIC {
+            return None;
+        }
+        let generation = fields.u64().filter(|generation| *generation > 0)?;
+        let len = usize::try_from(fields.u64()?).ok()?;
+        let (id, zeros) = fields.bytes(KeyId::MAX)?.split_at_checked(len)?;
+        let key_id = KeyId::new(std::str::from_utf8(id).ok()?).ok()?;
+        let slot = KeySlot {
+            generation,
+            key_id,
+            nonce: fields.array()?,
+            wrapped: fields.array()?,
+        };
+        (zeros.iter().all(|byte| *byte == 0) && Page::rest_is_zero(&fields)).then_some(slot)
+    }
+}
+
+/// What the two slots of a file hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slots {}
+pub struct Slots {
+    slots: [Option<KeySlot>; 2],
+    /// A slot holds something that is not a good slot: a rewrap was cut, or the disk erred.
+    pub damaged: bool,
+}
+
+impl Slots {
+    /// Reads both pages.
+    pub fn decode(pages: &[u8]) -> Slots {
+        let mut damaged = false;
+        let slots = [pages.get(..PAGE), pages.get(PAGE..2 * PAGE)].map(|page| {
+            let slot = page.and_then(KeySlot::decode);
+            damaged |= slot.is_none() && !page.is_some_and(|p| p.iter().all(|byte| *byte == 0));
+            slot
+        });
+        Slots { slots, damaged }
+    }
+
+    /// The slot that counts, and its index.
+    pub fn newest(&self) -> Option<(usize, &KeySlot)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
+            .max_by_key(|(_, slot)| slot.generation)
+    }
+
+    pub(crate) fn require(&self) -> Result<(usize, &KeySlot)> {
+        self.newest().ok_or_else(|| {
+            Error::corrupt(format!(
+                "key slots at offset {PAGE}: neither of the two is good, so the data key is lost"
+            ))
+        })
+    }
+
+    /// True if neither slot was ever written.
+    pub fn is_empty(&self) -> bool {
+        !self.damaged && self.slots.iter().all(Option::is_none)
+    }
+}

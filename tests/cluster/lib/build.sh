@@ -15,7 +15,7 @@ build() {
   go_toolchain
   say "compiling Kubernetes $K8S_VERSION, CoreDNS and helm into $BIN: once, 10 to 15 minutes on two cores"
   local version=k8s.io/component-base/version
-  (cd "$HERE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
+  (cd "$HERE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=auto go build -trimpath \
     -ldflags "-s -w -X $version.gitVersion=$K8S_VERSION -X $version.gitMajor=1 -X $version.gitMinor=34" -o "$BIN/" \
     k8s.io/kubernetes/cmd/kube-{apiserver,controller-manager,scheduler,proxy} k8s.io/kubernetes/cmd/kube{let,ctl} \
     github.com/coredns/coredns helm.sh/helm/v3/cmd/helm) 9>&-
@@ -41,7 +41,10 @@ packages() {
     [ ${#missing[@]} = 0 ] || die "this is no Debian or Ubuntu, so please install what has these commands: ${missing[*]}"
     return 0
   fi
-  for p in "${PACKAGES[@]}"; do dpkg -s "$p" >/dev/null 2>&1 || missing+=("$p"); done
+  for p in "${PACKAGES[@]}"; do
+    # shellcheck disable=SC2016 # dpkg's own variable
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+  done
   [ ${#missing[@]} = 0 ] && return 0
   say "installing Debian packages: ${missing[*]}"
   # The packages' own services (etcd, containerd) must not start: this tool runs its own, elsewhere.

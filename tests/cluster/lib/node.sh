@@ -10,7 +10,7 @@ check_machine() {
   [ ${#HOME_DIR} -le 60 ] || die "$HOME_DIR is too long for socket paths below it; set CODEXSTORE_CLUSTER_HOME"
   local pid other=
   for pid in $(pgrep -x kubelet || true) $(pgrep -x k3s || true); do
-    [ "$(readlink "/proc/$pid/exe")" = "$BIN/kubelet" ] || other+=" $pid"
+    [ "$(program "$pid")" = "$BIN/kubelet" ] || other+=" $pid"
   done
   [ -z "$other" ] || die "another kubelet runs on this machine (process$other): set CODEXSTORE_TEST_KUBECONFIG to its cluster, or use a machine of its own"
   if [ -e "$RUNTIME/home" ] && [ "$(cat "$RUNTIME/home")" != "$HOME_DIR" ]; then
@@ -31,7 +31,11 @@ check_machine() {
 node_pid() {
   local pid started
   read -r pid started 2>/dev/null <"$STATE/node.pid" || return 1
-  [ "$(start_time "$pid")" = "$started" ] && [ "$(readlink "/proc/$pid/exe")" = "$BIN/pause" ] && echo "$pid"
+  [ "$(start_time "$pid")" = "$started" ] && [ "$(program "$pid")" = "$BIN/pause" ] && echo "$pid"
+}
+program() { # PID: its file, also when that was replaced since
+  local file
+  file=$(readlink "/proc/$1/exe") && echo "${file% (deleted)}"
 }
 start_time() { # PID: the 22nd field of its stat; the second may hold blanks
   sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '{print $20}'
@@ -50,7 +54,7 @@ make_node() {
   local outer=$! pid=
   for _ in $(seq 100); do
     pid=$(cat "/proc/$outer/task/$outer/children" 2>/dev/null) pid=${pid// /}
-    [ -n "$pid" ] && [ "$(readlink "/proc/$pid/exe")" = "$BIN/pause" ] && break
+    [ -n "$pid" ] && [ "$(program "$pid")" = "$BIN/pause" ] && break
     pid=
     sleep 0.05
   done

@@ -27,7 +27,8 @@ take_cluster() {
   else
     # Its parts outlive this script when it ran before: they must not hold the lock.
     tests/cluster/cluster status >/dev/null 2>&1 || CLUSTER_IS_MINE=yes
-    step "cluster up" tests/cluster/cluster up 8>&- || exit 1
+    step "cluster up" tests/cluster/cluster up 8>&-
+    [ -n "$STEP_OK" ] || exit 1
     export CODEXSTORE_TEST_KUBECONFIG=$CLUSTER_HOME/state/admin.conf
   fi
   [ ! -d "$CLUSTER_HOME/bin" ] || export PATH=$CLUSTER_HOME/bin:$PATH

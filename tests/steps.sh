@@ -3,17 +3,24 @@
 
 STEPS=()  # "result seconds name"
 STEPS_FAILED=0
+STEP_OK=yes
 
+# Call it as a plain command: behind `if`, `&&` or `||` bash ignores `set -e` in all that it runs. STEP_OK tells the outcome.
 step() { # NAME COMMAND...
-  local name=$1 began=$SECONDS result=ok
+  local name=$1 began=$SECONDS
   shift
   printf '\n=== %s\n' "$name"
-  # A subshell of its own, so that the command's `set -e` counts.
-  ("$@") || result=FAILED
-  [ $result = ok ] || STEPS_FAILED=1
+  set +e
+  (
+    set -e
+    "$@"
+  )
+  local status=$? result=ok
+  set -e
+  STEP_OK=yes
+  if [ $status != 0 ]; then STEPS_FAILED=1 STEP_OK='' result=FAILED; fi
   STEPS+=("$result $((SECONDS - began)) $name")
   printf -- '--- %s: %s after %d s\n' "$name" $result $((SECONDS - began))
-  [ $result = ok ]
 }
 
 skip() { # NAME WHY: said loudly; where CI=true nothing may be skipped

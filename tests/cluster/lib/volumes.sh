@@ -50,7 +50,9 @@ provision() {
       while read -r namespace claim uid phase class size mode; do
         [ "$phase $class" = "Pending codexstore-local" ] || continue
         if [ -e "$STATE/volumes/pvc-$uid.img" ] || reserved "$namespace/$claim"; then continue; fi
-        (volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim") || true
+        # In the background, since behind a plain `||` bash would ignore `set -e` within.
+        volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim" &
+        wait $! || say "no volume for $namespace/$claim"
       done
     sleep 1
   done

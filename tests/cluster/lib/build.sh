@@ -2,9 +2,10 @@
 # What the cluster is made of: Debian's packages, and Kubernetes itself compiled from Go modules.
 
 K8S_VERSION=v1.34.4
-PACKAGES=(containerd runc containernetworking-plugins etcd-server nftables iptables iproute2 openssl conntrack
-  ca-certificates procps util-linux e2fsprogs)
-COMMANDS=(containerd runc etcd nft ip openssl conntrack pgrep unshare nsenter mkfs.ext4)
+# What must be there, and the Debian package that has it. By file and not by package: a machine with Docker has another
+# package's containerd, and replacing that would take Docker away.
+NEEDS=(containerd:containerd runc:runc etcd:etcd-server nft:nftables iptables:iptables ip:iproute2 openssl:openssl
+  conntrack:conntrack pgrep:procps unshare:util-linux mkfs.ext4:e2fsprogs /etc/ssl/certs/ca-certificates.crt:ca-certificates)
 
 build() {
   packages
@@ -34,32 +35,36 @@ pause_image() {
   rm -r "$root"
 }
 
-packages() {
-  local p missing=()
-  if ! command -v dpkg >/dev/null || ! command -v apt-get >/dev/null; then
-    for p in "${COMMANDS[@]}"; do command -v "$p" >/dev/null || missing+=("$p"); done
-    [ ${#missing[@]} = 0 ] || die "this is no Debian or Ubuntu, so please install what has these commands: ${missing[*]}"
-    return 0
-  fi
-  for p in "${PACKAGES[@]}"; do
-    # shellcheck disable=SC2016 # dpkg's own variable
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+# Where the CNI plugins are: Debian's place, or everyone else's.
+cni_plugins() {
+  local dir
+  for dir in /usr/lib/cni /opt/cni/bin; do
+    [ ! -x $dir/bridge ] || [ ! -x $dir/host-local ] || { echo $dir && return 0; }
   done
-  [ ${#missing[@]} = 0 ] && return 0
-  say "installing Debian packages: ${missing[*]}"
+  return 1
+}
+
+packages() {
+  local need packages=() things=()
+  for need in "${NEEDS[@]}"; do
+    [ -e "${need%:*}" ] || command -v "${need%:*}" >/dev/null || packages+=("${need#*:}") things+=("${need%:*}")
+  done
+  cni_plugins >/dev/null || packages+=(containernetworking-plugins) things+=("the CNI plugins bridge and host-local")
+  [ ${#packages[@]} != 0 ] || return 0
+  command -v apt-get >/dev/null || die "this is no Debian or Ubuntu, so please install what has these: ${things[*]}"
+  say "installing Debian packages: ${packages[*]}"
   # The packages' own services (etcd, containerd) must not start: this tool runs its own, elsewhere.
-  local policy=/usr/sbin/policy-rc.d made_policy=
+  local policy=/usr/sbin/policy-rc.d made_policy='' failed=''
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod 0755 $policy
     made_policy=yes
   fi
-  local failed=
-  apt-get update -q >/dev/null 9>&- &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 9>&- ||
-    failed=yes
+  apt-get update -q >/dev/null 9>&- || true
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove "${packages[@]}" \
+    >/dev/null 9>&- || failed=yes
   [ -z "$made_policy" ] || rm -f $policy
-  [ -z "$failed" ] || die "apt-get could not install: ${missing[*]}"
+  [ -z "$failed" ] || die "apt-get could not install: ${packages[*]}"
 }
 
 # Any Go from 1.21 on will do: it fetches the version that go.mod names, as a Go module.

@@ -1,0 +1,250 @@
+//! The chart: it renders the same twice, asks for no more than it needs, and its own test passes.
+
+use codexstore_tests::{Cluster, Namespace, RELEASE, SYSTEM, cluster, exclusive};
+use serde_json::Value;
+
+/// Every switch on, so that each template is looked at.
+const ALL: &[&str] = &[
+    "--set=networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+    "--set=webhook.certificate.source=CertManager",
+];
+
+fn render(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
+    let base = [
+        "template",
+        RELEASE,
+        "charts/codexstore",
+        "-n",
+        SYSTEM,
+        "--kube-version=1.34.0",
+    ];
+    let text = cluster
+        .helm(&[&base, args].concat())
+        .success("helm template");
+    let again = cluster
+        .helm(&[&base, args].concat())
+        .success("helm template");
+    assert_eq!(text, again, "two renders differ");
+    let objects = text
+        .split("\n---")
+        .map(|d| serde_yaml::from_str(d).expect("YAML"));
+    objects.filter(|o: &Value| !o.is_null()).collect()
+}
+
+#[test]
+fn lint_is_strict_and_two_renders_are_identical() {
+    let Some(cluster) = cluster() else { return };
+    cluster
+        .helm(&["lint", "--strict", "charts/codexstore"])
+        .success("helm lint");
+    for args in [&[][..], ALL, &["--set=operator.namespaces={a,b}"]] {
+        assert!(render(cluster, args).len() > 10);
+    }
+}
+
+#[test]
+fn misspelt_and_impossible_values_are_refused() {
+    let Some(cluster) = cluster() else { return };
+    for (set, part) in [
+        ("operator.replica=2", "replica"),
+        (
+            "webhook.certificate.source=ExistingSecret",
+            "existingSecret",
+        ),
+        ("operator.image.digest=latest", "digest"),
+        ("operator.namespaces={codexstore-system}", "own namespace"),
+        ("tests.namespace=codexstore-system", "tests.namespace"),
+    ] {
+        let set = format!("--set={set}");
+        let refused = cluster.helm(&["template", RELEASE, "charts/codexstore", "-n", SYSTEM, &set]);
+        assert!(!refused.ok, "{set} was accepted");
+        assert!(refused.err.contains(part), "{set}: {}", refused.err);
+    }
+    let old = cluster.helm(&[
+        "template",
+        RELEASE,
+        "charts/codexstore",
+        "--kube-version=1.28.9",
+    ]);
+    assert!(old.err.contains("1.29"), "{}", old.err);
+}
+
+#[test]
+fn the_operator_may_do_no_more_than_it_needs() {
+    let Some(cluster) = cluster() else { return };
+    for args in [&[][..], &["--set=operator.namespaces={a,b}"]] {
+        let objects = render(cluster, args);
+        let mut secrets = 0;
+        for object in objects
+            .iter()
+            .filter(|o| o["kind"].as_str().is_some_and(|k| k.ends_with("Role")))
+        {
+            let name = &object["metadata"]["name"];
+            for rule in object["rules"].as_array().expect("rules") {
+                for field in ["apiGroups", "resources", "verbs"] {
+                    let all = rule[field].as_array().expect("a list");
+                    assert!(
+                        !all.iter().any(|v| v == "*"),
+                        "{name}: a wildcard in {rule}"
+                    );
+                }
+                if rule["resources"]
+                    .as_array()
+                    .is_some_and(|r| r.iter().any(|r| r == "secrets"))
+                {
+                    secrets += 1;
+                    let verbs = rule["verbs"].as_array().expect("verbs");
+                    for verb in ["list", "watch", "delete", "deletecollection"] {
+                        assert!(
+                            !verbs.iter().any(|v| v == verb),
+                            "{name}: {verb} on secrets"
+                        );
+                    }
+                    let cluster_wide = object["kind"] == "ClusterRole";
+                    assert!(
+                        !(cluster_wide && args.len() == 1),
+                        "{name}: secrets of all namespaces"
+                    );
+                }
+            }
+        }
+        assert!(secrets > 1, "no rule on secrets was seen");
+    }
+}
+
+#[test]
+fn no_template_selects_app_pods_or_names_a_ca() {
+    let Some(cluster) = cluster() else { return };
+    let objects = render(cluster, ALL);
+    let of = |kind: &str| {
+        objects
+            .iter()
+            .filter(|o| o["kind"] == kind)
+            .collect::<Vec<_>>()
+    };
+    let policies = of("NetworkPolicy");
+    assert_eq!(policies.len(), 1);
+    let selected = &policies[0]["spec"]["podSelector"]["matchLabels"];
+    assert_eq!(selected["app.kubernetes.io/component"], "operator");
+    for hook in of("MutatingWebhookConfiguration")
+        .iter()
+        .chain(&of("ValidatingWebhookConfiguration"))
+    {
+        for webhook in hook["webhooks"].as_array().expect("webhooks") {
+            assert!(
+                webhook["clientConfig"]["caBundle"].is_null(),
+                "the operator puts it there"
+            );
+            assert_eq!(webhook["failurePolicy"], "Fail");
+            let narrow =
+                !webhook["objectSelector"].is_null() || !webhook["matchConditions"].is_null();
+            assert!(narrow, "asked about all pods: {webhook}");
+            let except = &webhook["namespaceSelector"]["matchExpressions"][0];
+            assert_eq!(except["operator"], "NotIn");
+            assert!(
+                except["values"]
+                    .as_array()
+                    .expect("names")
+                    .iter()
+                    .any(|v| v == SYSTEM)
+            );
+        }
+    }
+    let crd = of("CustomResourceDefinition");
+    assert_eq!(
+        crd[0]["metadata"]["annotations"]["helm.sh/resource-policy"],
+        "keep"
+    );
+}
+
+#[test]
+fn the_server_accepts_each_manifest_of_the_chart() {
+    let Some(cluster) = cluster() else { return };
+    let base = [
+        "template",
+        RELEASE,
+        "charts/codexstore",
+        "-n",
+        SYSTEM,
+        "--no-hooks",
+    ];
+    for args in [
+        &[][..],
+        &["--set=networkPolicy.enabled=true,operator.replicas=3"],
+    ] {
+        let text = cluster
+            .helm(&[&base, args].concat())
+            .success("helm template");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let path = file.path().to_string_lossy().into_owned();
+        let args = [
+            "apply",
+            "--dry-run=server",
+            "--validate=strict",
+            "-n",
+            SYSTEM,
+            "-f",
+            path.as_str(),
+        ];
+        cluster
+            .kubectl(&args)
+            .success("kubectl apply --dry-run=server");
+    }
+}
+
+#[test]
+fn helm_test_puts_and_gets_through_a_socket() {
+    // Alone: helm refuses a second operation on a release.
+    let Some((cluster, _alone)) = exclusive() else {
+        return;
+    };
+    cluster.operator_ready();
+    let output = cluster.helm(&["-n", SYSTEM, "test", RELEASE, "--timeout=120s"]);
+    if !output.ok {
+        let pods = cluster.kubectl(&["get", "pods,events", "-A"]).out;
+        panic!("helm test failed: {}{}\n{pods}", output.out, output.err);
+    }
+    assert!(output.out.contains("Succeeded"), "{}", output.out);
+}
+
+#[test]
+fn a_list_of_namespaces_limits_operator_and_webhook() {
+    let Some((cluster, _alone)) = exclusive() else {
+        return;
+    };
+    let inside = Namespace::alone(cluster, "inside");
+    let outside = Namespace::alone(cluster, "outside");
+    let set = format!("--set=operator.namespaces={{{}}}", inside.name);
+    let upgrade = [
+        "-n",
+        SYSTEM,
+        "upgrade",
+        RELEASE,
+        "charts/codexstore",
+        "--wait",
+        "--timeout=180s",
+    ];
+    cluster
+        .helm(&[&upgrade[..], &[&set]].concat())
+        .success("helm upgrade");
+    cluster.operator_ready();
+    inside.store("orders", serde_json::json!({}));
+    let pod = codexstore_tests::objects::pod("app", Some("orders"));
+    inside.create(&pod);
+    inside.pod_ready("app");
+    inside.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+    // Elsewhere neither the webhook nor the controller looks.
+    outside.create(&codexstore_tests::objects::store(
+        "orders",
+        serde_json::json!({}),
+    ));
+    let untouched = outside.dry_run(&pod).expect("admitted as it is");
+    assert!(untouched["spec"]["initContainers"].is_null());
+    assert!(outside.get("codexstores/orders").expect("the store")["status"].is_null());
+    cluster
+        .helm(&[&upgrade[..], &["--reset-values"]].concat())
+        .success("helm upgrade");
+    cluster.operator_ready();
+    outside.condition_is("orders", "KeysReady", "True");
+}

@@ -1,0 +1,20 @@
+//! CodexStore on a real cluster, end to end: each module shows one part of what is promised.
+//!
+//! The cluster is the one that `CODEXSTORE_TEST_KUBECONFIG` names (`make test` makes one). The first test to run installs CodexStore by
+//! the commands of docs/QUICKSTART.md. Tests share the operator, except for those that take it away, which run alone.
+
+// Helpers of tests may panic and index just as tests do; clippy knows only functions marked as tests.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod admission;
+mod chart;
+mod durability;
+mod keys;
+mod members;
+mod operator;
+mod protocol;
+mod quickstart;
+mod refusals;
+mod secrecy;
+mod space;
+mod workloads;

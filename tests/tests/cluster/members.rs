@@ -1,0 +1,170 @@
+//! What the store says of its members: drift, columns, events, and codexctl's view.
+
+use codexstore_tests::objects::{self, IDLE};
+use codexstore_tests::run::{self, Output};
+use codexstore_tests::{Cluster, namespace};
+use serde_json::{Value, json};
+
+/// codexctl on this machine, with the test cluster.
+fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
+    let path = std::env::var("CODEXSTORE_TEST_CODEXCTL").unwrap_or_else(|_| {
+        let target = run::root().join("target");
+        let built = [
+            "x86_64-unknown-linux-gnu/release/codexctl",
+            "release/codexctl",
+            "debug/codexctl",
+        ];
+        let found = built.iter().map(|b| target.join(b)).find(|p| p.exists());
+        found
+            .expect("codexctl is built: make images")
+            .to_string_lossy()
+            .into_owned()
+    });
+    run::run(&mut run::command(&path, args, &cluster.kubeconfig))
+}
+
+#[test]
+fn a_spec_change_shows_members_as_outdated_and_codexctl_says_which() {
+    let Some(ns) = namespace("outdated") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    ns.create(&objects::deployment(
+        "web",
+        "orders",
+        objects::pod_spec(IDLE),
+    ));
+    let old = ns.app_ready("web");
+    let status = ns.status("orders", "one member", |s| s["ready"] == "1/1");
+    assert_ne!(status["members"][0]["outdated"], true, "{status}");
+
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"durability": "Interval"}}),
+    );
+    let status = ns.status("orders", "the member is outdated", |s| {
+        s["members"][0]["outdated"] == true
+    });
+    assert_eq!(status["members"][0]["pod"], old.as_str());
+    assert_eq!(status["ready"], "1/1", "an outdated member still serves");
+    let pod = format!("pod/{old}");
+    let told = codexctl(ns.cluster, &["explain", &pod, "-n", &ns.name]).success("codexctl explain");
+    assert!(told.contains("outdated"), "{told}");
+
+    // A pod made by the new spec is up to date.
+    ns.delete_and_wait(&format!("pods/{old}"));
+    let new = ns.app_ready("web");
+    ns.status("orders", "the new member is not outdated", |s| {
+        s["members"][0]["pod"] == new.as_str()
+            && s["members"][0]["outdated"] != true
+            && s["ready"] == "1/1"
+    });
+    let told = codexctl(
+        ns.cluster,
+        &["explain", &format!("pod/{new}"), "-n", &ns.name],
+    )
+    .success("codexctl explain");
+    assert!(!told.contains("outdated"), "{told}");
+}
+
+#[test]
+fn codexctl_explains_why_a_pod_has_a_store_or_has_none() {
+    let Some(ns) = namespace("explain") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    ns.create(&objects::pod("with", Some("orders")));
+    ns.create(&objects::pod("without", None));
+    ns.pod_ready("with");
+    ns.pod_ready("without");
+    let told =
+        codexctl(ns.cluster, &["explain", "pod/with", "-n", &ns.name]).success("codexctl explain");
+    assert!(told.contains("orders"), "{told}");
+    let told = codexctl(ns.cluster, &["explain", "pod/without", "-n", &ns.name]);
+    assert!(
+        format!("{}{}", told.out, told.err).contains(objects::LABEL),
+        "{told:?}"
+    );
+    let json = codexctl(
+        ns.cluster,
+        &["explain", "pod/with", "-n", &ns.name, "-o", "json"],
+    )
+    .success("-o json");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert!(json.is_object(), "{json}");
+    let missing = codexctl(ns.cluster, &["explain", "pod/nobody", "-n", &ns.name]);
+    assert!(!missing.ok && missing.err.contains("nobody"), "{missing:?}");
+}
+
+#[test]
+fn the_columns_of_kubectl_get_are_those_of_the_conventions() {
+    let Some(ns) = namespace("columns") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    ns.create(&objects::pod("app", Some("orders")));
+    ns.pod_ready("app");
+    let status = ns.status("orders", "one member", |s| s["ready"] == "1/1");
+    let get = |args: &[&str]| {
+        let out = ns
+            .cluster
+            .kubectl(&[&["-n", &ns.name, "get"], args].concat())
+            .success("kubectl get");
+        out.lines()
+            .map(|l| l.split_whitespace().map(String::from).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    let table = get(&["cxs"]);
+    assert_eq!(table[0], ["NAME", "READY", "STATUS", "KEY", "AGE"]);
+    assert_eq!(table[1][..3], ["orders", "1/1", "Ephemeral"]);
+    assert_eq!(table[1][3], status["keyId"].as_str().unwrap());
+    for column in ["STRATEGY", "KEYS", "BYTES"] {
+        assert!(
+            get(&["cxs", "-o", "wide"])[0].contains(&column.to_string()),
+            "{column}"
+        );
+    }
+    assert!(
+        get(&["codexstore"])[1].iter().any(|c| c.contains("orders")),
+        "by category or kind"
+    );
+}
+
+#[test]
+fn children_carry_the_projects_labels_and_foreign_objects_are_left_alone() {
+    let Some(ns) = namespace("foreign") else {
+        return;
+    };
+    let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cxs-taken-keyring"}, "data": {"mine": "eA=="}});
+    let before = ns.create(&foreign);
+    ns.create(&objects::store("taken", json!({})));
+    let lost = ns.condition_is("taken", "KeysReady", "False");
+    assert!(
+        lost["message"]
+            .as_str()
+            .unwrap()
+            .contains("cxs-taken-keyring"),
+        "{lost}"
+    );
+    assert_eq!(
+        ns.get("secrets/cxs-taken-keyring").unwrap()["metadata"]["resourceVersion"],
+        before["metadata"]["resourceVersion"]
+    );
+
+    ns.store("orders", json!({}));
+    for secret in ["keyring", "ca", "server", "client-operator"] {
+        let secret = ns.get(&format!("secrets/cxs-orders-{secret}")).unwrap();
+        let labels = &secret["metadata"]["labels"];
+        assert_eq!(
+            labels["app.kubernetes.io/managed-by"], "codexstore-operator",
+            "{secret}"
+        );
+        assert_eq!(labels["codexstore.dev/store"], "orders", "{secret}");
+        let owned = !secret["metadata"]["ownerReferences"].is_null();
+        assert_eq!(
+            owned,
+            secret["metadata"]["name"] != "cxs-orders-keyring",
+            "only a keyring has no owner"
+        );
+    }
+}

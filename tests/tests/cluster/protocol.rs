@@ -1,0 +1,159 @@
+//! Requests that no client should send: each gets a clear error or a deadline, and the store serves on.
+
+use codexstore_tests::objects::{self, IDLE, container};
+use codexstore_tests::{Namespace, namespace, wait};
+use serde_json::json;
+
+/// Raw bytes to the socket: curl's telnet is a plain two-way pipe.
+const RAW: &str = "curl -s --max-time 20 --unix-socket $CODEXSTORE_SOCKET telnet://s:80";
+
+#[test]
+fn malformed_huge_slow_and_half_closed_requests_do_no_harm() {
+    let Some(ns) = namespace("protocol") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    let mut spec = objects::pod_spec(IDLE);
+    spec["containers"] = json!([container("app", IDLE)]);
+    ns.create(&objects::pod_with("app", Some("orders"), spec));
+    ns.pod_ready("app");
+    assert_eq!(ns.put("app", "k", "v"), 201);
+    let before = memory(&ns);
+
+    malformed(&ns);
+    huge(&ns);
+    slow_and_half_closed(&ns);
+
+    assert_eq!(ns.value("app", "k").as_deref(), Some("v"));
+    assert_eq!(ns.sidecar_restarts("app"), 0);
+    let log = ns.log("app", "codexstore");
+    assert!(!log.contains("panicked"), "{log}");
+    wait::until("memory is given back", wait::SHORT, || match memory(&ns) {
+        now if now < before + (16 << 20) => Ok(()),
+        now => Err(format!("{before} became {now}")),
+    });
+}
+
+fn malformed(ns: &Namespace) {
+    for (what, bytes) in [
+        ("no HTTP", "hello there\\r\\n\\r\\n"),
+        ("binary", "\\000\\001\\377\\376\\r\\n\\r\\n"),
+        ("a bad version", "GET / HTTP/9.9\\r\\nHost: s\\r\\n\\r\\n"),
+        (
+            "two lengths",
+            "PUT /v1/keys/x HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 1\\r\\nContent-Length: 2\\r\\n\\r\\nab",
+        ),
+        (
+            "a negative length",
+            "PUT /v1/keys/x HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: -1\\r\\n\\r\\n",
+        ),
+    ] {
+        let answer = ns
+            .sh("app", "app", &format!("printf '{bytes}' | {RAW}"))
+            .out;
+        assert!(
+            !answer.starts_with("HTTP/1.1 2"),
+            "{what} was accepted: {answer}"
+        );
+    }
+    for (what, arguments, status) in [
+        ("an unknown path", "http://s/v2/keys/x", 404),
+        ("an unknown method", "-X PATCH http://s/v1/keys/x", 405),
+        ("an empty key", "-X PUT -d v http://s/v1/keys/", 400),
+        ("a bad escape", "http://s/v1/keys/%ZZ", 400),
+        (
+            "a bad ttl",
+            "-X PUT -d v 'http://s/v1/keys/x?ttl=soon'",
+            400,
+        ),
+        ("a bad limit", "'http://s/v1/keys?limit=many'", 400),
+        (
+            "a foreign cursor",
+            "'http://s/v1/keys?cursor=nonsense'",
+            400,
+        ),
+        (
+            "a batch that is no JSON",
+            "-X POST -d '{' http://s/v1/batch",
+            400,
+        ),
+        (
+            "a batch of unknown operations",
+            "-X POST -d '{\"operations\":[{\"op\":\"launch\"}]}' http://s/v1/batch",
+            400,
+        ),
+        (
+            "a deletion of everything by mistake",
+            "-X DELETE 'http://s/v1/keys?prefix='",
+            400,
+        ),
+    ] {
+        let reply = ns.http("app", arguments);
+        assert_eq!(reply.status, status, "{what}: {reply:?}");
+        assert!(!reply.code().is_empty(), "{what} has no code: {reply:?}");
+        assert!(!reply.kind().is_empty(), "{what} has no kind: {reply:?}");
+    }
+}
+
+fn huge(ns: &Namespace) {
+    // 9 MiB is beyond the limit of 8 MiB; sent with a length, and without one.
+    for how in ["", "-H 'Transfer-Encoding: chunked'"] {
+        let script = format!(
+            "head -c 9437184 /dev/zero | curl -s --max-time 30 --unix-socket $CODEXSTORE_SOCKET -w '\\n%{{http_code}}' -X PUT {how} \
+             -H Expect: --data-binary @- http://s/v1/keys/huge"
+        );
+        let answer = ns.sh("app", "app", &script).out;
+        assert!(answer.trim_end().ends_with("413"), "{how}: {answer}");
+    }
+    let key = "k".repeat(1025);
+    let long = ns.http("app", &format!("-X PUT -d v http://s/v1/keys/{key}"));
+    assert!(
+        matches!(long.status, 400 | 413 | 414),
+        "a key of 1,025 bytes: {long:?}"
+    );
+    let script = "curl -s --max-time 30 --unix-socket $CODEXSTORE_SOCKET -o /dev/null -w '%{http_code}' \
+                  -H \"X-Big: $(head -c 100000 /dev/zero | tr '\\0' a)\" http://s/v1/keys/k";
+    let header = ns.sh("app", "app", script).out;
+    assert!(
+        header.contains("431") || header.contains("400") || header.contains("000"),
+        "a header of 100 kB: {header}"
+    );
+    assert_eq!(ns.http("app", "http://s/v1/keys/huge").status, 404);
+}
+
+fn slow_and_half_closed(ns: &Namespace) {
+    // A hundred connections that never finish their request: others are served meanwhile.
+    let script = "for i in $(seq 100); do (printf 'PUT /v1/keys/slow HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 10\\r\\n\\r\\nab'; sleep 15) | \
+                  curl -s --max-time 20 --unix-socket $CODEXSTORE_SOCKET telnet://s:80 >/dev/null & done; sleep 1; \
+                  curl -s --max-time 5 --unix-socket $CODEXSTORE_SOCKET -o /dev/null -w '%{http_code}' http://s/v1/keys/k; kill $(jobs -p) 2>/dev/null; true";
+    assert_eq!(ns.sh("app", "app", script).out.trim(), "200");
+    // A body that ends before its length, and a request whose connection ends in the middle of a line.
+    for bytes in [
+        "PUT /v1/keys/half HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 100\\r\\n\\r\\nhalf",
+        "GET /v1/ke",
+    ] {
+        ns.sh("app", "app", &format!("printf '{bytes}' | timeout 3 {RAW}"));
+    }
+    for key in ["slow", "half"] {
+        assert_eq!(
+            ns.http("app", &format!("http://s/v1/keys/{key}")).status,
+            404,
+            "{key}: half a value was stored"
+        );
+    }
+}
+
+/// The sidecar's resident memory, as it reports it.
+fn memory(ns: &Namespace) -> u64 {
+    let metrics = ns.http("app", "http://s/metrics").body;
+    let line = metrics
+        .lines()
+        .find(|l| l.contains("resident_memory_bytes") && !l.starts_with('#'));
+    let value = line
+        .and_then(|l| l.split_whitespace().last())
+        .and_then(|v| v.parse::<f64>().ok());
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let bytes =
+        value.unwrap_or_else(|| panic!("no resident memory in the metrics:\n{metrics}")) as u64;
+    bytes
+}

@@ -1,0 +1,187 @@
+//! Canaries: a store's keys, values, key bytes and tokens are nowhere but where they belong.
+
+use codexstore_tests::objects;
+use codexstore_tests::{Namespace, SYSTEM, namespace, path_of};
+use serde_json::{Value, json};
+
+#[test]
+fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
+    let Some(ns) = namespace("secrecy") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    ns.create(&objects::pod("app", Some("orders")));
+    ns.pod_ready("app");
+    let secrets = use_and_misuse(&ns);
+    ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+    ns.sh("app", "app", "true");
+
+    let mut places = vec![
+        (
+            "log of the sidecar".to_string(),
+            ns.log("app", "codexstore"),
+        ),
+        (
+            "metrics of the sidecar".into(),
+            ns.http("app", "http://s/metrics").body,
+        ),
+        (
+            "status of the sidecar".into(),
+            ns.http("app", "http://s/v1/status").body,
+        ),
+        ("store".into(), ns.get("codexstores").unwrap().to_string()),
+        ("events".into(), ns.get("events").unwrap().to_string()),
+        ("pods".into(), ns.get("pods").unwrap().to_string()),
+        (
+            "config maps".into(),
+            ns.get("configmaps").unwrap().to_string(),
+        ),
+        (
+            "events of the operator".into(),
+            ns.cluster
+                .get(&path_of(SYSTEM, "events"))
+                .unwrap()
+                .to_string(),
+        ),
+    ];
+    for (pod, log) in ns.cluster.operator_logs() {
+        assert!(log.lines().any(|l| l.contains("level")), "no log of {pod}");
+        places.push((format!("log of {pod}"), log));
+        let metrics = ns
+            .cluster
+            .text(&path_of(SYSTEM, &format!("pods/{pod}:8080/proxy/metrics")));
+        let metrics = metrics.unwrap_or_else(|e| panic!("metrics of {pod}: {e}"));
+        assert!(metrics.contains("codexstore_operator_"), "{metrics}");
+        places.push((format!("metrics of {pod}"), metrics));
+    }
+    for (place, text) in &places {
+        assert!(!text.is_empty(), "{place} is empty: nothing was looked at");
+        for (what, secret) in &secrets {
+            assert!(
+                !text.contains(secret.as_str()),
+                "{what} is in the {place}:\n{text}"
+            );
+        }
+    }
+    // The search can find: the name of the store is in the status.
+    assert!(places.iter().any(|(_, text)| text.contains("orders")));
+}
+
+/// Requests of each kind, good and bad, with canaries in them; returns what must not be found again.
+fn use_and_misuse(ns: &Namespace) -> Vec<(String, String)> {
+    let (key, value) = ("canary-key-7f3a", "canary-value-91bc");
+    assert_eq!(ns.put("app", key, value), 201);
+    assert_eq!(ns.value("app", key).as_deref(), Some(value));
+    for arguments in [
+        format!("-X PUT -d {value} -H 'If-Match: \"{value}\"' http://s/v1/keys/{key}"),
+        format!("-X PUT -d {value} 'http://s/v1/keys/{key}?ttl={value}'"),
+        format!("'http://s/v1/keys?prefix={key}&values=true&cursor={value}'"),
+        format!(
+            "-X POST -d '{{\"operations\":[{{\"op\":\"{value}\",\"key\":\"{key}\"}}]}}' http://s/v1/batch"
+        ),
+        format!("-X POST -d '{{\"{value}\"' http://s/v1/batch"),
+        format!("-H 'Authorization: Bearer {value}' http://s/v1/{key}"),
+        format!("-X {key} http://s/v1/keys/{key}"),
+        format!(
+            "-X PUT --data-binary '{value}' http://s/v1/keys/{}",
+            key.repeat(100)
+        ),
+    ] {
+        ns.http("app", &arguments);
+    }
+    ns.sh("app", "app", &format!("printf 'GET /{key} {value}\\r\\n\\r\\n' | curl -s --max-time 3 --unix-socket $CODEXSTORE_SOCKET telnet://s:80"));
+    let mut secrets = vec![
+        ("a key".to_string(), key.to_string()),
+        ("a value".into(), value.to_string()),
+        (
+            "a value in base64".into(),
+            "Y2FuYXJ5LXZhbHVlLTkxYmM".to_string(),
+        ),
+    ];
+    for name in [
+        "cxs-orders-keyring",
+        "cxs-orders-ca",
+        "cxs-orders-server",
+        "cxs-orders-client-operator",
+    ] {
+        let secret = ns.get(&format!("secrets/{name}")).unwrap();
+        for (entry, data) in secret["data"].as_object().unwrap() {
+            // Names of keys and certificates are no secrets.
+            if ["current", "tls.crt", "ca.crt"].contains(&entry.as_str()) {
+                continue;
+            }
+            let data = data.as_str().unwrap();
+            // From the middle: a PEM file begins like any other.
+            let middle = data.len().saturating_sub(24) / 2;
+            secrets.push((
+                format!("{name}/{entry} in base64"),
+                data[middle..middle + 24].to_string(),
+            ));
+            let bytes = decode(data);
+            if let Some(line) = std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|t| t.lines().nth(1))
+            {
+                secrets.push((format!("{name}/{entry} as text"), line.to_string()));
+            }
+            let mut hex = String::new();
+            for byte in bytes.iter().rev().skip(40 % bytes.len()).take(12) {
+                hex.insert_str(0, &format!("{byte:02x}"));
+            }
+            secrets.push((format!("{name}/{entry} in hexadecimal"), hex));
+        }
+    }
+    let token = ns
+        .sh(
+            "app",
+            "app",
+            "cat /var/run/secrets/kubernetes.io/serviceaccount/token",
+        )
+        .out;
+    assert!(token.len() > 100);
+    secrets.push((
+        "the API token".into(),
+        token.split('.').next_back().unwrap_or_default().to_string(),
+    ));
+    assert!(secrets.len() >= 9, "{}", secrets.len());
+    secrets
+}
+
+#[test]
+fn the_status_of_a_store_holds_names_and_numbers_only() {
+    let Some(ns) = namespace("status") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    ns.create(&objects::pod("app", Some("orders")));
+    ns.pod_ready("app");
+    assert_eq!(ns.put("app", "a", "1"), 201);
+    let status = ns.status("orders", "the member's numbers are there", |s| {
+        s["members"][0]["keys"] == 1
+    });
+    let member: &Value = &status["members"][0];
+    assert_eq!(member["pod"], "app");
+    assert_eq!(member["state"], "Ready");
+    assert!(
+        member["revision"].as_u64().is_some_and(|r| r >= 1),
+        "{member}"
+    );
+    assert_eq!(status["keyring"]["secretName"], "cxs-orders-keyring");
+    assert_eq!(status["observedGeneration"], 1);
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = Vec::new();
+    let (mut bits, mut held) = (0_u32, 0);
+    for c in text.bytes().take_while(|c| *c != b'=') {
+        let six = alphabet.iter().position(|a| *a == c).expect("base64");
+        bits = (bits << 6) | u32::try_from(six).unwrap();
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from((bits >> held) & 0xff).unwrap());
+        }
+    }
+    bytes
+}

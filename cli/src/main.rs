@@ -1,2 +1,85 @@
-//! cli
-fn main() {}
+//! codexctl: talks to a CodexStore over its socket, runs one on a laptop, and explains what the cluster does.
+//!
+//! - [`args`]: the command line, only parsed.
+//! - [`kv`]: get, set, delete, list, batch, status.
+//! - [`dev`]: the same resource without a cluster.
+//! - [`explain`]: facts from the cluster first, then a pure judgement on them.
+//! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
+//!
+//! **Nothing here changes anything in a cluster, and nothing reads a Secret from it.**
+
+mod args;
+mod dev;
+mod explain;
+mod failure;
+mod kv;
+mod output;
+
+use std::{ffi::OsStr, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Command};
+use output::Format;
+
+fn main() -> ExitCode {
+    let cli = parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (message, code) = failure::report(&error);
+            if let Some(message) = message {
+                eprintln!("codexctl: {message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The command line; help calls us what we were called.
+fn parse() -> Cli {
+    let mut command = Cli::command();
+    let called = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&called).file_name() == Some(OsStr::new("kubectl-codexstore")) {
+        command = command.bin_name("kubectl codexstore");
+    }
+    let matches = command.get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn run(cli: Cli) -> Result<()> {
+    // kube picks no provider by itself, and two in one process would be an accident.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> Result<()> {
+    let format = cli.output;
+    match cli.command {
+        Command::Get { socket, key } => kv::get(&socket, &key, format).await,
+        Command::Set(set) => kv::set(&set, format).await,
+        Command::Delete(delete) => kv::delete(&delete, format).await,
+        Command::List(list) => kv::list(&list, format).await,
+        Command::Batch { socket, file } => kv::batch(&socket, &file, format).await,
+        Command::Status { socket } => kv::status(&socket, format).await,
+        Command::Explain(explain) => explain::explain(&explain, format).await,
+        Command::Dev(dev) => dev::dev(&dev, format).await,
+        Command::Version => version(format),
+    }
+}
+
+fn version(format: Format) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    match format {
+        Format::Table => output::line(&format!("codexctl {version}")),
+        Format::Json => output::json(&serde_json::json!({
+            "version": version,
+            "apiVersion": format!("{}/{}", codexstore_crds::names::GROUP, codexstore_crds::names::VERSION),
+        })),
+    }
+}

@@ -1,0 +1,274 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use codexstore_api::time::parse_duration;
+
+use crate::output::Format;
+
+const ABOUT: &str = "Talk to a CodexStore, run one on a laptop, and explain what the cluster does";
+
+const AFTER: &str = "\
+Exit codes:
+  0  success, also when the reader of the output goes away
+  1  internal error, or one without a code of its own
+  2  wrong arguments or input (kind Validation)
+  3  not there: key, pod, store (kind NotFound)
+  4  not permitted (kind Permission)
+  5  storage failed or a budget is used up (kind Io)
+  6  keys missing or wrong (kind Encryption)
+  7  stored bytes do not verify (kind Integrity)
+  8  a precondition failed, a deadline passed, overload (kind Concurrency)
+  9  the sidecar cannot be reached
+`dev -- CMD` exits with CMD's code, or 128 + signal. Errors are one line on stderr.
+
+Examples:
+  codexctl set greeting hello
+  codexctl get greeting
+  codexctl list --prefix order/ -o json
+  codexctl dev -f codexstore.yaml
+  codexctl explain pod/orders-0 -n shop
+
+Installed as `kubectl-codexstore` on the PATH, all of it is also `kubectl codexstore ...`.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "codexctl", version, about = ABOUT, after_long_help = AFTER)]
+pub struct Cli {
+    /// How results are shown
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a value
+    ///
+    /// Writes the value's bytes to stdout as they are, nothing added. With `-o json`: key, value, revision,
+    /// version and expiry; a value that is not UTF-8 is in `valueBase64`. Exits with 3 when the key is not there.
+    #[command(
+        after_help = "Examples:\n  codexctl get greeting\n  codexctl get photo/1 > photo.jpg"
+    )]
+    Get {
+        #[command(flatten)]
+        socket: Socket,
+        /// The key: 1 to 1,024 bytes
+        key: OsString,
+    },
+    /// Put a value
+    ///
+    /// The value is the argument, `-` for stdin, or a file. When this returns, it is on disk (with durability
+    /// `Always`). `-o json` prints the revision.
+    #[command(
+        after_help = "Examples:\n  codexctl set greeting hello\n  codexctl set session/7 --ttl 30m - < session.json\n  codexctl set leader me --if-absent\n  codexctl set photo/1 --file photo.jpg"
+    )]
+    Set(Set),
+    /// Delete a key, or all keys with a prefix
+    ///
+    /// Exits with 3 when the key is not there. A prefix that matches nothing is no error.
+    #[command(
+        after_help = "Examples:\n  codexctl delete greeting\n  codexctl delete --prefix session/\n  codexctl delete --prefix '' --all"
+    )]
+    Delete(Delete),
+    /// List keys in order
+    ///
+    /// Follows the pages of a long listing. Bytes of a key that are no text are shown as \xNN; in JSON such
+    /// a key is in `keyBase64`.
+    #[command(
+        after_help = "Examples:\n  codexctl list\n  codexctl list --prefix order/ --values\n  codexctl list --match 'user/*/name' --limit 100 -o json"
+    )]
+    List(List),
+    /// Do several operations at once, or none of them
+    ///
+    /// Takes the JSON of POST /v1/batch. All operations happen, in one revision, if all preconditions hold. Values
+    /// are `text`, or `value` in base64.
+    #[command(
+        after_help = "Example:\n  codexctl batch - <<'END'\n  {\"preconditions\": [{\"key\": \"stock/7\", \"revision\": 41}],\n   \"operations\": [{\"op\": \"set\", \"key\": \"stock/7\", \"text\": \"2\"},\n                  {\"op\": \"set\", \"key\": \"order/9\", \"text\": \"one of 7\", \"ttl\": \"24h\"},\n                  {\"op\": \"delete\", \"key\": \"cart/9\"}]}\n  END"
+    )]
+    Batch {
+        #[command(flatten)]
+        socket: Socket,
+        /// File with the batch, or `-` for stdin
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Show what the store says about itself
+    ///
+    /// Works also while the store is not ready: state and message then say why.
+    Status {
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
+    ///
+    /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the
+    /// webhook runs. Changes nothing. Never reads a Secret.
+    #[command(
+        after_help = "Examples:\n  codexctl explain pod/orders-0 -n shop\n  codexctl explain cxs/orders -n shop -o json"
+    )]
+    Explain(Explain),
+    /// Run a CodexStore on this machine
+    ///
+    /// Takes the file that the cluster takes, checks it against the same schema and rules, makes a keyring once,
+    /// and runs the sidecar with the settings that a pod would get. Data and keys stay in the directory until
+    /// you delete it. Ctrl-C or SIGTERM stops it cleanly. With a command after `--`, runs that with
+    /// CODEXSTORE_SOCKET set, stops the store when it ends, and exits with its code.
+    #[command(
+        after_help = "Examples:\n  codexctl dev -f codexstore.yaml\n  codexctl dev -f codexstore.yaml -- cargo test"
+    )]
+    Dev(Dev),
+    /// Print the version
+    Version,
+}
+
+/// Which store to talk to.
+#[derive(Debug, Args)]
+pub struct Socket {
+    /// Socket of the store
+    #[arg(
+        long,
+        env = "CODEXSTORE_SOCKET",
+        default_value = codexstore_crds::names::SOCKET_PATH,
+        value_name = "PATH"
+    )]
+    pub socket: PathBuf,
+    /// Longest wait for an answer, such as 10s
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = positive_duration)]
+    pub timeout: Duration,
+}
+
+/// `set`.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// The key: 1 to 1,024 bytes
+    pub key: OsString,
+    /// The value, or `-` to read it from stdin
+    #[arg(
+        required_unless_present = "file",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
+    pub value: Option<OsString>,
+    /// Read the value from a file
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// The key expires after this time: 30s, 1h30m, 7d
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub ttl: Option<Duration>,
+    /// Only if the key is not there; else exits with 8
+    #[arg(long, conflicts_with = "if_revision")]
+    pub if_absent: bool,
+    /// Only if the key was last written in this revision; else exits with 8
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub if_revision: Option<u64>,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// The key
+    #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
+    pub key: Option<OsString>,
+    /// Delete all keys that begin with this
+    #[arg(long)]
+    pub prefix: Option<OsString>,
+    /// Needed beside an empty prefix, which means every key
+    #[arg(long, requires = "prefix")]
+    pub all: bool,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Only keys that begin with this
+    #[arg(long)]
+    pub prefix: Option<OsString>,
+    /// Only keys that match this glob: `*` any text, `?` one character, `[a-z]` one of these
+    #[arg(long = "match", value_name = "GLOB")]
+    pub glob: Option<OsString>,
+    /// At most this many keys
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Show values too
+    #[arg(long)]
+    pub values: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// What to explain: pod/NAME or cxs/NAME
+    #[arg(value_name = "KIND/NAME")]
+    pub target: String,
+    /// Its namespace; by default the context's
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Kubeconfig file; by default $KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// `dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// YAML file with a CodexStore, among other documents if you like; `-` for stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which CodexStore, where the file has several
+    #[arg(long, value_name = "NAME")]
+    pub store: Option<String>,
+    /// Where keyring, data and socket are kept [default: .codexstore/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The sidecar's binary [default: codexstore-sidecar beside codexctl, or on the PATH]
+    #[arg(long, value_name = "PATH")]
+    pub sidecar: Option<PathBuf>,
+    /// How much the sidecar logs, to stderr: error, warn, info, debug
+    #[arg(long, default_value = "warn", value_name = "LEVEL")]
+    pub log_level: String,
+    /// Command to run with the store
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Some(time) if !time.is_zero() => Ok(time),
+        _ => Err("write for example 500ms, 30s, 1h30m or 7d".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_of_zero_or_without_meaning_is_refused() {
+        assert!(positive_duration("0s").is_err());
+        assert!(positive_duration("soon").is_err());
+        assert_eq!(positive_duration("2m"), Ok(Duration::from_secs(120)));
+    }
+}

@@ -99,38 +99,50 @@ impl Compressor {
     }
 }
 
-/// Decompresses to exactly `len` bytes; anything else, shorter, longer or malformed, is `None`.
-/// Never holds more than `len` bytes and what the method's window takes.
-pub(crate) fn decompress(
-    compression: Compression,
-    bytes: &[u8],
-    len: usize,
-    out: &mut Vec<u8>,
-) -> Option<()> {
-    out.clear();
-    match compression {
-        Compression::None => return None,
-        Compression::Zstd => {
-            out.reserve_exact(len);
-            zstd::bulk::decompress_to_buffer(bytes, out).ok()?;
-        }
-        Compression::Gzip => {
-            let mut rest = bytes;
-            let gzip = flate2::bufread::GzDecoder::new(&mut rest);
-            gzip.take(len as u64 + 1).read_to_end(out).ok()?;
-            if !rest.is_empty() {
-                return None;
+/// Decompresses payload after payload with state that is kept.
+#[derive(Default)]
+pub(crate) struct Decompressor {
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl Decompressor {
+    /// Decompresses to exactly `len` bytes; anything else, shorter, longer or malformed, is
+    /// `None`. Allocates no more than `len` bytes and what the method's window takes.
+    pub(crate) fn decompress(
+        &mut self,
+        compression: Compression,
+        bytes: &[u8],
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        out.clear();
+        match compression {
+            Compression::None => return None,
+            Compression::Zstd => {
+                if self.zstd.is_none() {
+                    self.zstd = zstd::bulk::Decompressor::new().ok();
+                }
+                out.reserve_exact(len);
+                self.zstd.as_mut()?.decompress_to_buffer(bytes, out).ok()?;
+            }
+            Compression::Gzip => {
+                let mut rest = bytes;
+                let gzip = flate2::bufread::GzDecoder::new(&mut rest);
+                gzip.take(len as u64 + 1).read_to_end(out).ok()?;
+                if !rest.is_empty() {
+                    return None;
+                }
+            }
+            Compression::Snappy => {
+                if snap::raw::decompress_len(bytes).ok()? != len {
+                    return None;
+                }
+                out.resize(len, 0);
+                snap::raw::Decoder::new().decompress(bytes, out).ok()?;
             }
         }
-        Compression::Snappy => {
-            if snap::raw::decompress_len(bytes).ok()? != len {
-                return None;
-            }
-            out.resize(len, 0);
-            snap::raw::Decoder::new().decompress(bytes, out).ok()?;
-        }
+        (out.len() == len).then_some(())
     }
-    (out.len() == len).then_some(())
 }
 
 #[cfg(test)]
@@ -157,7 +169,12 @@ mod tests {
                     small.len()
                 );
                 let mut out = Vec::new();
-                decompress(compression, &small, text.len(), &mut out).unwrap();
+                assert!(
+                    Decompressor::default()
+                        .decompress(compression, &small, text.len(), &mut out)
+                        .is_some(),
+                    "{compression:?}"
+                );
                 assert_eq!(out, text);
             }
             assert!(
@@ -175,13 +192,25 @@ mod tests {
             let bomb = compressor.compress(&zeros, zeros.len()).unwrap().to_vec();
             let mut out = Vec::new();
             for wrong in [0, 1, 1000, zeros.len() - 1, zeros.len() + 1] {
-                assert!(decompress(compression, &bomb, wrong, &mut out).is_none());
+                assert!(
+                    Decompressor::default()
+                        .decompress(compression, &bomb, wrong, &mut out)
+                        .is_none()
+                );
                 assert!(out.capacity() <= zeros.len() * 2);
             }
             let cut = &bomb[..bomb.len() - 1];
-            assert!(decompress(compression, cut, zeros.len(), &mut out).is_none());
+            assert!(
+                Decompressor::default()
+                    .decompress(compression, cut, zeros.len(), &mut out)
+                    .is_none()
+            );
             let longer = [&bomb[..], &[0]].concat();
-            assert!(decompress(compression, &longer, zeros.len(), &mut out).is_none());
+            assert!(
+                Decompressor::default()
+                    .decompress(compression, &longer, zeros.len(), &mut out)
+                    .is_none()
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ use super::seal::{COMPRESSED, STORED, Sealer};
 use super::tail::{Ending, classify};
 use super::wire::Fields;
 use super::{Digest, FRAMES_AT, MAX_PAYLOAD};
-use crate::compress::decompress;
+use crate::compress::Decompressor;
 use crate::crypto::{same, sha256};
 use crate::error::{Error, Result};
 
@@ -110,6 +110,7 @@ pub struct Reader<S> {
     window: Vec<u8>,
     window_at: u64,
     unpacked: Vec<u8>,
+    decompressor: Decompressor,
 }
 
 /// Where a payload stands once its frame is verified and opened.
@@ -138,6 +139,7 @@ impl<S: Source> Reader<S> {
             window: Vec::new(),
             window_at: 0,
             unpacked: Vec::new(),
+            decompressor: Decompressor::default(),
             file,
         }
     }
@@ -325,7 +327,12 @@ impl<S: Source> Reader<S> {
             },
             COMPRESSED => {
                 let method = self.file.header.compression;
-                if decompress(method, data, len, &mut self.unpacked).is_none() {
+                let unpacked = &mut self.unpacked;
+                if self
+                    .decompressor
+                    .decompress(method, data, len, unpacked)
+                    .is_none()
+                {
                     return Err(self.corrupt("its payload does not decompress"));
                 }
                 Place::Unpacked

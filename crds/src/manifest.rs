@@ -6,11 +6,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::CodexStore;
+use crate::{CodexStore, CodexStoreSpec};
 
 /// The CRD: what is derived from the types, and what a derive cannot say.
 ///
-/// - `spec` may be absent: its default is `{}`, from which all other defaults follow.
+/// - `spec` may be absent. Its default is written out in full, since the API server checks a default
+///   against the rules as it stands, before the defaults inside it.
 /// - No field is nullable: `field: null` then means that the field is absent, and rules need not tell
 ///   null from absent.
 pub fn crd() -> CustomResourceDefinition {
@@ -25,7 +26,9 @@ pub fn crd() -> CustomResourceDefinition {
         bound_conditions(root);
         root.required = None;
         if let Some(spec) = root.properties.as_mut().and_then(|p| p.get_mut("spec")) {
-            spec.default = Some(JSON(serde_json::json!({})));
+            spec.default = serde_json::to_value(CodexStoreSpec::default())
+                .ok()
+                .map(JSON);
         }
     }
     crd

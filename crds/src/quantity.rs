@@ -58,7 +58,8 @@ impl Quantity {
     }
 }
 
-/// The value times 1000, rounded up; `None` if `text` is no quantity, or beyond what fits.
+/// The value times 1000, rounded up, and cut at what fits; `None` only if `text` does not look like a quantity. So
+/// whatever the schema lets through can be read.
 fn thousandths(text: &str) -> Option<u128> {
     if text.len() > MAX_LENGTH {
         return None;
@@ -76,7 +77,7 @@ fn thousandths(text: &str) -> Option<u128> {
     }
     let fraction = fraction.unwrap_or("");
     // value = digits * factor / 10^places, with `factor` in thousandths
-    let value: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let value: u128 = format!("{whole}{fraction}").parse().ok()?; // 24 digits fit
     let places = u32::try_from(fraction.len()).ok()?;
     let factor: u128 = match suffix {
         "" => 1000,
@@ -95,13 +96,15 @@ fn thousandths(text: &str) -> Option<u128> {
         "Ei" => 1000 << 60,
         _ => {
             let exponent = suffix.strip_prefix(['e', 'E']).filter(|e| digits(e))?;
-            1000_u128.checked_mul(10_u128.checked_pow(exponent.parse().ok()?)?)?
+            10_u128
+                .saturating_pow(exponent.parse().unwrap_or(u32::MAX))
+                .saturating_mul(1000)
         }
     };
     Some(
         value
-            .checked_mul(factor)?
-            .div_ceil(10_u128.checked_pow(places)?),
+            .saturating_mul(factor)
+            .div_ceil(10_u128.saturating_pow(places)),
     )
 }
 
@@ -147,6 +150,7 @@ impl JsonSchema for Quantity {
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "maxLength": MAX_LENGTH,
+            "minimum": 0,
             "pattern": PATTERN,
         })
     }
@@ -175,6 +179,9 @@ mod tests {
             ("1500m", 2),
             ("100m", 1),
             ("16Ei", u64::MAX),
+            ("99999999999999999999Ei", u64::MAX),
+            ("1e99999999999", u64::MAX),
+            ("0.000000000000000000001", 1),
         ] {
             assert_eq!(Quantity::parse(text).unwrap().units(), units, "{text}");
         }
@@ -195,7 +202,6 @@ mod tests {
             "1GiB",
             "1e",
             "1e-3",
-            "1e99",
             "1é",
             "é",
             "1000000000000000000000000000",

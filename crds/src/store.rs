@@ -300,8 +300,8 @@ pub enum ReclaimPolicy {
 /// CPU and memory of the sidecar.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0").message("requests.memory is above limits.memory: lower the request or raise the limit"))]
-#[x_kube(validation = Rule::new("!has(self.limits.cpu) || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0").message("requests.cpu is above limits.cpu: lower the request or raise the limit"))]
+#[x_kube(validation = Rule::new("quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0").message("requests.memory (64Mi by default) is above limits.memory: lower the request or raise the limit"))]
+#[x_kube(validation = Rule::new("!has(self.limits.cpu) || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0").message("requests.cpu (10m by default) is above limits.cpu: lower the request or raise the limit"))]
 pub struct Resources {
     /// What the scheduler keeps free for the sidecar.
     #[serde(default)]

@@ -1,0 +1,283 @@
+//! The CRD: the files are up to date, the schema is complete, the rules hold.
+
+use std::{fs, path::Path};
+
+use codexstore_crds::{CodexStore, CodexStoreSpec, manifest};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube_cel::{Validator, apply_defaults};
+use serde_json::{Value, json};
+
+#[test]
+fn the_generated_files_are_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for (path, text) in [
+        ("crds/codexstores.yaml", manifest::yaml().unwrap()),
+        (
+            "charts/codexstore/templates/crds.yaml",
+            manifest::chart_template().unwrap(),
+        ),
+    ] {
+        let file = fs::read_to_string(root.join(path)).unwrap();
+        assert!(
+            file == text,
+            "{path} differs from the types: run `make crds`"
+        );
+    }
+}
+
+#[test]
+fn the_chart_template_is_switched_and_kept_and_nothing_in_it_is_taken_for_a_template() {
+    let template = manifest::chart_template().unwrap();
+    assert!(template.contains("{{- if .Values.crds.enabled }}\n"));
+    assert!(template.contains("helm.sh/resource-policy: keep"));
+    assert_eq!(template.matches("{{").count(), 3, "comment, if and end");
+}
+
+fn schema() -> JSONSchemaProps {
+    let version = manifest::crd().spec.versions.remove(0);
+    version.schema.unwrap().open_api_v3_schema.unwrap()
+}
+
+/// Calls `visit` for every schema below, with its path.
+fn walk(path: &str, schema: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSONSchemaProps)) {
+    visit(path, schema);
+    for (name, property) in schema.properties.iter().flatten() {
+        walk(&format!("{path}.{name}"), property, visit);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items {
+        walk(&format!("{path}[]"), item, visit);
+    }
+}
+
+#[test]
+fn every_field_is_documented_and_every_string_and_list_is_bounded() {
+    let mut fields = 0;
+    let root = schema();
+    for (name, property) in root.properties.iter().flatten() {
+        walk(name, property, &mut |path, s| {
+            fields += 1;
+            assert!(
+                s.description.is_some() || path.ends_with("[]"),
+                "{path} has no description"
+            );
+            assert_eq!(s.nullable, None, "{path}");
+            match s.type_.as_deref() {
+                Some("string") => {
+                    let bounded = s.max_length.is_some() || s.enum_.is_some() || s.format.is_some();
+                    assert!(bounded, "{path} is unbounded");
+                }
+                Some("array") => assert!(s.max_items.is_some(), "{path} is unbounded"),
+                None => assert!(s.max_length.is_some(), "{path} is unbounded"),
+                _ => {}
+            }
+        });
+    }
+    assert!(fields > 40, "{fields} fields were visited");
+}
+
+#[test]
+fn names_columns_and_status_are_as_documented() {
+    let crd = manifest::crd();
+    let names = &crd.spec.names;
+    assert_eq!(names.short_names.as_deref(), Some(&["cxs".to_owned()][..]));
+    assert_eq!(
+        names.categories.as_deref(),
+        Some(&["codexstore".to_owned()][..])
+    );
+    let version = &crd.spec.versions[0];
+    let columns = version.additional_printer_columns.as_ref().unwrap();
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|c| (c.name.as_str(), c.priority.unwrap_or(0)))
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            ("Ready", 0),
+            ("Status", 0),
+            ("Key", 0),
+            ("Age", 0),
+            ("Strategy", 1),
+            ("Keys", 1),
+            ("Bytes", 1)
+        ]
+    );
+    assert!(version.subresources.as_ref().unwrap().status.is_some());
+}
+
+/// A store as the API server would have it after defaulting, or as it was before.
+fn object(name: &str, spec: Option<&str>) -> Value {
+    let mut object = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexStore", "metadata": {"name": name}});
+    if let Some(spec) = spec {
+        object["spec"] = serde_yaml::from_str(spec).expect("YAML");
+    }
+    apply_defaults(&serde_json::to_value(schema()).unwrap(), &object)
+}
+
+/// The messages of the rules that an object breaks.
+fn broken(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let schema = serde_json::to_value(schema()).unwrap();
+    match Validator::new().validate(&schema, new, old) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|e| e.to_string()).collect(),
+    }
+}
+
+#[track_caller]
+fn valid(spec: &str) {
+    let broken = broken(&object("orders", Some(spec)), None);
+    assert!(broken.is_empty(), "{spec}: {broken:?}");
+}
+
+#[track_caller]
+fn invalid(spec: &str, words: &str) {
+    let broken = broken(&object("orders", Some(spec)), None);
+    assert!(
+        broken.iter().any(|m| m.contains(words)),
+        "{spec}: `{words}` is not in {broken:?}"
+    );
+}
+
+#[test]
+fn defaults_of_the_schema_and_of_the_types_are_the_same() {
+    let full = serde_json::to_value(CodexStoreSpec::default()).unwrap();
+    assert_eq!(object("orders", None)["spec"], full, "no spec");
+    assert_eq!(object("orders", Some("{}"))["spec"], full, "an empty spec");
+    for spec in [
+        "{}",
+        "{encryption: {}}",
+        "{encryption: {keys: {}}}",
+        "{encryption: {none: {}}}",
+        "{volume: {ephemeral: {}}}",
+        "{volume: {claim: {size: 1Gi}}}",
+        "{resources: {limits: {cpu: 1}}}",
+        "{resources: {requests: {}}}",
+    ] {
+        let by_types: CodexStoreSpec = serde_yaml::from_str(spec).unwrap();
+        let by_schema: CodexStore = serde_json::from_value(object("orders", Some(spec))).unwrap();
+        assert_eq!(by_types, by_schema.spec, "{spec}");
+    }
+}
+
+#[test]
+fn wrong_combinations_are_refused_with_what_to_write_instead() {
+    for spec in [
+        "{}",
+        "{encryption: {none: {}}}",
+        "{encryption: {keySize: 128}}",
+        "{volume: {claim: {size: 16Mi}}}",
+        "{volume: {podVolume: state}}",
+        "{volume: {ephemeral: {sizeLimit: 1073741824}}}",
+        "{resources: {requests: {cpu: 1}, limits: {cpu: 1}}}",
+    ] {
+        valid(spec);
+    }
+    for (spec, words) in [
+        (
+            "{volume: {}}",
+            "exactly one of `ephemeral: {sizeLimit: 1Gi}`",
+        ),
+        (
+            "{volume: {claim: {size: 1Gi}, podVolume: x}}",
+            "exactly one of",
+        ),
+        (
+            "{volume: {ephemeral: {sizeLimit: 15Mi}}}",
+            "write for example 1Gi",
+        ),
+        ("{volume: {claim: {size: 1Mi}}}", "write for example 1Gi"),
+        (
+            "{encryption: {none: {}, keys: {managed: {}}}}",
+            "write `keys: {managed: {}}`",
+        ),
+        ("{encryption: {none: {}, keySize: 128}}", "drop `keySize`"),
+        (
+            "{resources: {limits: {memory: 16Mi}}}",
+            "write for example 256Mi",
+        ),
+        (
+            "{resources: {requests: {memory: 1Gi}}}",
+            "lower the request or raise the limit",
+        ),
+        (
+            "{resources: {requests: {cpu: 2}, limits: {cpu: 1}}}",
+            "lower the request or raise the limit",
+        ),
+    ] {
+        invalid(spec, words);
+    }
+}
+
+#[test]
+fn names_have_at_most_40_characters() {
+    assert!(broken(&object(&"a".repeat(40), None), None).is_empty());
+    let messages = broken(&object(&"a".repeat(41), None), None);
+    assert!(
+        messages.iter().any(|m| m.contains("at most 40 characters")),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn what_cannot_change_is_refused_also_where_it_was_a_default() {
+    let change =
+        |old: &str, new: &str| broken(&object("o", Some(new)), Some(&object("o", Some(old))));
+    for (old, new, words) in [
+        (
+            "{}",
+            "{encryption: {none: {}}}",
+            "encryption cannot be turned on or off",
+        ),
+        (
+            "{encryption: {none: {}}}",
+            "{}",
+            "encryption cannot be turned on or off",
+        ),
+        (
+            "{}",
+            "{volume: {claim: {size: 1Gi}}}",
+            "kind of volume cannot be changed",
+        ),
+        (
+            "{volume: {claim: {size: 1Gi}}}",
+            "{}",
+            "kind of volume cannot be changed",
+        ),
+        (
+            "{volume: {podVolume: a}}",
+            "{volume: {ephemeral: {}}}",
+            "kind of volume cannot be changed",
+        ),
+        (
+            "{volume: {claim: {size: 2Gi}}}",
+            "{volume: {claim: {size: 1Gi}}}",
+            "can grow but not shrink",
+        ),
+        (
+            "{strategy: Snapshot}",
+            "{strategy: Ledger}",
+            "strategy cannot be changed",
+        ),
+    ] {
+        let messages = change(old, new);
+        assert!(
+            messages.iter().any(|m| m.contains(words)),
+            "{old} to {new}: {messages:?}"
+        );
+    }
+    for (old, new) in [
+        (
+            "{}",
+            "{durability: Interval, compression: None, encryption: {keySize: 128}}",
+        ),
+        ("{encryption: {}}", "{encryption: {keys: {managed: {}}}}"),
+        (
+            "{volume: {claim: {size: 1Gi}}}",
+            "{volume: {claim: {size: 1.5Gi, reclaimPolicy: Delete}}}",
+        ),
+    ] {
+        assert_eq!(change(old, new), Vec::<String>::new(), "{old} to {new}");
+    }
+}

@@ -7,7 +7,9 @@
 
 pub mod args;
 pub mod certs;
+pub mod controller;
 pub mod leader;
 pub mod metrics;
+pub mod run;
 pub mod serve;
 pub mod webhook;

@@ -1,2 +1,43 @@
-//! operator
-fn main() {}
+//! `codexstore-operator`: see `--help`.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use codexstore_operator::args::{Cli, Command, LogFormat, RunArgs};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let Command::Run(args) = Cli::parse().command;
+    match start(*args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // The chain of causes, once.
+            error!(error = format!("{why:#}"), "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: RunArgs) -> anyhow::Result<()> {
+    let filter = match EnvFilter::try_new(&args.log_level) {
+        Ok(filter) => filter,
+        Err(why) => {
+            eprintln!("codexstore-operator: --log-level `{}`: {why}", args.log_level);
+            std::process::exit(2);
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+    // The one provider of cryptography; without this, the first TLS connection would have to guess.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a provider of cryptography was installed already"))?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(codexstore_operator::run::run(args))
+}

@@ -1,0 +1,302 @@
+//! The keyring: made once, then only watched over.
+//!
+//! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a ConfigMap; pods are admitted
+//! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
+//! is deleted and created again. [`plan`] decides, from live reads only; [`ensure`] does it, one step at a time, so that a crash
+//! between any two steps leaves something that the next look goes on from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use codexstore_crds::{CodexStore, desired, names};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::json;
+
+use super::ownership::{Ownership, keyring_ownership, ownership};
+use super::problem::{self, Problem};
+
+/// State of a keyring after a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keyring {
+    /// The store is not encrypted.
+    NotEncrypted,
+    /// It is there and on record.
+    Ready(Facts),
+    /// Something changed under our hands: look again soon.
+    Pending,
+    /// It cannot be used; the facts are those on record, if any.
+    Broken(Problem),
+}
+
+/// What is known of a good keyring. Never the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// UID of the Secret.
+    pub secret_uid: String,
+    /// Id of the key that wraps new files.
+    pub current: String,
+    /// Ids of all keys.
+    pub ids: Vec<String>,
+}
+
+/// What happened, for an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// Nothing.
+    Nothing,
+    /// A keyring was made.
+    Made,
+    /// An existing keyring was taken into use.
+    Adopted,
+    /// A Secret that had been gone or changed is back.
+    Restored,
+}
+
+/// What a look saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The Secret of the keyring's name.
+    pub secret: Option<Secret>,
+    /// The ConfigMap of the record's name.
+    pub record: Option<ConfigMap>,
+    /// What holds data written with keys that are not there; only read when there is neither Secret nor record.
+    pub holders: Vec<String>,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Create,
+    Record(Facts, Happened),
+    Update(Facts, Happened),
+    Steady(Facts),
+    Broken(Problem),
+}
+
+fn plan(store: &CodexStore, seen: &Seen) -> Plan {
+    let name = names::keyring_secret(desired::store_name(store));
+    if let Some(record) = &seen.record
+        && let Ownership::Foreign(why) = ownership(&record.metadata, store)
+    {
+        return Plan::Broken(Problem::foreign("ConfigMap", &name, &why));
+    }
+    let recorded = seen.record.as_ref().map(recorded);
+    let Some(secret) = &seen.secret else {
+        return match recorded {
+            Some(recorded) => Plan::Broken(gone(&name, &recorded.ids)),
+            None if seen.holders.is_empty() => Plan::Create,
+            None => Plan::Broken(held(&name, &seen.holders)),
+        };
+    };
+    if let Ownership::Foreign(why) = keyring_ownership(&secret.metadata, store) {
+        return Plan::Broken(Problem::foreign("Secret", &name, &why));
+    }
+    let facts = match facts(secret) {
+        Ok(facts) => facts,
+        Err(why) => {
+            return Plan::Broken(Problem::new(
+                problem::KEY_MALFORMED,
+                format!("Secret {name} is not a keyring: {why}. Put back what was there before"),
+            ));
+        }
+    };
+    let Some(recorded) = recorded else {
+        return Plan::Record(facts, Happened::Adopted);
+    };
+    let missing: Vec<_> = recorded.ids.iter().filter(|id| !facts.ids.contains(id)).collect();
+    if !missing.is_empty() {
+        let list = missing.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+        return Plan::Broken(Problem::new(
+            problem::KEY_MISSING,
+            format!(
+                "Secret {name} lacks the key {list}, which data was written with: put the Secret back as it was; or, if that data is \
+                 worthless, delete the ConfigMap {name}, and the Secret is taken as it is"
+            ),
+        ));
+    }
+    if recorded.uid != facts.secret_uid {
+        return Plan::Update(facts, Happened::Restored);
+    }
+    if recorded.ids.len() != facts.ids.len() {
+        return Plan::Update(facts, Happened::Nothing);
+    }
+    Plan::Steady(facts)
+}
+
+fn gone(name: &str, ids: &[String]) -> Problem {
+    Problem::new(
+        problem::SECRET_MISSING,
+        format!(
+            "Secret {name} is gone, and what this store wrote can be read only with its key ({}): put the Secret back; or, if the data is \
+             worthless, delete the ConfigMap {name} and the store's PersistentVolumeClaims, and a new key is made",
+            ids.join(", ")
+        ),
+    )
+}
+
+fn held(name: &str, holders: &[String]) -> Problem {
+    const SHOWN: usize = 5;
+    let mut list = holders.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if holders.len() > SHOWN {
+        list = format!("{list} and {} more", holders.len() - SHOWN);
+    }
+    Problem::new(
+        problem::SECRET_MISSING,
+        format!(
+            "Secret {name} is gone, but there is data that was written with its key ({list}): put the Secret back; or, if the data is \
+             worthless, delete what holds it, and a new key is made"
+        ),
+    )
+}
+
+struct Recorded {
+    uid: String,
+    ids: Vec<String>,
+}
+
+fn recorded(record: &ConfigMap) -> Recorded {
+    let text = |key: &str| {
+        let data = record.data.as_ref();
+        data.and_then(|data| data.get(key)).cloned().unwrap_or_default()
+    };
+    let ids = text("keyIds");
+    Recorded {
+        uid: text("secretUid"),
+        ids: ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+    }
+}
+
+/// Reads a Secret as a keyring, by the rules that the sidecar has. The error never repeats what is in it.
+fn facts(secret: &Secret) -> Result<Facts, String> {
+    let empty = BTreeMap::new();
+    let data: &BTreeMap<String, ByteString> = secret.data.as_ref().unwrap_or(&empty);
+    let current = data.get(names::KEYRING_CURRENT).ok_or("the entry `current` is missing")?;
+    let current = std::str::from_utf8(&current.0).map_err(|_| "the entry `current` is not text")?;
+    let current = current.trim().to_owned();
+    let mut ids = BTreeSet::new();
+    for (id, key) in data.iter().filter(|(id, _)| *id != names::KEYRING_CURRENT) {
+        if ![16, 24, 32].contains(&key.0.len()) {
+            return Err(format!(
+                "the key {id} has {} bytes instead of 16, 24 or 32 (it must be raw bytes, without a newline)",
+                key.0.len()
+            ));
+        }
+        ids.insert(id.clone());
+    }
+    if !ids.contains(&current) {
+        return Err("the entry `current` does not name one of its keys".to_owned());
+    }
+    Ok(Facts {
+        secret_uid: secret.uid().unwrap_or_default(),
+        current,
+        ids: ids.into_iter().collect(),
+    })
+}
+
+/// Looks at the keyring and takes the next step towards a good one. `holders` names the pods that hold data.
+pub async fn ensure(
+    client: &Client,
+    store: &CodexStore,
+    holders: Vec<String>,
+) -> Result<(Keyring, Happened), kube::Error> {
+    if !store.spec.encryption.is_on() {
+        return Ok((Keyring::NotEncrypted, Happened::Nothing));
+    }
+    let namespace = store.namespace().unwrap_or_default();
+    let secrets = Api::<Secret>::namespaced(client.clone(), &namespace);
+    let records = Api::<ConfigMap>::namespaced(client.clone(), &namespace);
+    let name = names::keyring_secret(&store.name_any());
+    let mut seen = Seen {
+        record: records.get_opt(&name).await?,
+        secret: secrets.get_opt(&name).await?,
+        holders: Vec::new(),
+    };
+    if seen.secret.is_none() && seen.record.is_none() {
+        seen.holders = claims(client, &namespace, store).await?;
+        seen.holders.extend(holders);
+    }
+    match plan(store, &seen) {
+        Plan::Broken(problem) => Ok((Keyring::Broken(problem), Happened::Nothing)),
+        Plan::Steady(facts) => Ok((Keyring::Ready(facts), Happened::Nothing)),
+        Plan::Create => {
+            let secret = fresh(store)?;
+            match secrets.create(&post(), &secret).await {
+                Ok(made) => {
+                    let Ok(facts) = facts(&made) else { return Ok((Keyring::Pending, Happened::Nothing)) };
+                    record(&records, store, &facts).await?;
+                    Ok((Keyring::Ready(facts), Happened::Made))
+                }
+                // Somebody was faster; what they made is looked at next time.
+                Err(error) if conflict(&error) => Ok((Keyring::Pending, Happened::Nothing)),
+                Err(error) => Err(error),
+            }
+        }
+        Plan::Record(facts, happened) => {
+            record(&records, store, &facts).await?;
+            Ok((Keyring::Ready(facts), happened))
+        }
+        Plan::Update(facts, happened) => {
+            let version = seen.record.as_ref().and_then(kube::ResourceExt::resource_version);
+            let patch = json!({
+                "metadata": {"resourceVersion": version},
+                "data": {"secretUid": facts.secret_uid, "keyIds": facts.ids.join(",")},
+            });
+            match records.patch(&name, &patch_params(), &Patch::Merge(patch)).await {
+                Ok(_) => Ok((Keyring::Ready(facts), happened)),
+                Err(error) if conflict(&error) => Ok((Keyring::Pending, Happened::Nothing)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+async fn record(api: &Api<ConfigMap>, store: &CodexStore, facts: &Facts) -> Result<(), kube::Error> {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let record = desired::keyring_record(store, &facts.secret_uid, &facts.ids, &now);
+    match api.create(&post(), &record).await {
+        Ok(_) => Ok(()),
+        Err(error) if conflict(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Claims of the store, read live: a cache that lags behind must not lead to a new key.
+async fn claims(client: &Client, namespace: &str, store: &CodexStore) -> Result<Vec<String>, kube::Error> {
+    let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    let selector = format!("{}={}", names::STORE_LABEL, store.name_any());
+    let found = api.list(&ListParams::default().labels(&selector)).await?;
+    Ok(found.iter().map(|c| format!("PersistentVolumeClaim {}", c.name_any())).collect())
+}
+
+/// A new keyring of one random key.
+fn fresh(store: &CodexStore) -> Result<Secret, kube::Error> {
+    let random = |bytes: &mut [u8]| {
+        getrandom::fill(bytes).map_err(|e| kube::Error::Service(std::io::Error::other(e.to_string()).into()))
+    };
+    let mut key = vec![0; store.spec.encryption.key_size.bytes()];
+    random(&mut key)?;
+    let mut suffix = [0; 2];
+    random(&mut suffix)?;
+    let date = jiff::Timestamp::now().strftime("%Y%m%d");
+    let id = format!("{date}-{:04x}", u16::from_be_bytes(suffix));
+    Ok(desired::keyring_secret(store, &id, &key))
+}
+
+fn post() -> PostParams {
+    PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+fn patch_params() -> PatchParams {
+    PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// Whether the API server said that something else was there first.
+pub fn conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+#[cfg(test)]
+#[path = "keyring_tests.rs"]
+mod tests;

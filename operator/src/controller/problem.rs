@@ -1,0 +1,47 @@
+//! What is wrong with a store, in the words that users see.
+
+use codexstore_crds::status::bounded;
+
+/// Something that a user has to do something about, or to wait for. Not a failure of the operator: those are errors, and retried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// CamelCase, for programs.
+    pub reason: &'static str,
+    /// For people: what is wrong, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: bounded(&message.into()) }
+    }
+
+    /// An object that has a name we need, and is not ours.
+    pub fn foreign(kind: &str, name: &str, why: &str) -> Self {
+        Self::new(
+            FOREIGN_OBJECT,
+            format!(
+                "{kind} {name} was not made by the CodexStore operator ({why}) and is left alone, but its name is needed: rename \
+                 it, or give the CodexStore another name"
+            ),
+        )
+    }
+}
+
+/// An object of that name is somebody else's.
+pub const FOREIGN_OBJECT: &str = "ForeignObject";
+/// The keyring Secret is gone.
+pub const SECRET_MISSING: &str = "SecretMissing";
+/// The keyring Secret cannot be read as a keyring.
+pub const KEY_MALFORMED: &str = "KeyMalformed";
+/// The keyring Secret lacks keys that it once had.
+pub const KEY_MISSING: &str = "KeyMissing";
+/// A claim could not be made or grown.
+pub const VOLUME_FAILED: &str = "VolumeFailed";
+/// A member does not answer.
+pub const MEMBER_UNREACHABLE: &str = "MemberUnreachable";
+/// A member answers that it cannot serve.
+pub const MEMBER_FAILED: &str = "MemberFailed";
+/// A pod has the label but no sidecar.
+pub const INJECTION_MISSING: &str = "InjectionMissing";

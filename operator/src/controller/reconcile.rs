@@ -1,0 +1,285 @@
+//! One look at one store, and what follows from it.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use codexstore_crds::{CodexStore, CodexStoreStatus, is_injected, names};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::keyring::{self, Happened, Keyring, conflict};
+use super::members;
+use super::problem::{self, Problem};
+use super::report;
+use super::tls::{self, Certificates, Credentials};
+use super::{Error, Shared, claims};
+use crate::metrics::StoreLabels;
+
+/// Time until the next look: when all is well, when something is under way, and when somebody else was faster.
+const STEADY: Duration = Duration::from_secs(30);
+const UNSTEADY: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(1);
+/// How long certificates are taken to be as they were last seen.
+const CERTIFICATES: Duration = Duration::from_secs(300);
+
+/// What is remembered between two looks, so that not every look reads every Secret.
+#[derive(Default)]
+pub struct Memory {
+    uid: Option<String>,
+    pods: u64,
+    keyring: Option<(Instant, Keyring)>,
+    credentials: Option<(Instant, Credentials)>,
+}
+
+/// What a look ended with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// For the metrics: `steady`, `waiting` or `problem`.
+    pub outcome: &'static str,
+    /// When to look again.
+    pub again: Duration,
+}
+
+/// Looks at one store. `pods` carry its label; `claims` are those with our labels in its namespace.
+pub async fn reconcile(
+    shared: &Shared,
+    store: &CodexStore,
+    pods: &[Arc<Pod>],
+    claims: &[Arc<PersistentVolumeClaim>],
+) -> Result<Done, Error> {
+    let about = store.object_ref(&());
+    let mut problems = Vec::new();
+    let mut waiting = Vec::new();
+    let changed = pods_changed(shared, store, pods);
+
+    let credentials = match credentials(shared, store, changed).await? {
+        Certificates::Ready(credentials) => Some(credentials),
+        Certificates::Pending => {
+            waiting.push("certificates are being made".to_owned());
+            None
+        }
+        Certificates::Broken(problem) => {
+            problems.push(problem);
+            None
+        }
+    };
+
+    // The record that follows lets pods in, so all that they mount is there before it.
+    let keyring = look_at_keyring(shared, store, pods, changed).await?;
+    if keyring == Keyring::Pending {
+        waiting.push("the keyring is being made".to_owned());
+    }
+
+    let volumes = claims::ensure(&shared.client, store, pods, claims).await?;
+    for name in &volumes.made {
+        let note = format!("PersistentVolumeClaim {name} made");
+        shared.events.normal(&about, "ClaimCreated", &note).await;
+    }
+    for name in &volumes.grown {
+        let note = format!("PersistentVolumeClaim {name} grows");
+        shared.events.normal(&about, "ClaimGrown", &note).await;
+    }
+    problems.extend(volumes.problems);
+
+    let (injected, bare): (Vec<_>, Vec<_>) =
+        pods.iter().filter(|p| !members::finished(p)).cloned().partition(|p| is_injected(p));
+    for pod in bare.iter().filter(|p| members::lives(p)) {
+        problems.extend(uninjected(shared, pod).await);
+    }
+    let answers = shared.poller.ask(injected, credentials.as_ref()).await;
+    let members: Vec<_> = answers.iter().map(|m| m.report(store, &shared.version)).collect();
+
+    warn_of(shared, store, &keyring, &problems, pods).await;
+    let seen = report::Seen { keyring: &keyring, members, problems, waiting_for: waiting };
+    let now = Time(k8s_openapi::jiff::Timestamp::now());
+    let status = report::status(store, seen, &now);
+    show(shared, store, &status, &keyring);
+    for condition in &status.conditions {
+        if condition.type_ == "Degraded"
+            && condition.status == "True"
+            && [problem::MEMBER_UNREACHABLE, problem::MEMBER_FAILED].contains(&condition.reason.as_str())
+        {
+            let reason = match condition.reason.as_str() {
+                problem::MEMBER_FAILED => problem::MEMBER_FAILED,
+                _ => problem::MEMBER_UNREACHABLE,
+            };
+            shared.events.warning(&about, reason, &condition.message).await;
+        }
+    }
+    write(shared, store, &status).await?;
+    Ok(done(&status, &keyring))
+}
+
+fn done(status: &CodexStoreStatus, keyring: &Keyring) -> Done {
+    let is = |type_| status.condition(type_).is_some_and(|c| c.status == "True");
+    if *keyring == Keyring::Pending {
+        Done { outcome: "waiting", again: SOON }
+    } else if is("Degraded") {
+        Done { outcome: "problem", again: UNSTEADY }
+    } else if is("Progressing") || !is("Ready") {
+        Done { outcome: "waiting", again: UNSTEADY }
+    } else {
+        Done { outcome: "steady", again: jitter(STEADY) }
+    }
+}
+
+/// Give or take a tenth, so that stores do not march in step.
+pub fn jitter(time: Duration) -> Duration {
+    let random = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
+    time.mul_f64(0.9 + 0.2 * random)
+}
+
+/// Whether the store's pods are others, or in another state, than at the last look.
+fn pods_changed(shared: &Shared, store: &CodexStore, pods: &[Arc<Pod>]) -> bool {
+    let mut hasher = DefaultHasher::new();
+    let mut prints: Vec<_> = pods
+        .iter()
+        .map(|p| (p.uid(), members::lives(p), members::finished(p), members::has_started(p)))
+        .collect();
+    prints.sort();
+    prints.hash(&mut hasher);
+    let print = hasher.finish();
+    shared.remember(store, |memory| {
+        if memory.uid != store.metadata.uid {
+            *memory = Memory { uid: store.metadata.uid.clone(), ..Memory::default() };
+        }
+        let changed = memory.pods != print;
+        memory.pods = print;
+        changed
+    })
+}
+
+async fn credentials(
+    shared: &Shared,
+    store: &CodexStore,
+    changed: bool,
+) -> Result<Certificates, Error> {
+    let known = shared.remember(store, |memory| memory.credentials.clone());
+    if let Some((at, credentials)) = known
+        && !changed
+        && at.elapsed() < CERTIFICATES
+    {
+        return Ok(Certificates::Ready(credentials));
+    }
+    let certificates = tls::ensure(&shared.client, store, &shared.metrics).await?;
+    shared.remember(store, |memory| {
+        memory.credentials = match &certificates {
+            Certificates::Ready(credentials) => Some((Instant::now(), credentials.clone())),
+            _ => None,
+        };
+    });
+    Ok(certificates)
+}
+
+async fn look_at_keyring(
+    shared: &Shared,
+    store: &CodexStore,
+    pods: &[Arc<Pod>],
+    changed: bool,
+) -> Result<Keyring, Error> {
+    let known = shared.remember(store, |memory| memory.keyring.clone());
+    // A keyring that is not good is looked at each time, so that it heals soon after it is put right.
+    if let Some((at, keyring @ (Keyring::Ready(_) | Keyring::NotEncrypted))) = known
+        && !changed
+        && at.elapsed() < jitter(shared.keyring_poll)
+    {
+        return Ok(keyring);
+    }
+    let holders = pods
+        .iter()
+        .filter(|p| is_injected(p) && !members::finished(p) && members::has_started(p))
+        .map(|p| format!("pod {}", p.name_any()))
+        .collect();
+    let (keyring, happened) = keyring::ensure(&shared.client, store, holders).await?;
+    shared.remember(store, |memory| memory.keyring = Some((Instant::now(), keyring.clone())));
+    if let Keyring::Ready(facts) = &keyring {
+        let secret = names::keyring_secret(&store.name_any());
+        let (reason, what) = match happened {
+            Happened::Made => ("KeyringCreated", "made: keep a copy of it outside of the cluster"),
+            Happened::Adopted => ("KeyringAdopted", "taken into use"),
+            Happened::Restored => ("KeyringRestored", "is back, with all its keys"),
+            Happened::Nothing => return Ok(keyring),
+        };
+        let note = format!("Secret {secret} {what}; current key {}", facts.current);
+        shared.events.normal(&store.object_ref(&()), reason, &note).await;
+    }
+    Ok(keyring)
+}
+
+async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
+    let note = format!(
+        "the pod has the label {} but no sidecar, since it was created while the webhook was not there: create it again to give it one",
+        names::STORE_LABEL
+    );
+    shared.events.warning(&pod.object_ref(&()), problem::INJECTION_MISSING, &note).await;
+    Some(Problem::new(problem::INJECTION_MISSING, format!("pod {}: {note}", pod.name_any())))
+}
+
+/// Tells of problems on the store, and of a missing keyring on the pods that wait for it too.
+async fn warn_of(
+    shared: &Shared,
+    store: &CodexStore,
+    keyring: &Keyring,
+    problems: &[Problem],
+    pods: &[Arc<Pod>],
+) {
+    let about = store.object_ref(&());
+    for problem in problems.iter().filter(|p| p.reason != problem::INJECTION_MISSING) {
+        shared.events.warning(&about, problem.reason, &problem.message).await;
+    }
+    let Keyring::Broken(problem) = keyring else { return };
+    shared.events.warning(&about, problem.reason, &problem.message).await;
+    for pod in pods.iter().filter(|p| is_injected(p) && members::lives(p) && !members::has_started(p)) {
+        shared.events.warning(&pod.object_ref(&()), problem.reason, &problem.message).await;
+    }
+}
+
+fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring: &Keyring) {
+    let labels = StoreLabels {
+        namespace: store.namespace().unwrap_or_default(),
+        store: store.name_any(),
+    };
+    let metrics = &shared.metrics;
+    metrics.members_ready.get_or_create(&labels).set(status.ready_members.into());
+    metrics.members_total.get_or_create(&labels).set(status.total_members.into());
+    metrics.members_outdated.get_or_create(&labels).set(status.outdated_members.into());
+    let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
+    metrics.keyring_ok.get_or_create(&labels).set(ok.into());
+}
+
+/// Writes the status if it changed. The UID keeps it off a store that was recreated meanwhile.
+async fn write(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus) -> Result<(), Error> {
+    if store.status.as_ref() == Some(status) {
+        return Ok(());
+    }
+    let namespace = store.namespace().unwrap_or_default();
+    let name = store.name_any();
+    let api = Api::<CodexStore>::namespaced(shared.client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": CodexStore::api_version(&()),
+        "kind": CodexStore::kind(&()),
+        "metadata": {"name": name, "uid": store.metadata.uid},
+        "status": status,
+    });
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    match api.patch_status(&name, &params, &Patch::Apply(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+        Err(error) if conflict(&error) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Shared {
+    fn remember<T>(&self, store: &CodexStore, use_it: impl FnOnce(&mut Memory) -> T) -> T {
+        let key = (store.namespace().unwrap_or_default(), store.name_any());
+        let mut all = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        use_it(all.entry(key).or_default())
+    }
+}

@@ -1,0 +1,168 @@
+//! The status of a store, made from what was seen. Pure: same input, same status.
+
+use codexstore_crds::status::{ConditionChange, condition, phase};
+use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+use super::keyring::Keyring;
+use super::members;
+use super::problem::{self, Problem};
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The keyring.
+    pub keyring: &'a Keyring,
+    /// The members.
+    pub members: Vec<MemberStatus>,
+    /// What else is wrong (volumes, foreign objects, pods without sidecar).
+    pub problems: Vec<Problem>,
+    /// What is still being made, in words; empty when nothing is.
+    pub waiting_for: Vec<String>,
+}
+
+/// States in which a member cannot serve and does not heal by waiting.
+const FAILED: [&str; 5] = ["Poisoned", "KeyError", "IntegrityError", "IoError", "ConfigError"];
+
+/// The new status; conditions keep their time unless their status changes.
+pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatus {
+    let before = store.status.clone().unwrap_or_default();
+    let generation = store.metadata.generation;
+    let mut status = CodexStoreStatus {
+        observed_generation: generation,
+        key_id: before.key_id,
+        keyring: before.keyring,
+        conditions: before.conditions,
+        ..CodexStoreStatus::default()
+    };
+    match seen.keyring {
+        Keyring::Ready(facts) => {
+            status.key_id = Some(facts.current.clone());
+            status.keyring = Some(KeyringStatus {
+                secret_name: names::keyring_secret(&store.name_any()),
+                secret_uid: facts.secret_uid.clone(),
+            });
+        }
+        Keyring::NotEncrypted => {
+            status.key_id = None;
+            status.keyring = None;
+        }
+        // What was known before is still the best that is known.
+        Keyring::Pending | Keyring::Broken(_) => {}
+    }
+    let mut problems = Vec::new();
+    if let Keyring::Broken(problem) = seen.keyring {
+        problems.push(problem.clone());
+    }
+    problems.extend(seen.problems);
+    problems.extend(member_problems(&seen.members));
+    let mut waiting = seen.waiting_for;
+    waiting.extend(slow_members(&seen.members));
+    let outdated = names_of(&seen.members, |m| m.outdated);
+    status.set_members(seen.members);
+
+    let ready = ready(&status, outdated.as_deref());
+    let mut set = |type_, (value, reason, message): (Option<bool>, &str, &str)| {
+        let change = ConditionChange { type_, status: value, reason, message, generation };
+        status.set_condition(&change, now);
+    };
+    set(condition::READY, (ready.0, ready.1, &ready.2));
+    let joined = waiting.join("; ");
+    set(condition::PROGRESSING, match waiting.is_empty() {
+        true => (Some(false), "Steady", "nothing is being waited for"),
+        false => (Some(true), "WaitingForMembers", joined.as_str()),
+    });
+    let joined = problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ");
+    set(condition::DEGRADED, match problems.first() {
+        None => (Some(false), "AsExpected", "nothing is wrong"),
+        Some(first) => (Some(true), first.reason, joined.as_str()),
+    });
+    set(condition::KEYS_READY, match seen.keyring {
+        Keyring::Ready(_) => (Some(true), "KeyringReady", "the keyring is there and well-formed"),
+        Keyring::NotEncrypted => (Some(true), "NotEncrypted", "the store has no encryption, as its spec says"),
+        Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
+        Keyring::Broken(problem) => (Some(false), problem.reason, problem.message.as_str()),
+    });
+    let word = if store.metadata.deletion_timestamp.is_some() {
+        phase::DELETING
+    } else if !problems.is_empty() {
+        phase::DEGRADED
+    } else if !waiting.is_empty() || ready.0 != Some(true) {
+        phase::PROGRESSING
+    } else if store.spec.volume.ephemeral.is_some() {
+        phase::EPHEMERAL
+    } else {
+        phase::READY
+    };
+    status.phase = Some(word.to_owned());
+    status
+}
+
+fn ready(status: &CodexStoreStatus, outdated: Option<&str>) -> (Option<bool>, &'static str, String) {
+    let count = status.ready.clone().unwrap_or_default();
+    if status.total_members == 0 {
+        let message = "no pod uses this store: give one the label codexstore.dev/store".to_owned();
+        (Some(true), "NoMembers", message)
+    } else if status.ready_members < status.total_members {
+        (Some(false), "WaitingForMembers", format!("{count} members are ready"))
+    } else if let Some(outdated) = outdated {
+        let message = format!(
+            "{count} members are ready; {} run with an older spec or operator, until their pods are made anew: {outdated}",
+            status.outdated_members
+        );
+        (Some(true), "MembersOutdated", message)
+    } else {
+        (Some(true), "AllMembersReady", format!("{count} members are ready"))
+    }
+}
+
+fn member_problems(all: &[MemberStatus]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |reason, wanted: &dyn Fn(&str) -> bool| {
+        let mut found = all.iter().filter(|m| m.state.as_deref().is_some_and(wanted));
+        if let Some(first) = found.next() {
+            let detail = first.message.as_deref().or(first.state.as_deref()).unwrap_or_default();
+            let more = match found.count() {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            problems.push(Problem::new(reason, format!("member {}: {detail}{more}", first.pod)));
+        }
+    };
+    add(problem::MEMBER_FAILED, &|state| FAILED.contains(&state));
+    add(problem::MEMBER_UNREACHABLE, &|state| state == members::UNREACHABLE);
+    problems
+}
+
+/// Members that are on their way.
+fn slow_members(all: &[MemberStatus]) -> Option<String> {
+    let slow = |m: &MemberStatus| {
+        let state = m.state.as_deref().unwrap_or_default();
+        !m.ready && !FAILED.contains(&state) && state != members::UNREACHABLE
+    };
+    let first = all.iter().find(|m| slow(m))?;
+    let detail = first.message.as_deref().or(first.state.as_deref()).unwrap_or_default();
+    Some(match all.iter().filter(|m| slow(m)).count() {
+        1 => format!("member {}: {detail}", first.pod),
+        n => format!("{n} members, among them {}: {detail}", first.pod),
+    })
+}
+
+/// The first few names of the members that are meant.
+fn names_of(all: &[MemberStatus], wanted: fn(&MemberStatus) -> bool) -> Option<String> {
+    const SHOWN: usize = 10;
+    let mut names: Vec<_> = all.iter().filter(|m| wanted(m)).map(|m| m.pod.as_str()).collect();
+    names.sort_unstable();
+    if names.is_empty() {
+        return None;
+    }
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let list = names.join(", ");
+    Some(if more == 0 { list } else { format!("{list} and {more} more") })
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -1,0 +1,307 @@
+//! Puts the parts together: what every replica does, what the leader does, and the order in which both end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use codexstore_crds::InjectConfig;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::args::RunArgs;
+use crate::controller::{self, Shared, events::Events, members::Poller};
+use crate::leader::Election;
+use crate::metrics::Metrics;
+use crate::serve::{Answer, bind, serve};
+use crate::webhook::identity::{Keeper, Source, names};
+use crate::webhook::lookup::Lookup;
+use crate::webhook::review::Reviewer;
+use crate::webhook::server::{handle, text};
+use crate::webhook::tls::{Current, server_config};
+
+/// The operator's version: noted on pods, so that pods of an older one are seen as outdated.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Time for the API server to answer at the start.
+const START: Duration = Duration::from_secs(30);
+
+/// Runs the operator until it is told to stop.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let stop = on_signals()?;
+    let config = kube::Config::infer().await.context("find the cluster: no KUBECONFIG, and not in a pod")?;
+    let client = Client::try_from(config).context("use the cluster's configuration")?;
+    let version = tokio::time::timeout(START, client.apiserver_version())
+        .await
+        .context("the API server did not answer in time")?
+        .context("ask the API server for its version")?;
+    info!(version = VERSION, kubernetes = version.git_version, "started");
+    too_old(&version.major, &version.minor)?;
+
+    let metrics = Arc::new(Metrics::default());
+    let identity = args.pod_name.clone().unwrap_or_else(host_name);
+    let ready = Arc::new(Ready { webhook: (!args.no_webhook).then(Arc::default), stopping: AtomicBool::new(false) });
+    let servers = TaskTracker::new();
+    let background = CancellationToken::new();
+
+    start_http(&args, &metrics, &ready, &servers, &background).await?;
+    if let Some(current) = &ready.webhook {
+        start_webhook(&args, &client, &metrics, current, &servers, &background).await?;
+    }
+    let term = Term { args: args.clone(), client: client.clone(), metrics: Arc::clone(&metrics), identity: identity.clone() };
+    lead(term, stop.clone()).await;
+
+    // Not ready first: the Service sends no more reviews while those in flight are answered.
+    ready.stopping.store(true, Ordering::Relaxed);
+    background.cancel();
+    servers.close();
+    if tokio::time::timeout(args.shutdown_timeout, servers.wait()).await.is_err() {
+        error!("not everything ended in time");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Native sidecars came with 1.29; on an older server a sidecar would be a container that never ends.
+fn too_old(major: &str, minor: &str) -> anyhow::Result<()> {
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    if let (Some(major), Some(minor)) = (number(major), number(minor))
+        && (major, minor) < (1, 29)
+    {
+        anyhow::bail!("Kubernetes {major}.{minor} has no native sidecars: CodexStore needs 1.29 or later");
+    }
+    Ok(())
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => format!("codexstore-operator-{}", std::process::id()),
+        name => name.to_owned(),
+    }
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// What readiness depends on.
+struct Ready {
+    /// The webhook's certificate; `None` without a webhook.
+    webhook: Option<Arc<Current>>,
+    stopping: AtomicBool,
+}
+
+async fn start_http(
+    args: &RunArgs,
+    metrics: &Arc<Metrics>,
+    ready: &Arc<Ready>,
+    servers: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listen(args.http_addr).await?;
+    let (metrics, ready) = (Arc::clone(metrics), Arc::clone(ready));
+    let handler = move |request: Request<Incoming>| {
+        let answer = plain(&request, &metrics, &ready);
+        async move { answer }
+    };
+    servers.spawn(serve(listener, None, handler, stop.clone(), args.shutdown_timeout));
+    Ok(())
+}
+
+fn plain(request: &Request<Incoming>, metrics: &Metrics, ready: &Ready) -> Answer {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok"),
+        "/readyz" => {
+            if ready.stopping.load(Ordering::Relaxed) {
+                text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+            } else if ready.webhook.as_ref().is_some_and(|w| !w.loaded()) {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the webhook has no certificate yet")
+            } else {
+                text(StatusCode::OK, "ok")
+            }
+        }
+        "/metrics" => {
+            let mut answer = text(StatusCode::OK, metrics.text().trim_end());
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            answer
+        }
+        _ => text(StatusCode::NOT_FOUND, "the paths are /healthz, /readyz and /metrics"),
+    }
+}
+
+async fn start_webhook(
+    args: &RunArgs,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    current: &Arc<Current>,
+    servers: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listen(args.webhook_addr).await?;
+    let tls = server_config(Arc::clone(current)).context("set up TLS")?;
+    let source = match &args.cert_dir {
+        Some(dir) => Source::Directory(dir.clone()),
+        None => Source::Secret {
+            name: args.webhook_secret.clone(),
+            sans: names(&args.webhook_service, &args.namespace, &args.webhook_dns_names),
+        },
+    };
+    let keeper = Keeper {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        config: args.webhook_config.clone(),
+        source,
+        current: Arc::clone(current),
+        metrics: Arc::clone(metrics),
+    };
+    servers.spawn(keeper.run(stop.clone()));
+    let scopes: Option<Vec<String>> = args.scopes().into_iter().collect();
+    let reviewer = Reviewer {
+        lookup: Lookup::new(client.clone(), args.keyring_wait),
+        inject: Arc::new(InjectConfig {
+            sidecar_image: args.sidecar_image.clone(),
+            image_pull_policy: args.sidecar_image_pull_policy.clone().and_then(|p| p.0),
+            operator_version: VERSION.to_owned(),
+        }),
+        namespaces: scopes.map(Arc::from),
+        metrics: Arc::clone(metrics),
+    };
+    let handler = move |request| handle(reviewer.clone(), request);
+    let tls = Some(TlsAcceptor::from(tls));
+    servers.spawn(serve(listener, tls, handler, stop.clone(), args.shutdown_timeout));
+    info!(address = %args.webhook_addr, "webhook listens");
+    Ok(())
+}
+
+async fn listen(addr: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+    bind(addr).await.with_context(|| format!("listen on {addr}"))
+}
+
+/// What a term of leadership needs.
+struct Term {
+    args: RunArgs,
+    client: Client,
+    metrics: Arc<Metrics>,
+    identity: String,
+}
+
+impl Term {
+    /// Starts the controllers of one term.
+    fn start(&self) -> (TaskTracker, CancellationToken) {
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared::new(
+            self.client.clone(),
+            Arc::clone(&self.metrics),
+            Events::new(self.client.clone(), self.identity.clone()),
+            Poller::new(self.args.member_concurrency, self.args.member_timeout),
+            self.args.keyring_poll,
+            VERSION.to_owned(),
+        ));
+        for namespace in self.args.scopes() {
+            let run = controller::run(Arc::clone(&shared), namespace, self.args.concurrency, stop.clone());
+            tasks.spawn(run);
+        }
+        tasks.close();
+        (tasks, stop)
+    }
+}
+
+/// Reconciles while this replica leads, until `stop`; returns when nothing runs any more and the Lease is given back.
+async fn lead(term: Term, stop: CancellationToken) {
+    let (sender, mut leading) = watch::channel(term.args.no_leader_election);
+    let campaign = CancellationToken::new();
+    let election = if term.args.no_leader_election {
+        None
+    } else {
+        let election = Election {
+            api: Api::<Lease>::namespaced(term.client.clone(), &term.args.namespace),
+            name: term.args.lease.clone(),
+            identity: term.identity.clone(),
+            duration: term.args.lease_duration,
+        };
+        Some(tokio::spawn(election.run(sender, campaign.clone())))
+    };
+    let mut running: Option<(TaskTracker, CancellationToken)> = None;
+    loop {
+        let leads = *leading.borrow_and_update();
+        term.metrics.is_leader.set(leads.into());
+        match (&running, leads) {
+            (None, true) => running = Some(term.start()),
+            (Some(_), false) => {
+                // Another replica may start any moment: what runs here ends now, half-way if need be. Each step can be repeated.
+                if let Some((tasks, token)) = running.take() {
+                    end(&tasks, &token, Duration::from_secs(2)).await;
+                }
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = leading.changed() => if changed.is_err() {
+                // Without an election nothing ever changes.
+                stop.cancelled().await;
+                break;
+            },
+        }
+    }
+    if let Some((tasks, token)) = running.take() {
+        end(&tasks, &token, term.args.shutdown_timeout).await;
+    }
+    term.metrics.is_leader.set(0);
+    campaign.cancel();
+    if let Some(election) = election {
+        // It releases the Lease, so that another replica need not wait for it to run out.
+        let _ = election.await;
+    }
+}
+
+async fn end(tasks: &TaskTracker, stop: &CancellationToken, grace: Duration) {
+    stop.cancel();
+    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+        error!("reconciling did not end in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_without_native_sidecars_are_refused() {
+        assert!(too_old("1", "28").is_err());
+        assert!(too_old("1", "28+").is_err());
+        assert!(too_old("1", "29").is_ok());
+        assert!(too_old("1", "33-gke").is_ok());
+        assert!(too_old("2", "0").is_ok());
+        assert!(too_old("", "").is_ok());
+    }
+}

@@ -35,4 +35,4 @@ pub mod wait;
 pub use client::{Answer, path_of};
 pub use cluster::{Cluster, RELEASE, SYSTEM, cluster, exclusive};
 pub use namespace::{Namespace, namespace};
-pub use socket::Reply;
+pub use socket::{CURL, Reply};

@@ -1,11 +1,11 @@
 //! Requests that no client should send: each gets a clear error or a deadline, and the store serves on.
 
 use codexstore_tests::objects::{self, IDLE, container};
-use codexstore_tests::{Namespace, namespace, wait};
+use codexstore_tests::{CURL, Namespace, namespace, wait};
 use serde_json::json;
 
-/// Raw bytes to the socket: curl's telnet is a plain two-way pipe.
-const RAW: &str = "curl -s --max-time 20 --unix-socket $CODEXSTORE_SOCKET telnet://s:80";
+/// Raw bytes to the socket; at the end of the input it closes its half and waits a little for the answer.
+const RAW: &str = "timeout 20 socat -t 3 - UNIX-CONNECT:$CODEXSTORE_SOCKET";
 
 #[test]
 fn malformed_huge_slow_and_half_closed_requests_do_no_harm() {
@@ -123,16 +123,24 @@ fn huge(ns: &Namespace) {
 
 fn slow_and_half_closed(ns: &Namespace) {
     // A hundred connections that never finish their request: others are served meanwhile.
-    let script = "for i in $(seq 100); do (printf 'PUT /v1/keys/slow HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 10\\r\\n\\r\\nab'; sleep 15) | \
-                  curl -s --max-time 20 --unix-socket $CODEXSTORE_SOCKET telnet://s:80 >/dev/null & done; sleep 1; \
-                  curl -s --max-time 5 --unix-socket $CODEXSTORE_SOCKET -o /dev/null -w '%{http_code}' http://s/v1/keys/k; kill $(jobs -p) 2>/dev/null; true";
-    assert_eq!(ns.sh("app", "app", script).out.trim(), "200");
-    // A body that ends before its length, and a request whose connection ends in the middle of a line.
+    let script = format!(
+        "for i in $(seq 100); do (printf 'PUT /v1/keys/slow HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 10\\r\\n\\r\\nab'; sleep 15) | \
+         {RAW} >/dev/null 2>&1 & done; sleep 1; {CURL} -o /dev/null -w '%{{http_code}}' http://s/v1/keys/k; \
+         kill $(jobs -p) 2>/dev/null; true"
+    );
+    assert_eq!(ns.sh("app", "app", &script).out.trim(), "200");
+    // A body that ends before its length, and a connection that ends in the middle of a line.
     for bytes in [
         "PUT /v1/keys/half HTTP/1.1\\r\\nHost: s\\r\\nContent-Length: 100\\r\\n\\r\\nhalf",
         "GET /v1/ke",
     ] {
-        ns.sh("app", "app", &format!("printf '{bytes}' | timeout 3 {RAW}"));
+        let answer = ns
+            .sh("app", "app", &format!("printf '{bytes}' | {RAW}"))
+            .out;
+        assert!(
+            !answer.starts_with("HTTP/1.1 2"),
+            "half a request was accepted: {answer}"
+        );
     }
     for key in ["slow", "half"] {
         assert_eq!(

@@ -89,7 +89,7 @@ fn use_and_misuse(ns: &Namespace) -> Vec<(String, String)> {
     ] {
         ns.http("app", &arguments);
     }
-    ns.sh("app", "app", &format!("printf 'GET /{key} {value}\\r\\n\\r\\n' | curl -s --max-time 3 --unix-socket $CODEXSTORE_SOCKET telnet://s:80"));
+    ns.sh("app", "app", &format!("printf 'GET /{key} {value}\\r\\n\\r\\n' | timeout 5 socat -t 1 - UNIX-CONNECT:$CODEXSTORE_SOCKET"));
     let mut secrets = vec![
         ("a key".to_string(), key.to_string()),
         ("a value".into(), value.to_string()),

@@ -28,6 +28,14 @@ impl Coded {
         }
     }
 
+    /// The caller may not do it.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self {
+            exit: codes::EXIT_PERMISSION,
+            message: message.into(),
+        }
+    }
+
     /// Another writer was first.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self {

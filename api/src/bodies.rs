@@ -94,11 +94,53 @@ pub struct Deleted {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Batch {
-    /// What to do, in order; for one key the last operation counts.
+    /// What to do, in order; for one key the last operation counts. At most 10,000.
+    #[serde(deserialize_with = "bounded")]
     pub operations: Vec<Operation>,
-    /// What must hold before any of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// What must hold before any of it. At most 10,000.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded"
+    )]
     pub preconditions: Vec<Precondition>,
+}
+
+/// Most operations, and most preconditions, of a [`Batch`].
+pub const MAX_OPERATIONS: usize = 10_000;
+
+/// Reads a list that ends early when it is too long: a small body may hold very many elements,
+/// and each takes more memory than its text.
+fn bounded<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Bounded<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Bounded<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {MAX_OPERATIONS}")
+        }
+
+        fn visit_seq<A>(self, mut list: A) -> Result<Vec<T>, A::Error>
+        where
+            A: serde::de::SeqAccess<'de>,
+        {
+            let mut items = Vec::new();
+            while let Some(item) = list.next_element()? {
+                if items.len() == MAX_OPERATIONS {
+                    return Err(serde::de::Error::invalid_length(MAX_OPERATIONS + 1, &self));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+
+    deserializer.deserialize_seq(Bounded(std::marker::PhantomData))
 }
 
 /// What an [`Operation`] does.
@@ -270,6 +312,15 @@ impl Precondition {
 pub struct Committed {
     /// The revision that the batch became; the present one if it changed nothing.
     pub revision: u64,
+    /// Keys that were not there before and are now.
+    #[serde(default)]
+    pub created: u64,
+    /// Keys that were there and were set.
+    #[serde(default)]
+    pub updated: u64,
+    /// Keys that were there and are not any more.
+    #[serde(default)]
+    pub deleted: u64,
 }
 
 /// Parses a time to live: more than zero, see [`parse_duration`].
@@ -331,6 +382,15 @@ mod tests {
         assert!(serde_json::from_str::<Batch>(bad).is_err());
         let bad = r#"{"op":"set","key":"a","text":"1","tll":"30s"}"#;
         assert!(serde_json::from_str::<Operation>(bad).is_err());
+    }
+
+    #[test]
+    fn a_batch_of_too_many_operations_is_refused_while_it_is_read() {
+        let one = r#"{"op":"delete","key":"a"}"#;
+        let batch = |n| format!(r#"{{"operations":[{}]}}"#, vec![one; n].join(","));
+        assert!(serde_json::from_str::<Batch>(&batch(MAX_OPERATIONS)).is_ok());
+        let error = serde_json::from_str::<Batch>(&batch(MAX_OPERATIONS + 1)).unwrap_err();
+        assert!(error.to_string().contains("at most 10000"), "{error}");
     }
 
     #[test]

@@ -145,10 +145,10 @@ impl Client {
 
     /// Writes a value. With durability `always` it is on disk when this returns.
     pub async fn set(&self, key: &[u8], value: impl Into<Bytes>, put: &Put) -> Result<Written> {
-        let mut uri = key_uri(key);
-        if let Some(ttl) = put.ttl {
-            uri.push_str(&format!("?ttl={}ms", ttl.as_millis()));
-        }
+        let uri = match put.ttl {
+            Some(ttl) => format!("{}?ttl={}ms", key_uri(key), ttl.as_millis()),
+            None => key_uri(key),
+        };
         let mut call = Call::new(Method::PUT, uri).body(value.into());
         call.condition("if-match", put.if_match.as_deref())?;
         call.condition("if-none-match", put.if_none_match.as_deref())?;
@@ -171,8 +171,8 @@ impl Client {
         }
     }
 
-    /// Removes all keys that begin with `prefix`, in one revision. An empty prefix, which means
-    /// every key, wants `all`.
+    /// Removes all keys that begin with `prefix`; a large set goes in several revisions. An empty
+    /// prefix, which means every key, wants `all`.
     pub async fn delete_prefix(&self, prefix: &[u8], all: bool) -> Result<Deleted> {
         let mut uri = format!("{}?prefix={}", path::KEYS, percent(prefix));
         if all {

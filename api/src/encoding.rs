@@ -1,7 +1,7 @@
 //! Keys and values in URLs and JSON: percent-encoding and base64.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// What is encoded in a path segment or query value: all but RFC 3986's unreserved characters,
@@ -49,6 +49,16 @@ pub fn base64(bytes: &[u8]) -> String {
 /// Decodes standard base64 with padding; `None` if it is malformed.
 pub fn unbase64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
+}
+
+/// Base64 for URLs, without padding, as cursors have it.
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Decodes base64 for URLs; `None` if it is malformed.
+pub fn unbase64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 #[cfg(test)]

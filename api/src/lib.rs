@@ -68,6 +68,6 @@ pub mod path {
     pub const READY: &str = "/readyz";
     /// Metrics in Prometheus' text form.
     pub const METRICS: &str = "/metrics";
-    /// This interface as an OpenAPI document.
+    /// This interface, described for `OpenAPI` tools.
     pub const OPENAPI: &str = "/openapi.json";
 }

@@ -1,2 +1,49 @@
-//! sidecar
-fn main() {}
+//! `codexstore-sidecar`: serves one store on a pod-local Unix socket, and its state to the operator.
+//!
+//! The store does the work; this binary is the protocols, the limits, and the process's life.
+//! **Nothing here knows the format of a file or a Kubernetes object.**
+//!
+//! - [`flags`], [`settings`]: what was asked for, then what it means on this machine.
+//! - [`run`]: the process from start to end; [`ping`]: the exec probe.
+//! - [`engine`]: what stands between the protocols and the store, and who opens the store.
+//! - [`http`]: requests and answers; [`serve`]: connections and their deadlines.
+//! - [`admin`]: the listener for the operator.
+
+mod admin;
+mod engine;
+mod flags;
+mod http;
+mod log;
+mod metrics;
+mod ping;
+mod run;
+mod serve;
+mod settings;
+mod units;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use flags::{Cli, Command};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Ping(flags) => match ping::ping(&flags) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error, 1),
+        },
+        Command::Run(flags) => match run::run(*flags) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(run::Failed::Flags(error)) => complain(&error, 2),
+            Err(run::Failed::Run(error)) => complain(&error, 1),
+        },
+    }
+}
+
+/// Says what is wrong, with its causes, and with which code to end.
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("codexstore-sidecar: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,184 @@
+//! The admin listener: TLS 1.3, a client certificate of the store's own CA, and one role in it.
+
+mod role;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::engine::Engine;
+use crate::http::App;
+use crate::http::answer::{Body, Reject, json, without_body};
+use crate::metrics::{Operation, Protocol};
+use crate::serve::connections::Connections;
+use crate::serve::guard::Guard;
+use crate::serve::{connection_of, protocol};
+use role::{Role, Verb};
+pub use tls::Certificates;
+
+/// Most connections: an operator needs one, a few replicas of it and a job some more.
+const CONNECTIONS: usize = 16;
+
+/// Most time for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Most time without a request.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Pause before the address is bound again.
+const BIND_PAUSE: Duration = Duration::from_secs(5);
+
+/// Serves the admin listener for ever. Nothing that fails here ends the process: the socket is
+/// served all the same.
+pub async fn serve<E: Engine>(
+    address: SocketAddr,
+    certificates: Arc<Certificates>,
+    app: Arc<App<E>>,
+) {
+    let listener = bind(address).await;
+    let all = Connections::new(CONNECTIONS);
+    let protocol = Arc::new(protocol());
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an admin connection");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        // Without certificates there is nobody to talk to; the reason is in the log.
+        let Some(config) = certificates.current() else {
+            continue;
+        };
+        let Some((place, _)) = all.admit() else {
+            continue;
+        };
+        let app = Arc::clone(&app);
+        let protocol = Arc::clone(&protocol);
+        tokio::spawn(async move {
+            let Some((stream, role)) = shake(stream, config).await else {
+                return;
+            };
+            let mut limits = app.limits;
+            limits.idle = IDLE;
+            let guard = Guard::new(stream, Arc::clone(&place), limits);
+            let service = |request| {
+                let app = Arc::clone(&app);
+                async move { answer(&app, role, &request) }
+            };
+            connection_of(&protocol, guard, &place, service).await;
+        });
+    }
+}
+
+async fn bind(address: SocketAddr) -> TcpListener {
+    let mut logged = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "the admin listener is bound");
+                return listener;
+            }
+            Err(error) => {
+                if !logged {
+                    tracing::error!(%address, %error, "the admin listener cannot be bound; trying again");
+                    logged = true;
+                }
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+        }
+    }
+}
+
+type Tls = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Shakes hands and reads the role of the client's certificate.
+async fn shake(
+    stream: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+) -> Option<(Tls, Option<Role>)> {
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "an admin connection was refused");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let role = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| Role::of(leaf));
+    Some((stream, role))
+}
+
+/// Answers one request of the admin listener.
+fn answer<E: Engine>(
+    app: &App<E>,
+    role: Option<Role>,
+    request: &Request<Incoming>,
+) -> Response<Body> {
+    let started = Instant::now();
+    let head = request.method() == Method::HEAD;
+    let response = match decide(app, role, request) {
+        Ok(response) if head => without_body(response),
+        Ok(response) => response,
+        Err(reject) => reject.into_response(head),
+    };
+    app.metrics.done(
+        Protocol::Admin,
+        Operation::Status,
+        response.status(),
+        started.elapsed(),
+    );
+    response
+}
+
+fn decide<E: Engine>(
+    app: &App<E>,
+    role: Option<Role>,
+    request: &Request<Incoming>,
+) -> Result<Response<Body>, Reject> {
+    let verb = match request.uri().path() {
+        codexstore_api::path::STATUS => Verb::Status,
+        codexstore_api::path::HEALTH => Verb::Health,
+        _ => {
+            return Err(Reject::new(
+                "no-such-route",
+                "the admin listener has /v1/status and /healthz",
+            ));
+        }
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Reject::method_not_allowed("GET, HEAD"));
+    }
+    let Some(role) = role else {
+        tracing::warn!("an admin request without a role was refused");
+        return Err(Reject::new(
+            "denied",
+            "the client certificate names no role, or more than one",
+        ));
+    };
+    if !role.may(verb) {
+        tracing::warn!(role = role.as_str(), "an admin request was refused");
+        return Err(Reject::new(
+            "denied",
+            format!("role {} may not do this", role.as_str()),
+        ));
+    }
+    match verb {
+        Verb::Status => json(&crate::http::status_of(app)),
+        Verb::Health => Ok(crate::http::health()),
+    }
+}

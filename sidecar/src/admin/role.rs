@@ -1,0 +1,119 @@
+//! Roles: one in each client certificate, as the URI `codexstore://role/<role>`.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The operator.
+    Operator,
+    /// A backup job.
+    Backup,
+    /// A restore job.
+    Restore,
+    /// A key rotation.
+    Rotate,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// The member's state.
+    Status,
+    /// Whether it is alive.
+    Health,
+}
+
+impl Role {
+    /// The role of a certificate: exactly one URI of our scheme, naming a role that is known.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Role> {
+        let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+        let names = parsed.subject_alternative_name().ok()??;
+        let mut roles = names
+            .value
+            .general_names
+            .iter()
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => uri.strip_prefix("codexstore://role/"),
+                _ => None,
+            });
+        match (roles.next(), roles.next()) {
+            (Some(role), None) => Role::parse(role),
+            _ => None,
+        }
+    }
+
+    fn parse(name: &str) -> Option<Role> {
+        Some(match name {
+            "operator" => Role::Operator,
+            "backup" => Role::Backup,
+            "restore" => Role::Restore,
+            "rotate" => Role::Rotate,
+            _ => return None,
+        })
+    }
+
+    /// The role's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Operator => "operator",
+            Role::Backup => "backup",
+            Role::Restore => "restore",
+            Role::Rotate => "rotate",
+        }
+    }
+
+    /// True if the role may do it.
+    pub fn may(self, verb: Verb) -> bool {
+        match verb {
+            Verb::Health => true,
+            Verb::Status => matches!(self, Role::Operator),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    fn role_of(uris: &[&str]) -> Option<Role> {
+        let mut params = CertificateParams::new(vec!["x".to_string()]).unwrap();
+        for uri in uris {
+            params
+                .subject_alt_names
+                .push(SanType::URI((*uri).try_into().unwrap()));
+        }
+        let key = KeyPair::generate().unwrap();
+        Role::of(params.self_signed(&key).unwrap().der())
+    }
+
+    #[test]
+    fn a_certificate_has_exactly_one_known_role() {
+        assert_eq!(
+            role_of(&["codexstore://role/operator"]),
+            Some(Role::Operator)
+        );
+        assert_eq!(
+            role_of(&["https://x/", "codexstore://role/backup"]),
+            Some(Role::Backup)
+        );
+        assert_eq!(role_of(&[]), None);
+        assert_eq!(role_of(&["codexstore://role/admin"]), None);
+        assert_eq!(
+            role_of(&["codexstore://role/operator", "codexstore://role/backup"]),
+            None
+        );
+        assert_eq!(role_of(&["codexstore://role/operator/"]), None);
+    }
+
+    #[test]
+    fn only_the_operator_sees_the_status() {
+        assert!(Role::Operator.may(Verb::Status));
+        for role in [Role::Backup, Role::Restore, Role::Rotate] {
+            assert!(!role.may(Verb::Status) && role.may(Verb::Health));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What stands between the protocols and the state they serve.
+//!
+//! The protocols know [`Engine`] and nothing of how it keeps things. [`local::Local`] is the store
+//! in this pod; an engine that talks to another machine fits the same trait.
+
+pub mod condition;
+pub mod local;
+pub mod owner;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use codexstore::{Batch, Committed, Error, Page, Scan, Stats};
+use codexstore_api::status::State;
+
+pub use condition::{Conditions, Tag};
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The store is not open; the error says why.
+    NotOpen(Error),
+    /// The operation failed.
+    Failed(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Failed(error)
+    }
+}
+
+impl Failure {
+    /// The error.
+    pub fn error(&self) -> &Error {
+        match self {
+            Failure::NotOpen(error) | Failure::Failed(error) => error,
+        }
+    }
+}
+
+/// Result of an engine's operation.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// A value as a protocol sends it.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// The value.
+    pub bytes: Bytes,
+    /// Lineage and modified revision.
+    pub tag: Tag,
+    /// How often the key was written since it was created.
+    pub version: u64,
+    /// Milliseconds since 1970.
+    pub expires_at: Option<u64>,
+}
+
+/// A write of one key.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Bytes,
+    /// Time until it expires.
+    pub ttl: Option<Duration>,
+    /// What must hold.
+    pub conditions: Conditions,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// The new tag.
+    pub tag: Tag,
+    /// True if the key was not there.
+    pub created: bool,
+    /// Milliseconds since 1970.
+    pub expires_at: Option<u64>,
+}
+
+/// Whether the state is served, and its numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// In short.
+    pub state: State,
+    /// Why it is not served, or what else is wrong.
+    pub message: Option<String>,
+    /// The error behind it, if there is one.
+    pub error: Option<Error>,
+    /// Numbers, all zero while nothing is open.
+    pub stats: Stats,
+}
+
+/// The operations that every protocol offers.
+pub trait Engine: Send + Sync + 'static {
+    /// A key's value.
+    fn get(&self, key: &[u8]) -> impl Future<Output = Result<Option<Value>>> + Send;
+
+    /// Writes a key.
+    fn put(&self, put: Put) -> impl Future<Output = Result<Written>> + Send;
+
+    /// Removes a key; the revision of that, or `None` if it was not there.
+    fn delete(
+        &self,
+        key: Vec<u8>,
+        conditions: Conditions,
+    ) -> impl Future<Output = Result<Option<u64>>> + Send;
+
+    /// Removes all keys with a prefix: how many, and the revision after it.
+    fn delete_prefix(&self, prefix: Vec<u8>) -> impl Future<Output = Result<(u64, u64)>> + Send;
+
+    /// Commits a batch.
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed>> + Send;
+
+    /// One slice of a scan, at most as much as `scan` bounds. It may compute for a while and is
+    /// called off the I/O thread.
+    fn scan(&self, scan: &Scan) -> Result<Page>;
+
+    /// State and numbers.
+    fn health(&self) -> Health;
+}

@@ -1,0 +1,288 @@
+//! The engine that is the store in this pod.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use codexstore::{
+    Batch, Code, Committed, Error, Kind, Page, Program, Scan, SetOptions, Store, Txn,
+};
+use codexstore_api::status::State;
+use tokio::sync::oneshot;
+
+use super::{Conditions, Engine, Failure, Health, Put, Result, Tag, Value, Written};
+
+/// The store, while it is open.
+enum Slot {
+    Open(Store),
+    Closed(State, Error),
+}
+
+/// The local store, which its [`super::owner::Owner`] opens and closes.
+pub struct Local {
+    slot: ArcSwap<Slot>,
+    /// What is wrong although the store serves, such as a keyring that could not be reloaded.
+    notice: Mutex<Option<String>>,
+}
+
+impl Default for Local {
+    fn default() -> Local {
+        let starting = Error::new(Code::Closed, "the store is being opened");
+        Local {
+            slot: ArcSwap::from_pointee(Slot::Closed(State::Starting, starting)),
+            notice: Mutex::default(),
+        }
+    }
+}
+
+impl Local {
+    /// Serves this store from now on.
+    pub fn opened(&self, store: Store) {
+        self.slot.store(Arc::new(Slot::Open(store)));
+    }
+
+    /// Stops serving and says why; the store that was served is handed back.
+    pub fn closed(&self, state: State, why: Error) -> Option<Store> {
+        match &*self.slot.swap(Arc::new(Slot::Closed(state, why))) {
+            Slot::Open(store) => Some(store.clone()),
+            Slot::Closed(..) => None,
+        }
+    }
+
+    /// The store, if it is open.
+    pub fn store(&self) -> Result<Store> {
+        match &**self.slot.load() {
+            Slot::Open(store) => Ok(store.clone()),
+            Slot::Closed(_, why) => Err(Failure::NotOpen(why.clone())),
+        }
+    }
+
+    /// Sets or clears what is wrong although the store serves.
+    pub fn notice(&self, notice: Option<String>) {
+        *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = notice;
+    }
+
+    async fn submit<P: Program>(store: &Store, program: P) -> Result<P::Output> {
+        let (answer, answered) = oneshot::channel();
+        store.submit(program, move |result| {
+            // The request may have given up; its outcome is then unknown to the caller.
+            let _ = answer.send(result);
+        });
+        match answered.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(Error::internal("the committer dropped a request").into()),
+        }
+    }
+}
+
+/// Which state an error at open means.
+pub fn state_of(error: &Error) -> State {
+    match error.as_code() {
+        Code::Locked | Code::Fenced => State::Locked,
+        Code::UnsupportedVersion => State::ConfigError,
+        _ => match error.kind() {
+            Kind::Encryption => State::KeyError,
+            Kind::Integrity => State::IntegrityError,
+            Kind::Validation => State::ConfigError,
+            _ => State::IoError,
+        },
+    }
+}
+
+struct PutProgram {
+    put: Put,
+    lineage: u64,
+}
+
+impl Program for PutProgram {
+    type Output = Written;
+
+    fn run(self, txn: &mut Txn<'_>) -> codexstore::Result<Written> {
+        let Put {
+            key,
+            value,
+            ttl,
+            conditions,
+        } = self.put;
+        check(txn, &key, &conditions, self.lineage)?;
+        txn.set_with(
+            &key,
+            &value,
+            SetOptions {
+                ttl,
+                ..SetOptions::default()
+            },
+        )?;
+        let expires_at = match ttl {
+            Some(_) => txn.get(&key)?.and_then(|entry| entry.expires_at()),
+            None => None,
+        };
+        let done = txn.outcome();
+        Ok(Written {
+            tag: Tag {
+                lineage: self.lineage,
+                revision: done.revision,
+            },
+            created: done.created > 0,
+            expires_at,
+        })
+    }
+
+    fn size_hint(&self) -> usize {
+        self.put.key.len() + self.put.value.len()
+    }
+}
+
+struct DeleteProgram {
+    key: Vec<u8>,
+    conditions: Conditions,
+    lineage: u64,
+}
+
+impl Program for DeleteProgram {
+    type Output = Option<u64>;
+
+    fn run(self, txn: &mut Txn<'_>) -> codexstore::Result<Option<u64>> {
+        check(txn, &self.key, &self.conditions, self.lineage)?;
+        let was_there = txn.delete(&self.key)?;
+        Ok(was_there.then(|| txn.outcome().revision))
+    }
+
+    fn size_hint(&self) -> usize {
+        self.key.len()
+    }
+}
+
+fn check(
+    txn: &Txn<'_>,
+    key: &[u8],
+    conditions: &Conditions,
+    lineage: u64,
+) -> codexstore::Result<()> {
+    if conditions.is_empty() {
+        return Ok(());
+    }
+    let found = txn.get(key)?.map(|entry| Tag {
+        lineage,
+        revision: entry.modified(),
+    });
+    conditions.check(found)
+}
+
+impl Engine for Local {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        let slot = self.slot.load();
+        let store = match &**slot {
+            Slot::Open(store) => store,
+            Slot::Closed(_, why) => return Err(Failure::NotOpen(why.clone())),
+        };
+        let Some(entry) = store.get(key)? else {
+            return Ok(None);
+        };
+        Ok(Some(Value {
+            bytes: entry.bytes(),
+            tag: Tag {
+                lineage: store.lineage(),
+                revision: entry.modified(),
+            },
+            version: entry.version(),
+            expires_at: entry.expires_at(),
+        }))
+    }
+
+    async fn put(&self, put: Put) -> Result<Written> {
+        let store = self.store()?;
+        let lineage = store.lineage();
+        Local::submit(&store, PutProgram { put, lineage }).await
+    }
+
+    async fn delete(&self, key: Vec<u8>, conditions: Conditions) -> Result<Option<u64>> {
+        let store = self.store()?;
+        let lineage = store.lineage();
+        Local::submit(
+            &store,
+            DeleteProgram {
+                key,
+                conditions,
+                lineage,
+            },
+        )
+        .await
+    }
+
+    async fn delete_prefix(&self, prefix: Vec<u8>) -> Result<(u64, u64)> {
+        let store = self.store()?;
+        // It commits several batches in turn and waits for each: not for the I/O thread.
+        let work = tokio::task::spawn_blocking(move || {
+            let deleted = store.delete_prefix(&prefix)?;
+            Ok((deleted, store.status().revision))
+        });
+        work.await
+            .unwrap_or_else(|_| Err(Error::internal("a deletion ended early").into()))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let store = self.store()?;
+        Local::submit(&store, batch).await
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Page> {
+        Ok(self.store()?.scan(scan)?)
+    }
+
+    fn health(&self) -> Health {
+        let notice = self
+            .notice
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match &**self.slot.load() {
+            Slot::Open(store) => {
+                let stats = store.status();
+                let (state, error) = match &stats.poisoned {
+                    Some(error) => (State::Poisoned, Some(error.clone())),
+                    None => (State::Ready, None),
+                };
+                let message = error.as_ref().map(ToString::to_string).or(notice);
+                Health {
+                    state,
+                    message,
+                    error,
+                    stats,
+                }
+            }
+            Slot::Closed(state, why) => Health {
+                state: *state,
+                message: Some(why.to_string()),
+                error: Some(why.clone()),
+                ..Health::default()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_the_store_has_the_same_row_in_the_table_of_the_protocols() {
+        for code in Code::ALL {
+            let row = codexstore_api::codes::TABLE
+                .iter()
+                .find(|row| row.code == code.as_str())
+                .unwrap_or_else(|| panic!("{code} has no row"));
+            assert_eq!(row.kind.as_str(), code.kind().as_str(), "{code}");
+            assert_eq!(row.retry.as_str(), code.retry().as_str(), "{code}");
+        }
+    }
+
+    #[test]
+    fn states_say_where_to_look() {
+        let state = |code| state_of(&Error::new(code, ""));
+        assert_eq!(state(Code::WrongKey), State::KeyError);
+        assert_eq!(state(Code::InvalidKeyring), State::KeyError);
+        assert_eq!(state(Code::Corrupt), State::IntegrityError);
+        assert_eq!(state(Code::Locked), State::Locked);
+        assert_eq!(state(Code::Denied), State::IoError);
+    }
+}

@@ -1,0 +1,233 @@
+//! The owner of the local store: opens it, opens it again when that failed or the store is
+//! poisoned, and loads its keyring anew when the files change.
+//!
+//! It runs on a thread of its own, since all of it blocks. A store that cannot be opened never
+//! ends the process: the reason stays visible, and a Secret put right heals it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use codexstore::{Code, Error, Keyring, Store};
+use codexstore_api::status::State;
+use tracing::{error, info, warn};
+
+use super::Engine;
+use super::local::{Local, state_of};
+use crate::settings::{Keys, Settings};
+use crate::watch::Fingerprint;
+
+/// First pause before the store is opened again; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause.
+const LAST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a poisoned store goes on serving reads before it is opened again.
+const POISONED_FOR: Duration = Duration::from_secs(5);
+
+/// How often the keyring's files are looked at.
+const KEYRING_POLL: Duration = Duration::from_secs(2);
+
+/// Opens the store and keeps it open.
+pub struct Owner {
+    settings: Arc<Settings>,
+    local: Arc<Local>,
+    /// The keyring's files as last read.
+    seen: Option<Fingerprint>,
+    next_look: Instant,
+    next_open: Option<Instant>,
+    pause: Duration,
+    last_error: Option<String>,
+    poisoned_since: Option<Instant>,
+}
+
+impl Owner {
+    /// An owner that opens the store at its first step.
+    pub fn new(settings: Arc<Settings>, local: Arc<Local>) -> Owner {
+        Owner {
+            settings,
+            local,
+            seen: None,
+            next_look: Instant::now(),
+            next_open: Some(Instant::now()),
+            pause: FIRST_PAUSE,
+            last_error: None,
+            poisoned_since: None,
+        }
+    }
+
+    /// Does what is due, and says when to come again.
+    pub fn step(&mut self) -> Duration {
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.look_at_keyring();
+            self.look_at_store();
+            self.next_look = Instant::now() + KEYRING_POLL;
+        }
+        if self.next_open.is_some_and(|at| Instant::now() >= at) {
+            self.open();
+        }
+        let next = self
+            .next_open
+            .map_or(self.next_look, |at| at.min(self.next_look));
+        next.saturating_duration_since(Instant::now())
+    }
+
+    fn keyring_dir(&self) -> Option<&Path> {
+        match &self.settings.keys {
+            Keys::None => None,
+            Keys::Dir(dir) => Some(dir),
+        }
+    }
+
+    /// Opens the store, or notes why not and when to try again.
+    fn open(&mut self) {
+        let started = Instant::now();
+        match self.try_open() {
+            Ok(store) => {
+                let stats = store.status();
+                info!(
+                    revision = stats.revision,
+                    keys = stats.keys,
+                    bytes = stats.bytes,
+                    cipher = stats.cipher,
+                    key_id = stats.key_id.as_ref().map(tracing::field::display),
+                    millis = millis(started.elapsed()),
+                    "the store is open"
+                );
+                self.local.notice(clock_notice(stats.clock_jump_ms));
+                self.local.opened(store);
+                self.next_open = None;
+                self.pause = FIRST_PAUSE;
+                self.last_error = None;
+            }
+            Err(why) => {
+                let state = state_of(&why);
+                let text = why.to_string();
+                // Once per reason: a retry every few seconds must not fill the log.
+                if self.last_error.as_ref() != Some(&text) {
+                    error!(state = %state, code = why.code(), kind = %why.kind(), error = text,
+                        "the store cannot be opened; nothing was changed, trying again");
+                    self.last_error = Some(text);
+                }
+                self.local.closed(state, why);
+                self.next_open = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(LAST_PAUSE);
+            }
+        }
+    }
+
+    fn try_open(&mut self) -> codexstore::Result<Store> {
+        let keyring = match self.keyring_dir() {
+            None => None,
+            Some(dir) => {
+                // Looked at first: a change while it is read is then seen at the next look.
+                let seen = Fingerprint::of(dir);
+                let keyring = Keyring::load(dir);
+                self.seen = seen;
+                Some(keyring?)
+            }
+        };
+        Store::open(&self.settings.data_dir, self.settings.options(keyring))
+    }
+
+    /// Loads the keyring anew if its files changed.
+    fn look_at_keyring(&mut self) {
+        let Some(dir) = self.keyring_dir().map(Path::to_path_buf) else {
+            return;
+        };
+        let now = Fingerprint::of(&dir);
+        if now == self.seen {
+            return;
+        }
+        if self.next_open.is_some() {
+            // Not open, maybe for want of what has just arrived.
+            self.seen = now;
+            self.next_open = Some(Instant::now());
+            self.pause = FIRST_PAUSE;
+            return;
+        }
+        let Ok(store) = self.local.store() else {
+            return;
+        };
+        let loaded = Keyring::load(&dir).and_then(|keyring| {
+            let ids: Vec<String> = keyring.ids().map(ToString::to_string).collect();
+            let current = keyring.current().to_string();
+            store.reload_keyring(keyring)?;
+            Ok((current, ids))
+        });
+        match loaded {
+            Ok((current, ids)) => {
+                info!(
+                    current,
+                    loaded = ids.join(","),
+                    "the keyring was loaded anew"
+                );
+                self.local.notice(None);
+                self.seen = now;
+            }
+            Err(why) => {
+                let notice = format!("the keyring was not loaded anew, the old one stays: {why}");
+                warn!(code = why.code(), error = %why, "the keyring was not loaded anew");
+                self.local.notice(Some(notice));
+                // Seen, so that one bad content is reported once; the next change is tried again.
+                self.seen = now;
+            }
+        }
+    }
+
+    /// A poisoned store goes on with reads for a while and is then opened again, which does not
+    /// trust what the failed write left.
+    fn look_at_store(&mut self) {
+        if self.next_open.is_some() {
+            return;
+        }
+        let health = self.local.health();
+        let (State::Poisoned, Some(why)) = (health.state, health.error) else {
+            self.poisoned_since = None;
+            return;
+        };
+        match self.poisoned_since {
+            None => {
+                error!(code = why.code(), error = %why, "the store is poisoned: writes are refused");
+                self.poisoned_since = Some(Instant::now());
+            }
+            Some(since) if since.elapsed() >= POISONED_FOR => {
+                warn!("opening the poisoned store again");
+                self.poisoned_since = None;
+                if let Some(store) = self.local.closed(State::Recovering, why) {
+                    // Its final write may fail as the one before it did; what counts is the lock.
+                    let _ = store.close();
+                }
+                self.next_open = Some(Instant::now());
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Closes the store for good.
+    pub fn close(local: &Local) {
+        let why = Error::new(Code::Closed, "the sidecar is stopping");
+        if let Some(store) = local.closed(State::Stopping, why) {
+            let started = Instant::now();
+            match store.close() {
+                Ok(()) => info!(millis = millis(started.elapsed()), "the store is closed"),
+                Err(why) => {
+                    warn!(code = why.code(), error = %why, "the store was not closed cleanly");
+                }
+            }
+        }
+    }
+}
+
+fn clock_notice(jump_ms: Option<u64>) -> Option<String> {
+    let hours = jump_ms? / 3_600_000;
+    Some(format!(
+        "the wall clock is {hours} hours ahead of the last write; expiry waits until that is confirmed"
+    ))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

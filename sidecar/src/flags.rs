@@ -1,0 +1,383 @@
+//! The command line as it is written, before anything is checked against the machine.
+//!
+//! Every flag of `run` is also an environment variable: `CODEXSTORE_` and the flag's name in upper
+//! snake case. A flag wins over its variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::units::{Size, parse_duration, parse_mode, parse_size};
+
+/// Default path of the socket, in the memory volume that the app's containers share.
+pub const SOCKET: &str = "/run/codexstore/codexstore.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  run: stopped by SIGTERM or SIGINT; ping: the sidecar answers (with --ready: and is ready)
+  1  run: the socket cannot be made or the process cannot go on; ping: no, see stderr
+  2  wrong flags
+
+A store that cannot be opened (keys missing or wrong, stored bytes that do not verify, another
+owner) does not end the process: it goes on, not ready, says why in GET /readyz, GET /v1/status and
+the log, touches nothing, and tries again.";
+
+const RUN_HELP: &str = "\
+Serves one store on a Unix socket: HTTP/1.1 and HTTP/2 (prior knowledge), plain, no authentication
+besides the socket's permissions.
+
+  curl --unix-socket $CODEXSTORE_SOCKET -X PUT --data-binary hello http://localhost/v1/keys/greeting
+  curl --unix-socket $CODEXSTORE_SOCKET http://localhost/v1/keys/greeting
+  curl --unix-socket $CODEXSTORE_SOCKET 'http://localhost/v1/keys?prefix=gr&values=true'
+  curl --unix-socket $CODEXSTORE_SOCKET http://localhost/v1/status
+
+The whole interface: GET /openapi.json. Sizes are bytes or 512Ki, 8Mi, 1Gi (1024) and 8M, 1G (1000).
+Durations are 500ms, 30s, 5m, 1h30m.";
+
+/// The CodexStore sidecar: durable, encrypted state for one pod, on a Unix socket.
+#[derive(Debug, Parser)]
+#[command(name = "codexstore-sidecar", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the store until SIGTERM.
+    #[command(long_about = RUN_HELP, after_help = EXIT_CODES)]
+    Run(Box<RunFlags>),
+    /// Ask a running sidecar whether it is alive, for exec probes.
+    #[command(after_help = EXIT_CODES)]
+    Ping(PingFlags),
+}
+
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityFlag {
+    /// When it is on disk.
+    Always,
+    /// At once; it is on disk within 100 ms. A crash of the machine loses what came after.
+    Interval,
+}
+
+/// How new files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompressionFlag {
+    /// Not at all.
+    None,
+    /// Zstandard: good ratio, fast.
+    Zstd,
+    /// Gzip.
+    Gzip,
+    /// Snappy: fastest.
+    Snappy,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StrategyFlag {
+    /// The present: an atomic image and short journals.
+    Snapshot,
+}
+
+/// Size of the AES key that encrypts the store's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeySizeFlag {
+    /// AES-128-GCM.
+    #[value(name = "128")]
+    Aes128,
+    /// AES-192-GCM.
+    #[value(name = "192")]
+    Aes192,
+    /// AES-256-GCM.
+    #[value(name = "256")]
+    Aes256,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// The store's directory, made with mode 0700 if it is missing (its parent must exist).
+    #[arg(
+        long,
+        env = "CODEXSTORE_DATA_DIR",
+        default_value = "/var/lib/codexstore/data",
+        help_heading = "Store"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Directory of the keyring: the file `current` names a key, every other file is one (16, 24
+    /// or 32 raw bytes). Watched; changes are loaded live. [default: /etc/codexstore/keyring]
+    #[arg(long, env = "CODEXSTORE_KEYRING_DIR", help_heading = "Store")]
+    pub keyring_dir: Option<PathBuf>,
+
+    /// Keep the data unencrypted: anyone who can read the disk can read the data.
+    #[arg(long, env = "CODEXSTORE_NO_ENCRYPTION", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub no_encryption: bool,
+
+    /// Size of the AES key that encrypts new files, in bits. (A key of the keyring has the size
+    /// that its length says.)
+    #[arg(
+        long,
+        env = "CODEXSTORE_KEY_SIZE",
+        value_enum,
+        default_value = "256",
+        help_heading = "Store"
+    )]
+    pub key_size: KeySizeFlag,
+
+    /// What is kept.
+    #[arg(
+        long,
+        env = "CODEXSTORE_STRATEGY",
+        value_enum,
+        ignore_case = true,
+        default_value = "snapshot",
+        help_heading = "Store"
+    )]
+    pub strategy: StrategyFlag,
+
+    /// When a write is answered.
+    #[arg(
+        long,
+        env = "CODEXSTORE_DURABILITY",
+        value_enum,
+        ignore_case = true,
+        default_value = "always",
+        help_heading = "Store"
+    )]
+    pub durability: DurabilityFlag,
+
+    /// How new files are compressed.
+    #[arg(
+        long,
+        env = "CODEXSTORE_COMPRESSION",
+        value_enum,
+        ignore_case = true,
+        default_value = "zstd",
+        help_heading = "Store"
+    )]
+    pub compression: CompressionFlag,
+
+    /// Most disk that the store's files may take: a size, or a part of the filesystem in percent.
+    /// Beyond it writes answer `disk-full`.
+    #[arg(long, env = "CODEXSTORE_MAX_DISK", default_value = "85%", value_parser = parse_size, help_heading = "Store")]
+    pub max_disk: Size,
+
+    /// Most memory that entries may take: a size, or a part of the container's memory limit in
+    /// percent (of 732Mi where there is none). Beyond it writes answer `memory-full`.
+    #[arg(long, env = "CODEXSTORE_MAX_MEMORY", default_value = "70%", value_parser = parse_size, help_heading = "Store")]
+    pub max_memory: Size,
+
+    /// Longest value, 64Mi at most.
+    #[arg(long, env = "CODEXSTORE_MAX_VALUE", default_value = "8Mi", value_parser = parse_size, help_heading = "Store")]
+    pub max_value: Size,
+
+    /// Path of the socket, less than 108 bytes long. Its directory must exist.
+    #[arg(long, env = "CODEXSTORE_SOCKET", default_value = SOCKET, help_heading = "Socket")]
+    pub socket: PathBuf,
+
+    /// Permissions of the socket, octal, whatever the umask is. Connecting wants write permission.
+    #[arg(long, env = "CODEXSTORE_SOCKET_MODE", default_value = "0666", value_parser = parse_mode, help_heading = "Socket")]
+    pub socket_mode: u32,
+
+    /// Most connections at once; beyond it the longest idle one is closed, and a new one is
+    /// refused as `overloaded` if none is idle. Also bounded by the file descriptor limit.
+    #[arg(long, env = "CODEXSTORE_MAX_CONNECTIONS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Socket")]
+    pub max_connections: u32,
+
+    /// Most requests in work at once; more are refused as `overloaded`.
+    #[arg(long, env = "CODEXSTORE_MAX_REQUESTS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Socket")]
+    pub max_requests: u32,
+
+    /// Most time for one request, its body included.
+    #[arg(long, env = "CODEXSTORE_REQUEST_TIMEOUT", default_value = "30s", value_parser = parse_duration, help_heading = "Socket")]
+    pub request_timeout: Duration,
+
+    /// Most time for a request's header to arrive, for a pause within a body, and for a client to
+    /// take its answer.
+    #[arg(long, env = "CODEXSTORE_IO_TIMEOUT", default_value = "10s", value_parser = parse_duration, help_heading = "Socket")]
+    pub io_timeout: Duration,
+
+    /// A connection without a request for so long is closed.
+    #[arg(long, env = "CODEXSTORE_IDLE_TIMEOUT", default_value = "5m", value_parser = parse_duration, help_heading = "Socket")]
+    pub idle_timeout: Duration,
+
+    /// Address of the admin listener (TLS 1.3, client certificate required), such as
+    /// `0.0.0.0:7433`. Without it there is none.
+    #[arg(long, env = "CODEXSTORE_ADMIN_LISTEN", help_heading = "Admin listener")]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// Directory of tls.crt, tls.key and ca.crt of the admin listener. Watched.
+    #[arg(
+        long,
+        env = "CODEXSTORE_TLS_DIR",
+        default_value = "/etc/codexstore/tls",
+        help_heading = "Admin listener"
+    )]
+    pub tls_dir: PathBuf,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as
+    /// `info,codexstore_sidecar=debug`.
+    #[arg(
+        long,
+        env = "CODEXSTORE_LOG_LEVEL",
+        default_value = "info",
+        help_heading = "Process"
+    )]
+    pub log_level: String,
+
+    /// Form of the log, on stderr.
+    #[arg(
+        long,
+        env = "CODEXSTORE_LOG_FORMAT",
+        value_enum,
+        ignore_case = true,
+        default_value = "json",
+        help_heading = "Process"
+    )]
+    pub log_format: LogFormat,
+
+    /// Most time between SIGTERM and the end: requests in work are answered, then the store is
+    /// closed. (An unclosed store loses nothing: it replays its journal at the next start.)
+    #[arg(long, env = "CODEXSTORE_SHUTDOWN_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Process")]
+    pub shutdown_timeout: Duration,
+
+    /// Name of the CodexStore, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_STORE",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub store: String,
+
+    /// UID of the CodexStore, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_STORE_UID",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub store_uid: String,
+
+    /// Name of this pod, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_POD_NAME",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub pod_name: String,
+
+    /// UID of this pod, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_POD_UID",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub pod_uid: String,
+
+    /// Namespace of this pod, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_NAMESPACE",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub namespace: String,
+
+    /// Hash of the spec that this sidecar was made from, shown in status.
+    #[arg(
+        long,
+        env = "CODEXSTORE_SPEC_HASH",
+        default_value = "",
+        help_heading = "Identity"
+    )]
+    pub spec_hash: String,
+}
+
+/// Flags of `ping`.
+#[derive(Debug, Args)]
+pub struct PingFlags {
+    /// Path of the socket.
+    #[arg(long, env = "CODEXSTORE_SOCKET", default_value = SOCKET)]
+    pub socket: PathBuf,
+
+    /// Ask whether the store is open, not only whether the process answers.
+    #[arg(long)]
+    pub ready: bool,
+
+    /// Most time for the answer.
+    #[arg(long, env = "CODEXSTORE_PING_TIMEOUT", default_value = "1s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_is_also_an_environment_variable_of_its_name() {
+        let cli = Cli::command();
+        let run = cli.find_subcommand("run").unwrap();
+        let mut seen = 0;
+        for arg in run.get_arguments() {
+            let Some(long) = arg.get_long() else { continue };
+            if matches!(long, "help" | "version") {
+                continue;
+            }
+            let wanted = format!("CODEXSTORE_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(
+                arg.get_env().and_then(|v| v.to_str()),
+                Some(wanted.as_str())
+            );
+            seen += 1;
+        }
+        assert!(seen > 25, "{seen}");
+    }
+
+    #[test]
+    fn values_as_the_custom_resource_spells_them_are_taken() {
+        let cli = Cli::try_parse_from([
+            "codexstore-sidecar",
+            "run",
+            "--durability",
+            "Interval",
+            "--compression",
+            "Gzip",
+            "--strategy",
+            "Snapshot",
+            "--key-size",
+            "192",
+        ])
+        .unwrap();
+        let Command::Run(flags) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(flags.durability, DurabilityFlag::Interval);
+        assert_eq!(flags.compression, CompressionFlag::Gzip);
+    }
+}

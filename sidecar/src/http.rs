@@ -1,0 +1,186 @@
+//! HTTP/1.1 and HTTP/2 on the socket: requests in, answers and problems out.
+//!
+//! Everything here is bounded: connections and headers by [`crate::serve`], requests in work,
+//! bytes in flight and time by [`App`].
+
+pub mod answer;
+mod batch;
+mod body;
+mod etag;
+mod keys;
+mod list;
+pub mod openapi;
+mod query;
+pub mod route;
+mod system;
+
+pub use system::{health, status_of};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use http::{HeaderValue, Method, Request, Response, Version, header};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+
+use crate::engine::Engine;
+use crate::metrics::{Metrics, Operation, Protocol};
+use crate::settings::{Identity, Limits, Settings};
+use answer::{Body, Reject};
+use route::Route;
+
+/// Lists and deletions by prefix that are computed at once, each on a thread of its own.
+pub const SCANS: usize = 3;
+
+/// What all requests share.
+pub struct App<E> {
+    /// The state that is served.
+    pub engine: Arc<E>,
+    /// Bounds and deadlines.
+    pub limits: Limits,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Who this member is.
+    pub identity: Identity,
+    /// Settings that the status shows.
+    shown: system::Shown,
+    in_work: AtomicUsize,
+    /// Memory for bodies and pages, in units of [`body::UNIT`].
+    in_flight: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
+    started: Instant,
+    started_at: String,
+}
+
+impl<E: Engine> App<E> {
+    /// The app for an engine.
+    pub fn new(engine: Arc<E>, settings: &Settings) -> App<E> {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs() * 1000);
+        App {
+            engine,
+            limits: settings.limits,
+            metrics: Metrics::default(),
+            identity: settings.identity.clone(),
+            shown: system::Shown::of(settings),
+            in_work: AtomicUsize::new(0),
+            in_flight: Arc::new(Semaphore::new(settings.limits.in_flight_bytes / body::UNIT)),
+            scans: Arc::new(Semaphore::new(SCANS)),
+            started: Instant::now(),
+            started_at: codexstore_api::time::rfc3339(now).unwrap_or_default(),
+        }
+    }
+}
+
+/// Counts a request as in work until it is answered.
+struct InWork<'a>(&'a AtomicUsize);
+
+impl Drop for InWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers one request of the socket.
+pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let head = request.method() == Method::HEAD;
+    if request.version() == Version::HTTP_2 && is_grpc(&request) {
+        return grpc_unimplemented();
+    }
+    let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
+    let _in_work = InWork(&app.in_work);
+    let mut operation = Operation::Other;
+    let result = if in_work >= app.limits.max_requests {
+        Err(Reject::new("overloaded", "too many requests are in work"))
+    } else {
+        dispatch(app, request, started, &mut operation).await
+    };
+    let response = result.unwrap_or_else(|reject| reject.into_response(head));
+    let took = started.elapsed();
+    let status = response.status();
+    app.metrics.done(Protocol::Http, operation, status, took);
+    tracing::debug!(
+        operation = operation.as_str(),
+        status = status.as_u16(),
+        micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+    response
+}
+
+async fn dispatch<E: Engine>(
+    app: &App<E>,
+    request: Request<Incoming>,
+    started: Instant,
+    operation: &mut Operation,
+) -> Result<Response<Body>, Reject> {
+    let deadline = tokio::time::Instant::from_std(started + app.limits.request);
+    let (head, body) = request.into_parts();
+    let Some(route) = Route::of(head.uri.path()) else {
+        return Err(Reject::new(
+            "no-such-route",
+            "no such path; GET /openapi.json lists them, and a slash within a key is written %2F",
+        ));
+    };
+    let known = match (&head.method, route) {
+        (&Method::GET, Route::Key(_)) => Operation::Get,
+        (&Method::HEAD, Route::Key(_)) => Operation::Head,
+        (&Method::PUT, Route::Key(_)) => Operation::Put,
+        (&Method::DELETE, Route::Key(_)) => Operation::Delete,
+        (&Method::GET | &Method::HEAD, Route::Keys) => Operation::List,
+        (&Method::DELETE, Route::Keys) => Operation::DeletePrefix,
+        (&Method::POST, Route::Batch) => Operation::Batch,
+        (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
+        (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
+        (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
+        _ => {
+            body::drain(body);
+            return Err(Reject::method_not_allowed(route.allow()));
+        }
+    };
+    *operation = known;
+    let is_head = head.method == Method::HEAD;
+    match (known, route) {
+        (Operation::Get | Operation::Head, Route::Key(key)) => keys::get(app, &head, key).await,
+        (Operation::Put, Route::Key(key)) => keys::put(app, &head, key, body, deadline).await,
+        (Operation::Delete, Route::Key(key)) => keys::delete(app, &head, key, deadline).await,
+        (Operation::List, _) => list::list(app, &head, deadline).await,
+        (Operation::DeletePrefix, _) => list::delete(app, &head, deadline).await,
+        (Operation::Batch, _) => batch::batch(app, &head, body, deadline).await,
+        (_, route) => system::answer(app, &head, route),
+    }
+    .map(|response| {
+        if is_head {
+            answer::without_body(response)
+        } else {
+            response
+        }
+    })
+}
+
+/// True for a gRPC call: the same socket will serve them by content type.
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The gRPC status UNIMPLEMENTED in a form that gRPC clients understand.
+fn grpc_unimplemented() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert("grpc-status", HeaderValue::from_static("12"));
+    headers.insert(
+        "grpc-message",
+        HeaderValue::from_static("gRPC is not offered by this version"),
+    );
+    response
+}

@@ -1,0 +1,206 @@
+//! Answers: bodies, and rejections as problems.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use codexstore_api::codes::{self, Retry};
+use codexstore_api::problem::{self, Problem};
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::engine::Failure;
+
+/// Body of an answer: bytes at once, and what they are accounted to until they are sent.
+#[derive(Debug, Default)]
+pub struct Body {
+    bytes: Option<Bytes>,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// No body.
+    pub fn empty() -> Body {
+        Body::default()
+    }
+
+    /// These bytes, and a share of the bytes in flight to hold until they are sent.
+    pub fn holding(bytes: Bytes, held: Option<OwnedSemaphorePermit>) -> Body {
+        Body {
+            bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            _held: held,
+        }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Body {
+        Body::holding(bytes.into(), None)
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// An answer of this media type.
+pub fn typed(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// An answer without body.
+pub fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// A value as JSON.
+pub fn json<T: serde::Serialize>(value: &T) -> Result<Response<Body>, Reject> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|e| Reject::new("internal", format!("write the answer: {e}")))?;
+    Ok(typed("application/json", bytes))
+}
+
+/// The answer to HEAD: the same header, the body's length included, and no body.
+pub fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(bytes) = &body.bytes
+        && !head.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+/// A request that is not answered as asked, and why.
+#[derive(Debug)]
+pub struct Reject(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    problem: Problem,
+    allow: Option<&'static str>,
+    close: bool,
+}
+
+impl Reject {
+    /// A rejection of that code.
+    pub fn new(code: &str, detail: impl Into<String>) -> Reject {
+        Reject::from(Problem::new(code, detail))
+    }
+
+    /// 405, with the methods that the path takes.
+    pub fn method_not_allowed(allow: &'static str) -> Reject {
+        let mut reject = Reject::new("method-not-allowed", format!("this path takes {allow}"));
+        reject.0.allow = Some(allow);
+        reject
+    }
+
+    /// Ends an HTTP/1 connection after the answer.
+    #[must_use]
+    pub fn close(mut self) -> Reject {
+        self.0.close = true;
+        self
+    }
+
+    /// Puts what was being done before the detail.
+    #[must_use]
+    pub fn context(mut self, doing: &str) -> Reject {
+        self.0.problem.detail = format!("{doing}: {}", self.0.problem.detail);
+        self
+    }
+
+    /// What is told to the caller.
+    #[cfg(test)]
+    pub fn detail(&self) -> &str {
+        &self.0.problem.detail
+    }
+
+    /// The answer; `head` leaves its body out.
+    pub fn into_response(self, head: bool) -> Response<Body> {
+        let Inner {
+            problem,
+            allow,
+            close,
+        } = *self.0;
+        let code =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if code.is_server_error() {
+            tracing::warn!(
+                code = problem.code,
+                status = problem.status,
+                detail = problem.detail,
+                "a request failed"
+            );
+        }
+        let mut response = typed(problem::MEDIA_TYPE, problem.to_json());
+        *response.status_mut() = code;
+        let headers = response.headers_mut();
+        if let Some(allow) = allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if code == StatusCode::SERVICE_UNAVAILABLE && problem.retry == Retry::Yes {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if head {
+            without_body(response)
+        } else {
+            response
+        }
+    }
+}
+
+impl From<Problem> for Reject {
+    fn from(problem: Problem) -> Reject {
+        Reject(Box::new(Inner {
+            problem,
+            allow: None,
+            close: false,
+        }))
+    }
+}
+
+impl From<Failure> for Reject {
+    fn from(failure: Failure) -> Reject {
+        let error = failure.error();
+        let mut problem = Problem::of(codes::row(error.code()), error.message());
+        if matches!(failure, Failure::NotOpen(_)) {
+            // Whatever keeps the store closed, to a client it is the service that is missing.
+            problem.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        }
+        Reject::from(problem)
+    }
+}
+
+impl From<codexstore_api::Error> for Reject {
+    fn from(error: codexstore_api::Error) -> Reject {
+        Reject::from(error.to_problem())
+    }
+}

@@ -1,0 +1,105 @@
+//! Paths and the methods that each takes.
+
+use codexstore_api::path;
+
+/// Every path with its methods, as `Allow` lists them. The `OpenAPI` document has the same.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("/v1/keys/{key}", "GET, HEAD, PUT, DELETE"),
+    (path::KEYS, "GET, HEAD, DELETE"),
+    (path::BATCH, "POST"),
+    (path::STATUS, "GET, HEAD"),
+    (path::HEALTH, "GET, HEAD"),
+    (path::READY, "GET, HEAD"),
+    (path::METRICS, "GET, HEAD"),
+    (path::OPENAPI, "GET, HEAD"),
+];
+
+/// A path that is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// One key, still percent-encoded.
+    Key(&'a str),
+    /// The list of keys.
+    Keys,
+    /// Batches.
+    Batch,
+    /// The member's state.
+    Status,
+    /// Liveness.
+    Health,
+    /// Readiness.
+    Ready,
+    /// Metrics.
+    Metrics,
+    /// This interface's description.
+    OpenApi,
+}
+
+impl<'a> Route<'a> {
+    /// The route of a path.
+    pub fn of(path: &'a str) -> Option<Route<'a>> {
+        if let Some(key) = path.strip_prefix("/v1/keys/") {
+            // A slash would begin a sub-resource of the key; there is none yet.
+            return (!key.contains('/')).then_some(Route::Key(key));
+        }
+        Some(match path {
+            path::KEYS => Route::Keys,
+            path::BATCH => Route::Batch,
+            path::STATUS => Route::Status,
+            path::HEALTH => Route::Health,
+            path::READY => Route::Ready,
+            path::METRICS => Route::Metrics,
+            path::OPENAPI => Route::OpenApi,
+            _ => return None,
+        })
+    }
+
+    /// The path as the table has it.
+    pub fn template(self) -> &'static str {
+        match self {
+            Route::Key(_) => "/v1/keys/{key}",
+            Route::Keys => path::KEYS,
+            Route::Batch => path::BATCH,
+            Route::Status => path::STATUS,
+            Route::Health => path::HEALTH,
+            Route::Ready => path::READY,
+            Route::Metrics => path::METRICS,
+            Route::OpenApi => path::OPENAPI,
+        }
+    }
+
+    /// The methods that it takes.
+    pub fn allow(self) -> &'static str {
+        let mut routes = ROUTES.iter();
+        routes
+            .find(|(path, _)| *path == self.template())
+            .map_or("", |(_, methods)| methods)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_of_the_table_is_a_route_of_that_template() {
+        for (template, methods) in ROUTES {
+            let route = Route::of(template).unwrap();
+            assert_eq!(route.template(), *template);
+            assert_eq!(route.allow(), *methods);
+        }
+        assert_eq!(Route::of("/v1/keys/"), Some(Route::Key("")));
+        for other in [
+            "",
+            "/",
+            "*",
+            "/v1",
+            "/v1/keys/a/b",
+            "/v1/keysx",
+            "/v1/batch/",
+            "/V1/batch",
+        ] {
+            assert_eq!(Route::of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The sidecar about itself: status, health, readiness, metrics, and this interface's description.
+
+use codexstore_api::{Problem, Status, codes};
+use http::{Response, StatusCode, request};
+
+use super::answer::{Body, Reject, json, typed};
+use super::query::Query;
+use super::route::Route;
+use super::{App, openapi};
+use crate::engine::{Engine, Health};
+use crate::settings::Settings;
+
+/// Settings that the status repeats.
+pub struct Shown {
+    strategy: &'static str,
+    durability: &'static str,
+    compression: String,
+    max_disk: u64,
+    max_memory: u64,
+}
+
+impl Shown {
+    /// Takes them.
+    pub fn of(settings: &Settings) -> Shown {
+        Shown {
+            strategy: settings.strategy.as_str(),
+            durability: settings.durability.as_str(),
+            compression: format!("{:?}", settings.compression).to_lowercase(),
+            max_disk: settings.max_disk,
+            max_memory: settings.max_memory,
+        }
+    }
+}
+
+/// Answers a system path.
+pub fn answer<E: Engine>(
+    app: &App<E>,
+    head: &request::Parts,
+    route: Route<'_>,
+) -> Result<Response<Body>, Reject> {
+    Query::parse(head.uri.query(), &[])?;
+    match route {
+        Route::Status => status(app),
+        Route::Ready => ready(&app.engine.health()),
+        Route::Metrics => metrics(app),
+        Route::OpenApi => openapi::document(),
+        _ => Ok(health()),
+    }
+}
+
+/// The member's state.
+#[utoipa::path(get, path = "/v1/status", tag = "system", operation_id = "status",
+    description = "Who this member is, whether its store serves and if not why, and its numbers.",
+    responses((status = 200, description = "The state.", body = Status)))]
+pub fn status<E: Engine>(app: &App<E>) -> Result<Response<Body>, Reject> {
+    json(&status_of(app))
+}
+
+/// The member's state.
+pub fn status_of<E: Engine>(app: &App<E>) -> Status {
+    let Health {
+        state,
+        message,
+        stats,
+        ..
+    } = app.engine.health();
+    let who = app.identity.clone();
+    Status {
+        store: who.store,
+        store_uid: who.store_uid,
+        namespace: who.namespace,
+        pod: who.pod,
+        pod_uid: who.pod_uid,
+        spec_hash: who.spec_hash,
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        state,
+        message,
+        strategy: app.shown.strategy.to_string(),
+        durability: app.shown.durability.to_string(),
+        compression: app.shown.compression.clone(),
+        cipher: stats.cipher.to_string(),
+        lineage: if stats.lineage == 0 {
+            String::new()
+        } else {
+            format!("{:016x}", stats.lineage)
+        },
+        epoch: stats.epoch,
+        revision: stats.revision,
+        keys: stats.keys,
+        bytes: stats.bytes,
+        disk_bytes: stats.disk_bytes,
+        max_disk: app.shown.max_disk,
+        memory_bytes: stats.memory_bytes,
+        max_memory: app.shown.max_memory,
+        journal_bytes: stats.journal_bytes,
+        key_id: stats.key_id.map(|id| id.to_string()).unwrap_or_default(),
+        loaded_key_ids: stats.loaded_keys.iter().map(ToString::to_string).collect(),
+        started_at: app.started_at.clone(),
+        uptime_seconds: app.started.elapsed().as_secs(),
+    }
+}
+
+/// Liveness.
+#[utoipa::path(get, path = "/healthz", tag = "system", operation_id = "health",
+    description = "200 while the process serves, whatever the store's state is.",
+    responses((status = 200, description = "Alive.", body = String, content_type = "text/plain")))]
+pub fn health() -> Response<Body> {
+    typed("text/plain", "ok\n")
+}
+
+/// Readiness.
+#[utoipa::path(get, path = "/readyz", tag = "system", operation_id = "ready",
+    description = "200 while the store is open for reads and writes; else the problem that keeps it from that.",
+    responses((status = 200, description = "Ready.", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not ready, and why.", body = Problem, content_type = "application/problem+json")))]
+pub fn ready(health: &Health) -> Result<Response<Body>, Reject> {
+    if health.state.is_ready() {
+        return Ok(typed("text/plain", "ok\n"));
+    }
+    let code = health
+        .error
+        .as_ref()
+        .map_or("starting", |error| error.code());
+    let message = health.message.as_deref().unwrap_or_default();
+    let mut problem = Problem::of(codes::row(code), format!("{}: {message}", health.state));
+    problem.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+    // Not a warning in the log for each probe: the owner has logged the reason once.
+    let mut response = typed(codexstore_api::problem::MEDIA_TYPE, problem.to_json());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    Ok(response)
+}
+
+/// Metrics.
+#[utoipa::path(get, path = "/metrics", tag = "system", operation_id = "metrics",
+    description = "Metrics in the text form of Prometheus (OpenMetrics 1.0).",
+    responses((status = 200, description = "Metrics.", body = String, content_type = "application/openmetrics-text")))]
+pub fn metrics<E: Engine>(app: &App<E>) -> Result<Response<Body>, Reject> {
+    let text = app
+        .metrics
+        .encode(&app.engine.health())
+        .map_err(|_| Reject::new("internal", "write the metrics"))?;
+    Ok(typed(
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        text,
+    ))
+}

@@ -1,0 +1,365 @@
+//! Counters, in the names and units of Prometheus. Labels are few and fixed: no key ever is one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use codexstore_api::status::State;
+use http::StatusCode;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::engine::Health;
+
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// On the socket.
+    Http,
+    /// On the admin listener.
+    Admin,
+}
+
+/// What a request asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Operation {
+    /// A value.
+    Get,
+    /// A value's header.
+    Head,
+    /// Write a value.
+    Put,
+    /// Remove a key.
+    Delete,
+    /// Remove keys by prefix.
+    DeletePrefix,
+    /// A page of keys.
+    List,
+    /// A batch.
+    Batch,
+    /// The status.
+    Status,
+    /// Liveness or readiness.
+    Health,
+    /// Anything else.
+    Other,
+}
+
+impl Operation {
+    const ALL: [Operation; 10] = [
+        Operation::Get,
+        Operation::Head,
+        Operation::Put,
+        Operation::Delete,
+        Operation::DeletePrefix,
+        Operation::List,
+        Operation::Batch,
+        Operation::Status,
+        Operation::Health,
+        Operation::Other,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Get => "get",
+            Operation::Head => "head",
+            Operation::Put => "put",
+            Operation::Delete => "delete",
+            Operation::DeletePrefix => "delete_prefix",
+            Operation::List => "list",
+            Operation::Batch => "batch",
+            Operation::Status => "status",
+            Operation::Health => "health",
+            Operation::Other => "other",
+        }
+    }
+}
+
+const OUTCOMES: [&str; 4] = ["ok", "not_found", "refused", "failed"];
+
+fn outcome(status: StatusCode) -> usize {
+    match status.as_u16() {
+        0..400 => 0,
+        404 => 1,
+        400..500 => 2,
+        _ => 3,
+    }
+}
+
+/// Why a connection or request was turned away before it was looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Turned {
+    /// No place for one more connection.
+    Connections,
+    /// An idle connection gave way to a new one.
+    Evicted,
+    /// The header did not come in time.
+    SlowHeader,
+    /// The client did not take its answer.
+    SlowReader,
+    /// Not HTTP.
+    Malformed,
+    /// The operating system had no descriptor left.
+    Descriptors,
+}
+
+impl Turned {
+    const ALL: [(Turned, &'static str); 6] = [
+        (Turned::Connections, "connections"),
+        (Turned::Evicted, "evicted"),
+        (Turned::SlowHeader, "slow_header"),
+        (Turned::SlowReader, "slow_reader"),
+        (Turned::Malformed, "malformed"),
+        (Turned::Descriptors, "descriptors"),
+    ];
+}
+
+type Labels = Vec<(&'static str, &'static str)>;
+
+/// One operation's counters, looked up once.
+struct PerOperation {
+    outcomes: [Counter; 4],
+    latency: Histogram,
+}
+
+/// All counters.
+pub struct Metrics {
+    registry: Registry,
+    http: Vec<PerOperation>,
+    admin: Counter,
+    turned: Vec<Counter>,
+    connections: Arc<AtomicI64>,
+    accepted: AtomicU64,
+}
+
+/// Latency buckets in seconds: a read takes microseconds, a durable write a disk's sync.
+const BUCKETS: [f64; 14] = [
+    0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5,
+    2.5, 10.0,
+];
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("codexstore");
+        let requests = Family::<Labels, Counter>::default();
+        let latency = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+            Histogram::new(BUCKETS)
+        });
+        let turned = Family::<Labels, Counter>::default();
+        registry.register("requests", "Requests answered", requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's header to its answer",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        registry.register(
+            "rejected",
+            "Connections and requests turned away",
+            turned.clone(),
+        );
+        let http = Operation::ALL
+            .iter()
+            .map(|operation| {
+                let labels = vec![("protocol", "http"), ("operation", operation.as_str())];
+                let with = |outcome| {
+                    let mut labels = labels.clone();
+                    labels.push(("outcome", outcome));
+                    requests.get_or_create_owned(&labels)
+                };
+                PerOperation {
+                    outcomes: OUTCOMES.map(with),
+                    latency: latency.get_or_create_owned(&labels),
+                }
+            })
+            .collect();
+        let admin = vec![
+            ("protocol", "admin"),
+            ("operation", "status"),
+            ("outcome", "ok"),
+        ];
+        Metrics {
+            http,
+            admin: requests.get_or_create_owned(&admin),
+            turned: Turned::ALL
+                .iter()
+                .map(|(_, reason)| turned.get_or_create_owned(&vec![("reason", *reason)]))
+                .collect(),
+            connections: Arc::default(),
+            accepted: AtomicU64::new(0),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts an answered request.
+    pub fn done(
+        &self,
+        protocol: Protocol,
+        operation: Operation,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        match protocol {
+            Protocol::Admin => {
+                self.admin.inc();
+            }
+            Protocol::Http => {
+                if let Some(counters) = self.http.get(operation as usize) {
+                    if let Some(counter) = counters.outcomes.get(outcome(status)) {
+                        counter.inc();
+                    }
+                    counters.latency.observe(took.as_secs_f64());
+                }
+            }
+        }
+    }
+
+    /// Counts what was turned away.
+    pub fn turned(&self, why: Turned) {
+        if let Some(counter) = self.turned.get(why as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn connection(&self) -> ConnectionGuard {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionGuard(Arc::clone(&self.connections))
+    }
+
+    /// Everything as text, with the store's numbers of this moment.
+    pub fn encode(&self, health: &Health) -> Result<String, fmt::Error> {
+        let mut now = Registry::with_prefix("codexstore");
+        let stats = &health.stats;
+        let gauges: [(&str, &str, u64); 11] = [
+            (
+                "ready",
+                "1 while the store is open for reads and writes",
+                u64::from(health.state.is_ready()),
+            ),
+            (
+                "poisoned",
+                "1 while writes are refused after a failed one",
+                u64::from(health.state == State::Poisoned),
+            ),
+            ("revision", "The newest revision", stats.revision),
+            ("keys", "Live keys", stats.keys),
+            ("live_bytes", "Bytes of live keys and values", stats.bytes),
+            ("disk_bytes", "Bytes of the store's files", stats.disk_bytes),
+            ("disk_limit_bytes", "Budget of disk_bytes", stats.max_disk),
+            (
+                "memory_bytes",
+                "Bytes of memory that entries take",
+                stats.memory_bytes,
+            ),
+            (
+                "memory_limit_bytes",
+                "Budget of memory_bytes",
+                stats.max_memory,
+            ),
+            (
+                "journal_bytes",
+                "Bytes of journal since the image",
+                stats.journal_bytes,
+            ),
+            ("queued", "Writes waiting for the committer", stats.queued),
+        ];
+        for (name, help, value) in gauges {
+            now.register(name, help, ConstGauge::new(value));
+        }
+        let open = self.connections.load(Ordering::Relaxed);
+        now.register("connections", "Open connections", ConstGauge::new(open));
+        let counters: [(&str, &str, u64); 6] = [
+            (
+                "connections_accepted",
+                "Connections accepted",
+                self.accepted.load(Ordering::Relaxed),
+            ),
+            (
+                "commits",
+                "Batches committed since the store was opened",
+                stats.commits,
+            ),
+            (
+                "groups",
+                "Groups of batches written since then, one frame each",
+                stats.groups,
+            ),
+            ("syncs", "Syncs of the log since then", stats.syncs),
+            ("folds", "Images written since then", stats.folds),
+            ("expired", "Keys expired since then", stats.expired),
+        ];
+        for (name, help, value) in counters {
+            now.register(name, help, ConstCounter::new(value));
+        }
+        let mut text = String::with_capacity(16 << 10);
+        prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
+        encode(&mut text, &now)?;
+        Ok(text)
+    }
+}
+
+/// An open connection, for the gauge.
+pub struct ConnectionGuard(Arc<AtomicI64>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_appear_with_their_labels() {
+        let metrics = Metrics::default();
+        metrics.done(
+            Protocol::Http,
+            Operation::Put,
+            StatusCode::CREATED,
+            Duration::from_millis(2),
+        );
+        metrics.done(
+            Protocol::Http,
+            Operation::Get,
+            StatusCode::NOT_FOUND,
+            Duration::ZERO,
+        );
+        metrics.turned(Turned::Malformed);
+        let _open = metrics.connection();
+        let text = metrics.encode(&Health::default()).unwrap();
+        for line in [
+            r#"codexstore_requests_total{protocol="http",operation="put",outcome="ok"} 1"#,
+            r#"codexstore_requests_total{protocol="http",operation="get",outcome="not_found"} 1"#,
+            r#"codexstore_request_duration_seconds_count{protocol="http",operation="put"} 1"#,
+            r#"codexstore_rejected_total{reason="malformed"} 1"#,
+            "codexstore_connections 1",
+            "codexstore_ready 0",
+        ] {
+            assert!(text.contains(line), "{line} not in:\n{text}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn operations_and_reasons_are_numbered_as_their_tables() {
+        for (n, operation) in Operation::ALL.iter().enumerate() {
+            assert_eq!(*operation as usize, n);
+        }
+        for (n, (turned, _)) in Turned::ALL.iter().enumerate() {
+            assert_eq!(*turned as usize, n);
+        }
+    }
+}

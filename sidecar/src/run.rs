@@ -1,0 +1,160 @@
+//! `run`: the life of the sidecar, from its flags to a clean end.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, Certificates};
+use crate::engine::local::Local;
+use crate::engine::owner::Owner;
+use crate::flags::RunFlags;
+use crate::http::{App, SCANS};
+use crate::log;
+use crate::serve::connections::Connections;
+use crate::serve::{self, socket};
+use crate::settings::{Keys, Settings};
+
+/// Stack of the threads that scan, parse and encode.
+const STACK: usize = 512 << 10;
+
+/// Why `run` did not come to a clean end.
+pub enum Failed {
+    /// The flags are wrong.
+    Flags(anyhow::Error),
+    /// Something else.
+    Run(anyhow::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(flags: RunFlags) -> Result<(), Failed> {
+    let settings = Arc::new(Settings::from_flags(flags).map_err(Failed::Flags)?);
+    log::start(&settings.log_level, settings.log_format).map_err(Failed::Flags)?;
+    greet(&settings);
+    // The umask is the process's: before there are threads.
+    let (listener, file) =
+        socket::listen(&settings.socket, settings.socket_mode).map_err(Failed::Run)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(SCANS + 2)
+        .thread_keep_alive(Duration::from_secs(5))
+        .thread_stack_size(STACK)
+        .build()
+        .context("start the runtime")
+        .map_err(Failed::Run)?;
+    let result = runtime.block_on(serve(&settings, listener, file));
+    // A thread that hangs in the disk must not hold up the end.
+    runtime.shutdown_background();
+    result.map_err(Failed::Run)
+}
+
+async fn serve(
+    settings: &Arc<Settings>,
+    listener: std::os::unix::net::UnixListener,
+    file: socket::SocketFile,
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = UnixListener::from_std(listener)?;
+    let local = Arc::new(Local::default());
+    let app = Arc::new(App::new(Arc::clone(&local), settings));
+    let all = Connections::new(settings.limits.max_connections);
+    let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&app), Arc::clone(&all)));
+
+    let certificates = settings.admin_listen.map(|address| {
+        let certificates = Arc::new(Certificates::new(settings.tls_dir.clone()));
+        tokio::spawn(admin::serve(address, Arc::clone(&certificates), app));
+        certificates
+    });
+    let (stop, stopped) = channel();
+    let keeper = {
+        let owner = Owner::new(Arc::clone(settings), Arc::clone(&local));
+        std::thread::Builder::new()
+            .name("owner".into())
+            .spawn(move || keep(owner, certificates.as_deref(), &stopped))?
+    };
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let deadline = Instant::now() + settings.shutdown;
+    tracing::info!("stopping");
+    all.stop();
+    drop(file);
+    let _ = accepting.await;
+    if tokio::time::timeout_at(deadline.into(), all.empty())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some requests were not answered in time");
+    }
+    // The thread that opens the store closes it, so that the two never overlap.
+    let _ = stop.send(());
+    let closed = tokio::task::spawn_blocking(move || {
+        let _ = keeper.join();
+        Owner::close(&local);
+    });
+    if tokio::time::timeout_at(deadline.into(), closed)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the store was not closed in time; its journal is replayed at the next start"
+        );
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Keeps the store open and the files loaded until told to stop.
+fn keep(mut owner: Owner, certificates: Option<&Certificates>, stopped: &Receiver<()>) {
+    loop {
+        if let Some(certificates) = certificates {
+            certificates.look();
+        }
+        let pause = owner.step();
+        match stopped.recv_timeout(pause) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// One line that says what runs with which settings.
+fn greet(settings: &Settings) {
+    let keys = match &settings.keys {
+        Keys::None => "none".to_string(),
+        Keys::Dir(dir) => dir.display().to_string(),
+    };
+    let who = &settings.identity;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = who.store,
+        namespace = who.namespace,
+        pod = who.pod,
+        spec_hash = who.spec_hash,
+        socket = %settings.socket.display(),
+        socket_mode = format!("{:04o}", settings.socket_mode),
+        data_dir = %settings.data_dir.display(),
+        keyring = keys,
+        key_bits = settings.key_size.bits(),
+        strategy = settings.strategy.as_str(),
+        durability = settings.durability.as_str(),
+        compression = ?settings.compression,
+        max_disk = settings.max_disk,
+        max_memory = settings.max_memory,
+        max_value = settings.limits.max_value,
+        max_connections = settings.limits.max_connections,
+        max_requests = settings.limits.max_requests,
+        admin_listen = settings.admin_listen.map(tracing::field::display),
+        "codexstore-sidecar starts"
+    );
+    if matches!(settings.keys, Keys::None) {
+        tracing::warn!("the data is not encrypted: anyone who can read the disk can read it");
+    }
+}

@@ -1,0 +1,265 @@
+//! All connections of a listener: how many there may be, which one gives way, and how they stop.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::metrics::Turned;
+
+/// State of one connection, shared by its stream, its service and the table.
+pub struct Connection {
+    id: u64,
+    born: Instant,
+    /// Requests whose answer is not made yet.
+    in_work: AtomicU32,
+    /// When the last answer was made, or the connection was; milliseconds since `born`.
+    quiet_since: AtomicU64,
+    /// When the first byte of a header came; zero: none has.
+    head_since: AtomicU64,
+    evicted: AtomicBool,
+    stopping: AtomicBool,
+    waker: OnceLock<Waker>,
+    ended: Mutex<Option<Turned>>,
+    table: Weak<Connections>,
+}
+
+impl Connection {
+    fn now(&self) -> u64 {
+        // From one on, so that zero means none.
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
+    }
+
+    /// Counts a request in work until the guard is dropped.
+    pub fn begin(connection: &Arc<Connection>) -> Working {
+        connection.in_work.fetch_add(1, Ordering::Relaxed);
+        connection.head_since.store(0, Ordering::Relaxed);
+        Working(Arc::clone(connection))
+    }
+
+    /// True while a request is in work.
+    pub fn working(&self) -> bool {
+        self.in_work.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes that bytes came although no request is in work: a header begins.
+    pub fn head_begins(&self) {
+        if !self.working() && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Milliseconds for which a header has been arriving.
+    pub fn head_for(&self) -> Option<u64> {
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(self.now().saturating_sub(since)),
+        }
+    }
+
+    /// Milliseconds without a request in work.
+    pub fn quiet_for(&self) -> u64 {
+        self.now()
+            .saturating_sub(self.quiet_since.load(Ordering::Relaxed))
+    }
+
+    /// Keeps the task's waker, to tell it something.
+    pub fn remember(&self, waker: &Waker) {
+        // A task has one waker for its life.
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// True once it must give way.
+    pub fn evicted(&self) -> bool {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// True once it must end after what is in work.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Notes why the stream is ended.
+    pub fn end(&self, why: Turned) {
+        *lock(&self.ended) = Some(why);
+    }
+
+    /// Why the stream was ended.
+    pub fn ended(&self) -> Option<Turned> {
+        *lock(&self.ended)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A request in work.
+pub struct Working(Arc<Connection>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.in_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place in the table; given back when dropped.
+pub struct Place(Arc<Connection>);
+
+impl std::ops::Deref for Place {
+    type Target = Arc<Connection>;
+
+    fn deref(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(table) = self.0.table.upgrade() {
+            table.forget(self.0.id);
+        }
+    }
+}
+
+/// The table of a listener's connections.
+pub struct Connections {
+    most: usize,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    stopping: AtomicBool,
+    stop: Notify,
+    empty: Notify,
+}
+
+impl Connections {
+    /// A table with so many places.
+    pub fn new(most: usize) -> Arc<Connections> {
+        Arc::new(Connections {
+            most,
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+            empty: Notify::new(),
+        })
+    }
+
+    /// A place for a new connection, and whether an idle one had to give way; `None` if all are
+    /// busy.
+    pub fn admit(self: &Arc<Connections>) -> Option<(Place, bool)> {
+        let full = lock(&self.open).len() >= self.most;
+        if full && !self.evict() {
+            return None;
+        }
+        let connection = Arc::new(Connection {
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            born: Instant::now(),
+            in_work: AtomicU32::new(0),
+            quiet_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+            stopping: AtomicBool::new(self.stopping.load(Ordering::Relaxed)),
+            waker: OnceLock::new(),
+            ended: Mutex::default(),
+            table: Arc::downgrade(self),
+        });
+        lock(&self.open).insert(connection.id, Arc::clone(&connection));
+        Some((Place(connection), full))
+    }
+
+    /// Ends the connection that has been without a request for longest. False if none is.
+    pub fn evict(&self) -> bool {
+        let mut open = lock(&self.open);
+        let idlest = open
+            .values()
+            .filter(|connection| !connection.working())
+            .max_by_key(|connection| connection.quiet_for())
+            .map(|connection| connection.id);
+        let Some(connection) = idlest.and_then(|id| open.remove(&id)) else {
+            return false;
+        };
+        connection.evicted.store(true, Ordering::Relaxed);
+        connection.wake();
+        true
+    }
+
+    fn forget(&self, id: u64) {
+        let mut open = lock(&self.open);
+        open.remove(&id);
+        if open.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Tells every connection to end after what it has in work.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.stop.notify_waiters();
+        for connection in lock(&self.open).values() {
+            connection.stopping.store(true, Ordering::Relaxed);
+            connection.wake();
+        }
+    }
+
+    /// Waits until [`Connections::stop`] is called.
+    pub async fn stopped(&self) {
+        let told = self.stop.notified();
+        if !self.stopping.load(Ordering::Relaxed) {
+            told.await;
+        }
+    }
+
+    /// Waits until no connection is open.
+    pub async fn empty(&self) {
+        loop {
+            let emptied = self.empty.notified();
+            if lock(&self.open).is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_idle_connection_gives_way_and_busy_ones_never_do() {
+        let table = Connections::new(2);
+        let (busy, _) = table.admit().unwrap();
+        let work = Connection::begin(&busy);
+        let (idle, _) = table.admit().unwrap();
+        let (next, evicted) = table.admit().unwrap();
+        assert!(evicted && idle.evicted() && !busy.evicted() && !next.evicted());
+        let more = Connection::begin(&next);
+        assert!(table.admit().is_none(), "all are busy");
+        drop((work, more, idle));
+        assert!(table.admit().is_some());
+    }
+
+    #[test]
+    fn a_header_is_timed_from_its_first_byte_and_not_while_a_request_is_in_work() {
+        let table = Connections::new(1);
+        let (connection, _) = table.admit().unwrap();
+        assert_eq!(connection.head_for(), None);
+        connection.head_begins();
+        assert!(connection.head_for().is_some());
+        let work = Connection::begin(&connection);
+        connection.head_begins();
+        assert_eq!(connection.head_for(), None);
+        drop(work);
+    }
+}

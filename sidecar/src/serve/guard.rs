@@ -1,0 +1,264 @@
+//! A stream that keeps deadlines: headers that drip, clients that idle, clients that do not read.
+//!
+//! The timer is looked at only while the stream would wait anyway, and ticks a few times per
+//! deadline, so that a busy connection pays nothing for it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::connections::Connection;
+use super::refusal::{self, Refusal};
+use crate::metrics::Turned;
+use crate::settings::Limits;
+
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// A stream with deadlines.
+pub struct Guard<S> {
+    stream: S,
+    connection: Arc<Connection>,
+    io: Duration,
+    idle: Duration,
+    timer: Pin<Box<Sleep>>,
+    tick: Duration,
+    first: bool,
+    http2: bool,
+    stuck_since: Option<Instant>,
+    refusal: Option<Refusal>,
+}
+
+enum Verdict {
+    SlowHeader,
+    Idle,
+    Stuck,
+}
+
+impl<S> Guard<S> {
+    /// Guards a stream.
+    pub fn new(stream: S, connection: Arc<Connection>, limits: Limits) -> Guard<S> {
+        let tick = (limits.io / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+        Guard {
+            stream,
+            connection,
+            io: limits.io,
+            idle: limits.idle,
+            timer: Box::pin(sleep(tick)),
+            tick,
+            first: true,
+            http2: false,
+            stuck_since: None,
+            refusal: None,
+        }
+    }
+
+    /// Waits for the next deadline that is over.
+    fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let millis =
+                |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            if self
+                .stuck_since
+                .is_some_and(|since| since.elapsed() >= self.io)
+            {
+                return Poll::Ready(Verdict::Stuck);
+            }
+            if !self.connection.working() {
+                // On HTTP/2 bytes between requests need not be a header: pings, window updates.
+                let head_for = self.connection.head_for().filter(|_| !self.http2);
+                if head_for.is_some_and(|since| since >= millis(self.io)) {
+                    return Poll::Ready(Verdict::SlowHeader);
+                }
+                if self.connection.quiet_for() >= millis(self.idle) {
+                    return Poll::Ready(Verdict::Idle);
+                }
+            }
+            let next = tokio::time::Instant::now() + self.tick;
+            self.timer.as_mut().reset(next);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            let read = buf.filled().get(before..).unwrap_or_default();
+            if !read.is_empty() {
+                if this.first {
+                    this.first = false;
+                    let length = read.len().min(PREFACE.len());
+                    this.http2 = PREFACE.get(..length) == read.get(..length);
+                }
+                this.connection.head_begins();
+            }
+            return Poll::Ready(result);
+        }
+        match ready!(this.overdue(cx)) {
+            Verdict::SlowHeader => {
+                this.connection.end(Turned::SlowHeader);
+                // Best effort: the socket's buffer has room, as nothing was answered yet.
+                let _ = Pin::new(&mut this.stream).poll_write(cx, refusal::SLOW);
+            }
+            Verdict::Stuck => this.connection.end(Turned::SlowReader),
+            Verdict::Idle => {}
+        }
+        // To the protocol it is as if the client had hung up.
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Guard<S> {
+    /// A write that makes no progress for too long fails.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stuck_since = None;
+            return written;
+        }
+        self.stuck_since.get_or_insert_with(Instant::now);
+        if let Verdict::Stuck = ready!(self.overdue(cx)) {
+            self.connection.end(Turned::SlowReader);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Writes a refusal in place of the bytes that hyper made up.
+    fn refuse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(refusal) = &mut self.refusal else {
+            return Poll::Ready(Ok(0));
+        };
+        while !refusal.left().is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, refusal.left()))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            refusal.advance(n);
+        }
+        let stands_for = refusal.stands_for();
+        self.refusal = None;
+        Poll::Ready(Ok(stands_for))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.refusal.is_none() && !this.http2 && !this.connection.working() {
+            this.refusal = Refusal::of(buf);
+        }
+        let written = if this.refusal.is_some() {
+            this.refuse(cx)
+        } else {
+            Pin::new(&mut this.stream).poll_write(cx, buf)
+        };
+        this.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut full = bufs.iter().filter(|buf| !buf.is_empty());
+        if let (Some(only), None) = (full.next(), full.next()) {
+            return self.poll_write(cx, only);
+        }
+        let this = &mut *self;
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::connections::Connections;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn limits(io: u64, idle: u64) -> Limits {
+        Limits {
+            max_value: 1,
+            max_connections: 1,
+            max_requests: 1,
+            in_flight_bytes: 1,
+            request: Duration::from_secs(1),
+            io: Duration::from_millis(io),
+            idle: Duration::from_millis(idle),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_that_drips_is_answered_and_ended() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let (place, _) = Connections::new(1).admit().unwrap();
+        let mut guard = Guard::new(server, Arc::clone(&place), limits(60, 60_000));
+        let reading = tokio::spawn(async move {
+            let mut buf = [0; 8];
+            while guard.read(&mut buf).await.is_ok() {}
+        });
+        for byte in b"GET / HTTP/1.1\r\n" {
+            if client.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        reading.await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(matches!(place.ended(), Some(Turned::SlowHeader)));
+    }
+
+    #[tokio::test]
+    async fn an_idle_stream_is_ended_without_a_word() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let (place, _) = Connections::new(1).admit().unwrap();
+        let mut guard = Guard::new(server, Arc::clone(&place), limits(40, 50));
+        assert!(guard.read(&mut [0; 8]).await.is_err());
+        drop(guard);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.is_empty() && place.ended().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_ended() {
+        let (_client, server) = tokio::io::duplex(4);
+        let (place, _) = Connections::new(1).admit().unwrap();
+        let mut guard = Guard::new(server, Arc::clone(&place), limits(50, 60_000));
+        assert!(guard.write_all(&[0; 64]).await.is_err());
+        assert!(matches!(place.ended(), Some(Turned::SlowReader)));
+    }
+}

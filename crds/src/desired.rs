@@ -183,3 +183,102 @@ pub fn member_claim(
         ..PersistentVolumeClaim::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(spec: &str) -> CodexStore {
+        let mut store = CodexStore::new("orders", serde_yaml::from_str(spec).unwrap());
+        store.metadata.namespace = Some("shop".to_owned());
+        store.metadata.uid = Some("uid".to_owned());
+        store
+    }
+
+    #[test]
+    fn keyring_and_record_have_no_owner_so_that_nothing_collects_them() {
+        let secret = keyring_secret(&store("{}"), "20260101-abcd", &[7; 32]);
+        let record = keyring_record(
+            &store("{}"),
+            "secret-uid",
+            &["20260101-abcd".to_owned()],
+            "now",
+        );
+        for meta in [&secret.metadata, &record.metadata] {
+            assert_eq!(meta.name.as_deref(), Some("cxs-orders-keyring"));
+            assert_eq!(meta.namespace.as_deref(), Some("shop"));
+            assert_eq!(meta.owner_references, None);
+            assert!(is_ours(meta, &store("{}")));
+        }
+        assert_eq!(
+            secret.metadata.labels.unwrap()[names::KEYRING_LABEL],
+            "orders"
+        );
+        let data = secret.data.unwrap();
+        assert_eq!(data["current"].0, b"20260101-abcd");
+        assert_eq!(data["20260101-abcd"].0, [7; 32]);
+        assert!(
+            !format!("{:?}", record.data).contains("\\u{7}"),
+            "no key in the record"
+        );
+    }
+
+    #[test]
+    fn certificates_go_with_their_store() {
+        let secret = tls_secret(
+            &store("{}"),
+            names::server_secret("orders"),
+            "crt",
+            "key",
+            "ca",
+        );
+        let owners = secret.metadata.owner_references.unwrap();
+        assert_eq!(
+            (owners[0].uid.as_str(), owners[0].controller),
+            ("uid", Some(true))
+        );
+        assert_eq!(secret.data.unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_claim_is_owned_only_where_the_policy_says_delete() {
+        assert_eq!(member_claim(&store("{}"), "web-0", true), None);
+        let claim = |spec: &str| member_claim(&store(spec), "web-0", false).unwrap();
+        let kept = claim("{volume: {claim: {size: 2Gi, storageClassName: fast}}}");
+        assert_eq!(kept.metadata.name.as_deref(), Some("cxs-orders-web-0"));
+        assert_eq!(kept.metadata.owner_references, None);
+        assert_eq!(
+            kept.metadata.annotations.unwrap()[names::POD_ANNOTATION],
+            "web-0"
+        );
+        let spec = kept.spec.unwrap();
+        assert_eq!(spec.storage_class_name.as_deref(), Some("fast"));
+        assert_eq!(spec.access_modes.unwrap(), ["ReadWriteOnce"]);
+        assert_eq!(
+            spec.resources.unwrap().requests.unwrap()["storage"].0,
+            "2Gi"
+        );
+        let deleted = claim("{volume: {claim: {size: 2Gi, reclaimPolicy: Delete}}}");
+        assert_eq!(deleted.metadata.owner_references.unwrap()[0].uid, "uid");
+    }
+
+    #[test]
+    fn what_another_made_is_not_ours() {
+        let ours = keyring_secret(&store("{}"), "id", &[]).metadata;
+        let unlabelled = ObjectMeta {
+            labels: None,
+            ..ours.clone()
+        };
+        assert!(!is_ours(&unlabelled, &store("{}")));
+        let mut other = store("{}");
+        other.metadata.name = Some("invoices".to_owned());
+        assert!(!is_ours(&ours, &other));
+        let owned = tls_secret(&store("{}"), "n".to_owned(), "", "", "").metadata;
+        let mut recreated = store("{}");
+        recreated.metadata.uid = Some("another".to_owned());
+        assert!(
+            !is_ours(&owned, &recreated),
+            "a store of the same name is not the same store"
+        );
+    }
+}

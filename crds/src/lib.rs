@@ -5,13 +5,17 @@
 //! [`inject`] applied to what it made changes nothing.
 //!
 //! ```
-//! use codexstore_crds::{CodexStore, CodexStoreSpec, decide, Decision};
+//! use codexstore_crds::{CodexStore, CodexStoreSpec, Decision, decide};
 //! use k8s_openapi::api::core::v1::Pod;
 //!
-//! let mut store = CodexStore::new("orders", CodexStoreSpec::default());
-//! let pod = Pod::default();
+//! let store = CodexStore::new("orders", CodexStoreSpec::default());
+//! let mut pod = Pod::default();
 //! assert!(matches!(decide(&pod, "shop", Some(&store)), Decision::Skip { .. }));
-//! # store.metadata.uid = None;
+//!
+//! let label = ("codexstore.dev/store".to_owned(), "orders".to_owned());
+//! pod.metadata.labels = Some([label].into());
+//! let Decision::Refuse(refusal) = decide(&pod, "shop", None) else { unreachable!() };
+//! assert!(refusal.message.contains("has no CodexStore orders"));
 //! ```
 
 pub mod names;

@@ -115,3 +115,125 @@ pub fn spec_hash(store: &CodexStore) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(spec: &str) -> CodexStore {
+        let mut store = CodexStore::new("orders", serde_yaml::from_str(spec).unwrap());
+        store.metadata.uid = Some("uid".to_owned());
+        store
+    }
+
+    fn setting(spec: &str, name: &str) -> Option<String> {
+        let env = sidecar_env(&store(spec));
+        assert!(env.iter().all(|(n, _)| n.starts_with("CODEXSTORE_")));
+        env.into_iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value)
+    }
+
+    #[test]
+    fn each_field_reaches_the_sidecar() {
+        for (spec, name, value) in [
+            ("{}", "CODEXSTORE_STRATEGY", Some("snapshot")),
+            ("{}", "CODEXSTORE_DURABILITY", Some("always")),
+            (
+                "{durability: Interval}",
+                "CODEXSTORE_DURABILITY",
+                Some("interval"),
+            ),
+            ("{}", "CODEXSTORE_COMPRESSION", Some("zstd")),
+            (
+                "{compression: None}",
+                "CODEXSTORE_COMPRESSION",
+                Some("none"),
+            ),
+            (
+                "{compression: Gzip}",
+                "CODEXSTORE_COMPRESSION",
+                Some("gzip"),
+            ),
+            (
+                "{compression: Snappy}",
+                "CODEXSTORE_COMPRESSION",
+                Some("snappy"),
+            ),
+            ("{}", "CODEXSTORE_KEY_SIZE", Some("256")),
+            (
+                "{encryption: {keySize: 192}}",
+                "CODEXSTORE_KEY_SIZE",
+                Some("192"),
+            ),
+            ("{}", "CODEXSTORE_NO_ENCRYPTION", None),
+            (
+                "{encryption: {none: {}}}",
+                "CODEXSTORE_NO_ENCRYPTION",
+                Some("true"),
+            ),
+            ("{encryption: {none: {}}}", "CODEXSTORE_KEY_SIZE", None),
+            ("{}", "CODEXSTORE_STORE", Some("orders")),
+            ("{}", "CODEXSTORE_STORE_UID", Some("uid")),
+        ] {
+            assert_eq!(setting(spec, name).as_deref(), value, "{spec} {name}");
+        }
+    }
+
+    #[test]
+    fn budgets_leave_room_in_the_volume_and_in_memory() {
+        for (spec, disk) in [
+            ("{}", Some("912680550")),
+            ("{volume: {ephemeral: {sizeLimit: 100M}}}", Some("85000000")),
+            ("{volume: {claim: {size: 100M}}}", Some("85000000")),
+            ("{volume: {podVolume: state}}", None),
+        ] {
+            assert_eq!(
+                setting(spec, "CODEXSTORE_MAX_DISK").as_deref(),
+                disk,
+                "{spec}"
+            );
+        }
+        let memory = setting(
+            "{resources: {limits: {memory: 100M}}}",
+            "CODEXSTORE_MAX_MEMORY",
+        );
+        assert_eq!(memory.as_deref(), Some("70000000"));
+    }
+
+    #[test]
+    fn the_hash_changes_with_what_a_sidecar_takes_and_with_nothing_else() {
+        let hash = |spec: &str| spec_hash(&store(spec));
+        let base = hash("{}");
+        assert_eq!(base.len(), 16);
+        assert_eq!(
+            base,
+            hash("{volume: {ephemeral: {sizeLimit: 1024Mi}}}"),
+            "the same size"
+        );
+        let specs = [
+            "{}",
+            "{durability: Interval}",
+            "{compression: None}",
+            "{encryption: {keySize: 128}}",
+            "{encryption: {none: {}}}",
+            "{volume: {ephemeral: {sizeLimit: 2Gi}}}",
+            "{volume: {claim: {size: 1Gi}}}",
+            "{volume: {podVolume: a}}",
+            "{volume: {podVolume: b}}",
+            "{resources: {requests: {cpu: 20m}}}",
+            "{resources: {requests: {memory: 65Mi}}}",
+            "{resources: {limits: {cpu: 1}}}",
+            "{resources: {limits: {memory: 257Mi}}}",
+        ];
+        let hashes: std::collections::BTreeSet<_> = specs.iter().map(|s| hash(s)).collect();
+        assert_eq!(hashes.len(), specs.len());
+        assert_eq!(
+            hash("{volume: {claim: {size: 1Gi}}}"),
+            hash("{volume: {claim: {size: 1Gi, reclaimPolicy: Delete, storageClassName: fast}}}"),
+        );
+        let mut other = store("{}");
+        other.metadata.uid = Some("another".to_owned());
+        assert_eq!(spec_hash(&other), base, "the UID is no setting");
+    }
+}

@@ -226,3 +226,71 @@ pub fn bounded(text: &str) -> String {
     }
     text.chars().take(MAX_MESSAGE - 1).chain(['…']).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: &str) -> Time {
+        serde_json::from_value(time.into()).unwrap()
+    }
+
+    #[test]
+    fn a_conditions_time_changes_with_its_status_only() {
+        let mut status = CodexStoreStatus::default();
+        let change = |state, reason| ConditionChange {
+            type_: condition::READY,
+            status: state,
+            reason,
+            message: "m",
+            generation: Some(3),
+        };
+        let (one, two, three) = (
+            at("2026-01-01T00:00:01Z"),
+            at("2026-01-01T00:00:02Z"),
+            at("2026-01-01T00:00:03Z"),
+        );
+        status.set_condition(&change(Some(false), "A"), &one);
+        status.set_condition(&change(Some(false), "B"), &two);
+        let ready = status.condition("Ready").unwrap();
+        assert_eq!(
+            (ready.reason.as_str(), &ready.last_transition_time),
+            ("B", &one)
+        );
+        status.set_condition(&change(None, "C"), &three);
+        let ready = status.condition("Ready").unwrap();
+        assert_eq!(
+            (ready.status.as_str(), &ready.last_transition_time),
+            ("Unknown", &three)
+        );
+        assert_eq!(ready.observed_generation, Some(3));
+        assert_eq!(status.conditions.len(), 1);
+    }
+
+    #[test]
+    fn members_are_counted_before_the_list_is_cut() {
+        let member = |n: usize| MemberStatus {
+            pod: format!("web-{n:04}"),
+            ready: n.is_multiple_of(2),
+            outdated: n == 7,
+            keys: (n < 10).then_some(1),
+            message: Some("é".repeat(2000)),
+            ..MemberStatus::default()
+        };
+        let mut status = CodexStoreStatus::default();
+        status.set_members((0..=MAX_MEMBERS).rev().map(member).collect());
+        assert_eq!(status.ready.as_deref(), Some("251/501"));
+        assert_eq!(
+            (status.outdated_members, status.keys, status.bytes),
+            (1, Some(10), None)
+        );
+        assert_eq!(status.members.len(), MAX_MEMBERS);
+        assert_eq!(status.members[0].pod, "web-0000", "sorted");
+        let message = status.members[0].message.as_ref().unwrap();
+        assert_eq!(
+            message.chars().count(),
+            MAX_MESSAGE,
+            "as much as the schema takes"
+        );
+    }
+}

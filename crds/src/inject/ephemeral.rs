@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, PodSpec};
 
-use super::{Reason, Refusal, checks::volume_secrets, podspec, store_label};
+use super::{Reason, Refusal, podspec, private::volume_secrets, store_label};
 use crate::names;
 
 /// Checks an update of a pod's ephemeral containers: new ones may not mount what is the sidecar's alone, nor
@@ -12,7 +12,7 @@ pub fn check_ephemeral(old: &Pod, new: &Pod) -> Result<(), Refusal> {
         return Ok(());
     };
     let known: Vec<_> = containers(old).map(|c| c.name.as_str()).collect();
-    let (volumes, mut secrets) = private(spec);
+    let (volumes, mut secrets) = private_of(spec);
     secrets.extend(store_label(new).into_iter().flat_map(names::secrets));
     for container in containers(new).filter(|c| !known.contains(&c.name.as_str())) {
         check(container, &volumes, &secrets)?;
@@ -27,7 +27,7 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
 }
 
 /// The volumes and Secrets that are the sidecar's alone, as this pod has them.
-fn private(spec: &PodSpec) -> (Vec<&str>, Vec<String>) {
+fn private_of(spec: &PodSpec) -> (Vec<&str>, Vec<String>) {
     let sidecar = spec
         .init_containers
         .iter()

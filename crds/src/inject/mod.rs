@@ -8,6 +8,7 @@
 mod checks;
 mod ephemeral;
 mod podspec;
+mod private;
 mod refusal;
 mod sidecar;
 

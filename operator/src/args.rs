@@ -54,33 +54,62 @@ pub struct RunArgs {
     pub sidecar_image_pull_policy: Option<PullPolicy>,
 
     /// Namespace that the operator runs in: its Lease and its webhook certificate are kept there
-    #[arg(long, env = "CODEXSTORE_OPERATOR_NAMESPACE", default_value = "codexstore-system")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_NAMESPACE",
+        default_value = "codexstore-system"
+    )]
     pub namespace: String,
     /// Name of this replica, in the Lease and in events; the host's name when absent
     #[arg(long, env = "CODEXSTORE_OPERATOR_POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
     /// Work in these namespaces only (comma separated); all when absent
-    #[arg(long, env = "CODEXSTORE_OPERATOR_NAMESPACES", value_delimiter = ',', value_name = "A,B")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "A,B"
+    )]
     pub namespaces: Vec<String>,
 
     /// Address of the webhook (HTTPS)
-    #[arg(long, env = "CODEXSTORE_OPERATOR_WEBHOOK_ADDR", default_value = "[::]:9443")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_WEBHOOK_ADDR",
+        default_value = "[::]:9443"
+    )]
     pub webhook_addr: SocketAddr,
     /// Service in front of the webhook: the certificate is made for NAME.NAMESPACE.svc
-    #[arg(long, env = "CODEXSTORE_OPERATOR_WEBHOOK_SERVICE", default_value = "codexstore-webhook",
-          value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_WEBHOOK_SERVICE",
+        default_value = "codexstore-webhook",
+        value_name = "NAME"
+    )]
     pub webhook_service: String,
     /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundle is kept right
-    #[arg(long, env = "CODEXSTORE_OPERATOR_WEBHOOK_CONFIG", default_value = "codexstore",
-          value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_WEBHOOK_CONFIG",
+        default_value = "codexstore",
+        value_name = "NAME"
+    )]
     pub webhook_config: String,
     /// Secret that keeps the webhook's certificate and authority; the operator makes it
-    #[arg(long, env = "CODEXSTORE_OPERATOR_WEBHOOK_SECRET",
-          default_value = "codexstore-webhook-tls", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_WEBHOOK_SECRET",
+        default_value = "codexstore-webhook-tls",
+        value_name = "NAME"
+    )]
     pub webhook_secret: String,
     /// Further DNS names or addresses of the webhook's certificate (comma separated)
-    #[arg(long = "webhook-dns-name", env = "CODEXSTORE_OPERATOR_WEBHOOK_DNS_NAMES",
-          value_delimiter = ',', value_name = "NAME")]
+    #[arg(
+        long = "webhook-dns-name",
+        env = "CODEXSTORE_OPERATOR_WEBHOOK_DNS_NAMES",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
     pub webhook_dns_names: Vec<String>,
     /// Directory with tls.crt and tls.key from elsewhere (cert-manager, an existing Secret), read again when they change;
     /// with a ca.crt in it, that is written into the webhook configurations
@@ -91,12 +120,20 @@ pub struct RunArgs {
     pub no_webhook: bool,
 
     /// Address of /healthz, /readyz and /metrics (plain HTTP)
-    #[arg(long, env = "CODEXSTORE_OPERATOR_HTTP_ADDR", default_value = "[::]:8080")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_HTTP_ADDR",
+        default_value = "[::]:8080"
+    )]
     pub http_addr: SocketAddr,
 
     /// Name of the Lease that one replica holds while it reconciles
-    #[arg(long, env = "CODEXSTORE_OPERATOR_LEASE", default_value = "codexstore-operator",
-          value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_LEASE",
+        default_value = "codexstore-operator",
+        value_name = "NAME"
+    )]
     pub lease: String,
     /// How long a Lease is good without renewal (at least 3s)
     #[arg(long, env = "CODEXSTORE_OPERATOR_LEASE_DURATION", default_value = "15s",
@@ -132,18 +169,32 @@ pub struct RunArgs {
     pub shutdown_timeout: Duration,
 
     /// What is logged: error, warn, info, debug, trace, or per module as in `info,codexstore_operator=debug`
-    #[arg(long, env = "CODEXSTORE_OPERATOR_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_LOG_LEVEL",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub log_level: String,
     /// Form of the log
-    #[arg(long, env = "CODEXSTORE_OPERATOR_LOG_FORMAT", default_value = "json", value_enum)]
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_LOG_FORMAT",
+        default_value = "json",
+        value_enum
+    )]
     pub log_format: LogFormat,
 }
 
 impl RunArgs {
     /// Where it works: each namespace, or `None` for all of them.
     pub fn scopes(&self) -> Vec<Option<String>> {
-        let mut names: Vec<_> =
-            self.namespaces.iter().map(|n| n.trim()).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|n| n.trim())
+            .filter(|n| !n.is_empty())
+            .collect();
         names.sort_unstable();
         names.dedup();
         if names.is_empty() {
@@ -189,7 +240,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
     .ok_or_else(error)?;
     if millis == 0 || millis > 7 * 24 * 3_600_000 {
-        return Err(format!("`{text}` must be more than nothing and at most a week"));
+        return Err(format!(
+            "`{text}` must be more than nothing and at most a week"
+        ));
     }
     Ok(Duration::from_millis(millis))
 }
@@ -214,7 +267,17 @@ mod tests {
     fn durations_have_units_and_bounds() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "5", "s", "5 s", "-1s", "0s", "9999999999999999999s", "8000000h", "1d"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-1s",
+            "0s",
+            "9999999999999999999s",
+            "8000000h",
+            "1d",
+        ] {
             assert!(duration(bad).is_err(), "{bad} was accepted");
         }
     }

@@ -44,7 +44,9 @@ enum Step {
 }
 
 fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration, default: Duration) -> Step {
-    let holder = spec.and_then(|s| s.holder_identity.as_deref()).unwrap_or_default();
+    let holder = spec
+        .and_then(|s| s.holder_identity.as_deref())
+        .unwrap_or_default();
     if holder == me {
         return Step::Renew;
     }
@@ -52,7 +54,11 @@ fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration, default: Dura
         .and_then(|s| s.lease_duration_seconds)
         .and_then(|s| u64::try_from(s).ok())
         .map_or(default, Duration::from_secs);
-    if holder.is_empty() || unchanged >= lasts { Step::Take } else { Step::Wait }
+    if holder.is_empty() || unchanged >= lasts {
+        Step::Take
+    } else {
+        Step::Wait
+    }
 }
 
 impl Election {
@@ -80,7 +86,11 @@ impl Election {
                         Ok(Err(error)) => error.to_string(),
                         _ => "no answer in time".to_owned(),
                     };
-                    warn!(lease = self.name, error = why, "cannot read or renew the Lease");
+                    warn!(
+                        lease = self.name,
+                        error = why,
+                        "cannot read or renew the Lease"
+                    );
                     // Nobody else can have taken it yet, so a short outage changes nothing.
                     let safe = self.duration * 2 / 3;
                     *leading.borrow() && renewed.is_some_and(|at| at.elapsed() < safe)
@@ -112,7 +122,10 @@ impl Election {
     async fn attempt(&self, observed: &mut Option<Observed>) -> Result<bool, kube::Error> {
         let Some(lease) = self.api.get_opt(&self.name).await? else {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(self.claim(None)),
             };
             return won(self.api.create(&PostParams::default(), &lease).await);
@@ -126,12 +139,20 @@ impl Election {
                 since
             }
         };
-        match decide(lease.spec.as_ref(), &self.identity, since.elapsed(), self.duration) {
+        match decide(
+            lease.spec.as_ref(),
+            &self.identity,
+            since.elapsed(),
+            self.duration,
+        ) {
             Step::Wait => Ok(false),
             Step::Renew | Step::Take => {
                 let spec = Some(self.claim(lease.spec.as_ref()));
                 let lease = Lease { spec, ..lease };
-                won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+                won(self
+                    .api
+                    .replace(&self.name, &PostParams::default(), &lease)
+                    .await)
             }
         }
     }
@@ -149,21 +170,32 @@ impl Election {
                 .and_then(|s| s.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(if ours { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(if ours {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
             ..LeaseSpec::default()
         }
     }
 
     async fn release(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
-        let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            return Ok(());
+        };
+        let Some(spec) = lease.spec.as_mut() else {
+            return Ok(());
+        };
         if spec.holder_identity.as_deref() != Some(&self.identity) {
             return Ok(());
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         spec.renew_time = Some(MicroTime(k8s_openapi::jiff::Timestamp::now()));
-        self.api.replace(&self.name, &PostParams::default(), &lease).await.map(drop)
+        self.api
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await
+            .map(drop)
     }
 }
 
@@ -186,7 +218,12 @@ mod tests {
             lease_duration_seconds: Some(15),
             ..LeaseSpec::default()
         };
-        decide(Some(&spec), "me", Duration::from_secs(unchanged), Duration::from_secs(15))
+        decide(
+            Some(&spec),
+            "me",
+            Duration::from_secs(unchanged),
+            Duration::from_secs(15),
+        )
     }
 
     #[test]

@@ -23,11 +23,16 @@ fn start(args: RunArgs) -> anyhow::Result<()> {
     let filter = match EnvFilter::try_new(&args.log_level) {
         Ok(filter) => filter,
         Err(why) => {
-            eprintln!("codexstore-operator: --log-level `{}`: {why}", args.log_level);
+            eprintln!(
+                "codexstore-operator: --log-level `{}`: {why}",
+                args.log_level
+            );
             std::process::exit(2);
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.init(),

@@ -80,7 +80,9 @@ pub struct Metrics {
 }
 
 fn seconds() -> Histogram {
-    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    ])
 }
 
 impl Default for Metrics {
@@ -102,20 +104,36 @@ impl Default for Metrics {
         let build = Gauge::<u64, AtomicU64>::default();
         build.set(1);
         let r = &mut registry;
-        r.register("reconciles", "Reconciliations of stores by outcome", metrics.reconciles.clone());
+        r.register(
+            "reconciles",
+            "Reconciliations of stores by outcome",
+            metrics.reconciles.clone(),
+        );
         r.register(
             "reconcile_duration_seconds",
             "Duration of reconciliations",
             metrics.reconcile_duration.clone(),
         );
-        r.register("members_ready", "Members that are ready", metrics.members_ready.clone());
-        r.register("members_total", "Members of the store", metrics.members_total.clone());
+        r.register(
+            "members_ready",
+            "Members that are ready",
+            metrics.members_ready.clone(),
+        );
+        r.register(
+            "members_total",
+            "Members of the store",
+            metrics.members_total.clone(),
+        );
         r.register(
             "members_outdated",
             "Members that run an older spec or operator's injection",
             metrics.members_outdated.clone(),
         );
-        r.register("keyring_ok", "1 when the keyring is there and good", metrics.keyring_ok.clone());
+        r.register(
+            "keyring_ok",
+            "1 when the keyring is there and good",
+            metrics.keyring_ok.clone(),
+        );
         r.register(
             "certificate_expiry_timestamp_seconds",
             "When a certificate expires, in unix seconds",
@@ -136,12 +154,12 @@ impl Default for Metrics {
             "1 on the replica that reconciles",
             metrics.is_leader.clone(),
         );
-        r.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into())).register(
-            "build_info",
-            "Always 1; the version is in its label",
-            build,
-        );
-        Self { registry, ..metrics }
+        r.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into()))
+            .register("build_info", "Always 1; the version is in its label", build);
+        Self {
+            registry,
+            ..metrics
+        }
     }
 }
 
@@ -162,8 +180,12 @@ impl Metrics {
 
     /// Counts one admission.
     pub fn admitted(&self, webhook: &'static str, decision: &'static str, took: Duration) {
-        self.webhook_decisions.get_or_create(&Decision { webhook, decision }).inc();
-        self.webhook_duration.get_or_create(&Webhook { webhook }).observe(took.as_secs_f64());
+        self.webhook_decisions
+            .get_or_create(&Decision { webhook, decision })
+            .inc();
+        self.webhook_duration
+            .get_or_create(&Webhook { webhook })
+            .observe(took.as_secs_f64());
     }
 
     /// Forgets a store that is gone: a series that stays would look like a store that stays.
@@ -189,12 +211,23 @@ mod tests {
     #[test]
     fn a_forgotten_store_leaves_no_series() {
         let metrics = Metrics::default();
-        let labels = StoreLabels { namespace: "shop".into(), store: "orders".into() };
+        let labels = StoreLabels {
+            namespace: "shop".into(),
+            store: "orders".into(),
+        };
         metrics.members_ready.get_or_create(&labels).set(2);
         metrics.reconciled("steady", Duration::from_millis(3));
         metrics.admitted("mutate", "injected", Duration::from_millis(3));
-        assert!(metrics.text().contains("members_ready{namespace=\"shop\",store=\"orders\"} 2"));
-        assert!(metrics.text().contains("reconciles_total{outcome=\"steady\"} 1"));
+        assert!(
+            metrics
+                .text()
+                .contains("members_ready{namespace=\"shop\",store=\"orders\"} 2")
+        );
+        assert!(
+            metrics
+                .text()
+                .contains("reconciles_total{outcome=\"steady\"} 1")
+        );
         metrics.forget(&labels);
         assert!(!metrics.text().contains("orders"));
     }

@@ -14,6 +14,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,18 +40,27 @@ const START: Duration = Duration::from_secs(30);
 /// Runs the operator until it is told to stop.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = on_signals()?;
-    let config = kube::Config::infer().await.context("find the cluster: no KUBECONFIG, and not in a pod")?;
+    let config = kube::Config::infer()
+        .await
+        .context("find the cluster: no KUBECONFIG, and not in a pod")?;
     let client = Client::try_from(config).context("use the cluster's configuration")?;
     let version = tokio::time::timeout(START, client.apiserver_version())
         .await
         .context("the API server did not answer in time")?
         .context("ask the API server for its version")?;
-    info!(version = VERSION, kubernetes = version.git_version, "started");
+    info!(
+        version = VERSION,
+        kubernetes = version.git_version,
+        "started"
+    );
     too_old(&version.major, &version.minor)?;
 
     let metrics = Arc::new(Metrics::default());
     let identity = args.pod_name.clone().unwrap_or_else(host_name);
-    let ready = Arc::new(Ready { webhook: (!args.no_webhook).then(Arc::default), stopping: AtomicBool::new(false) });
+    let ready = Arc::new(Ready {
+        webhook: (!args.no_webhook).then(Arc::default),
+        stopping: AtomicBool::new(false),
+    });
     let servers = TaskTracker::new();
     let background = CancellationToken::new();
 
@@ -58,14 +68,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     if let Some(current) = &ready.webhook {
         start_webhook(&args, &client, &metrics, current, &servers, &background).await?;
     }
-    let term = Term { args: args.clone(), client: client.clone(), metrics: Arc::clone(&metrics), identity: identity.clone() };
+    let term = Term {
+        args: args.clone(),
+        client: client.clone(),
+        metrics: Arc::clone(&metrics),
+        identity: identity.clone(),
+    };
     lead(term, stop.clone()).await;
 
     // Not ready first: the Service sends no more reviews while those in flight are answered.
     ready.stopping.store(true, Ordering::Relaxed);
     background.cancel();
     servers.close();
-    if tokio::time::timeout(args.shutdown_timeout, servers.wait()).await.is_err() {
+    if tokio::time::timeout(args.shutdown_timeout, servers.wait())
+        .await
+        .is_err()
+    {
         error!("not everything ended in time");
     }
     info!("stopped");
@@ -74,11 +92,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 /// Native sidecars came with 1.29; on an older server a sidecar would be a container that never ends.
 fn too_old(major: &str, minor: &str) -> anyhow::Result<()> {
-    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    let number = |text: &str| {
+        text.trim_end_matches(|c: char| !c.is_ascii_digit())
+            .parse::<u32>()
+            .ok()
+    };
     if let (Some(major), Some(minor)) = (number(major), number(minor))
         && (major, minor) < (1, 29)
     {
-        anyhow::bail!("Kubernetes {major}.{minor} has no native sidecars: CodexStore needs 1.29 or later");
+        anyhow::bail!(
+            "Kubernetes {major}.{minor} has no native sidecars: CodexStore needs 1.29 or later"
+        );
     }
     Ok(())
 }
@@ -128,7 +152,13 @@ async fn start_http(
         let answer = plain(&request, &metrics, &ready);
         async move { answer }
     };
-    servers.spawn(serve(listener, None, handler, stop.clone(), args.shutdown_timeout));
+    servers.spawn(serve(
+        listener,
+        None,
+        handler,
+        stop.clone(),
+        args.shutdown_timeout,
+    ));
     Ok(())
 }
 
@@ -142,7 +172,10 @@ fn plain(request: &Request<Incoming>, metrics: &Metrics, ready: &Ready) -> Answe
             if ready.stopping.load(Ordering::Relaxed) {
                 text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
             } else if ready.webhook.as_ref().is_some_and(|w| !w.loaded()) {
-                text(StatusCode::SERVICE_UNAVAILABLE, "the webhook has no certificate yet")
+                text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the webhook has no certificate yet",
+                )
             } else {
                 text(StatusCode::OK, "ok")
             }
@@ -150,10 +183,15 @@ fn plain(request: &Request<Incoming>, metrics: &Metrics, ready: &Ready) -> Answe
         "/metrics" => {
             let mut answer = text(StatusCode::OK, metrics.text().trim_end());
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            answer
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             answer
         }
-        _ => text(StatusCode::NOT_FOUND, "the paths are /healthz, /readyz and /metrics"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "the paths are /healthz, /readyz and /metrics",
+        ),
     }
 }
 
@@ -171,7 +209,11 @@ async fn start_webhook(
         Some(dir) => Source::Directory(dir.clone()),
         None => Source::Secret {
             name: args.webhook_secret.clone(),
-            sans: names(&args.webhook_service, &args.namespace, &args.webhook_dns_names),
+            sans: names(
+                &args.webhook_service,
+                &args.namespace,
+                &args.webhook_dns_names,
+            ),
         },
     };
     let keeper = Keeper {
@@ -196,13 +238,21 @@ async fn start_webhook(
     };
     let handler = move |request| handle(reviewer.clone(), request);
     let tls = Some(TlsAcceptor::from(tls));
-    servers.spawn(serve(listener, tls, handler, stop.clone(), args.shutdown_timeout));
+    servers.spawn(serve(
+        listener,
+        tls,
+        handler,
+        stop.clone(),
+        args.shutdown_timeout,
+    ));
     info!(address = %args.webhook_addr, "webhook listens");
     Ok(())
 }
 
 async fn listen(addr: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
-    bind(addr).await.with_context(|| format!("listen on {addr}"))
+    bind(addr)
+        .await
+        .with_context(|| format!("listen on {addr}"))
 }
 
 /// What a term of leadership needs.
@@ -215,8 +265,8 @@ struct Term {
 
 impl Term {
     /// Starts the controllers of one term.
-    fn start(&self) -> (TaskTracker, CancellationToken) {
-        let tasks = TaskTracker::new();
+    fn start(&self) -> (JoinSet<()>, CancellationToken) {
+        let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared::new(
             self.client.clone(),
@@ -227,10 +277,14 @@ impl Term {
             VERSION.to_owned(),
         ));
         for namespace in self.args.scopes() {
-            let run = controller::run(Arc::clone(&shared), namespace, self.args.concurrency, stop.clone());
+            let run = controller::run(
+                Arc::clone(&shared),
+                namespace,
+                self.args.concurrency,
+                stop.clone(),
+            );
             tasks.spawn(run);
         }
-        tasks.close();
         (tasks, stop)
     }
 }
@@ -250,7 +304,7 @@ async fn lead(term: Term, stop: CancellationToken) {
         };
         Some(tokio::spawn(election.run(sender, campaign.clone())))
     };
-    let mut running: Option<(TaskTracker, CancellationToken)> = None;
+    let mut running: Option<(JoinSet<()>, CancellationToken)> = None;
     loop {
         let leads = *leading.borrow_and_update();
         term.metrics.is_leader.set(leads.into());
@@ -259,7 +313,7 @@ async fn lead(term: Term, stop: CancellationToken) {
             (Some(_), false) => {
                 // Another replica may start any moment: what runs here ends now, half-way if need be. Each step can be repeated.
                 if let Some((tasks, token)) = running.take() {
-                    end(&tasks, &token, Duration::from_secs(2)).await;
+                    end(tasks, &token, Duration::from_secs(2)).await;
                 }
             }
             _ => {}
@@ -274,7 +328,7 @@ async fn lead(term: Term, stop: CancellationToken) {
         }
     }
     if let Some((tasks, token)) = running.take() {
-        end(&tasks, &token, term.args.shutdown_timeout).await;
+        end(tasks, &token, term.args.shutdown_timeout).await;
     }
     term.metrics.is_leader.set(0);
     campaign.cancel();
@@ -284,10 +338,12 @@ async fn lead(term: Term, stop: CancellationToken) {
     }
 }
 
-async fn end(tasks: &TaskTracker, stop: &CancellationToken, grace: Duration) {
+async fn end(mut tasks: JoinSet<()>, stop: &CancellationToken, grace: Duration) {
     stop.cancel();
-    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+    let finish = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, finish).await.is_err() {
         error!("reconciling did not end in time");
+        tasks.shutdown().await;
     }
 }
 

@@ -35,7 +35,9 @@ pub struct Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("trusted", &self.bundle.len()).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("trusted", &self.bundle.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,7 +53,11 @@ impl Authority {
     pub fn generate(name: &str, now: i64, policy: Policy) -> Result<Self, Error> {
         let signing = Pair::generate(name, now, policy.life)?;
         let bundle = vec![signing.certificate.clone()];
-        Ok(Self { signing, next: None, bundle })
+        Ok(Self {
+            signing,
+            next: None,
+            bundle,
+        })
     }
 
     /// Reads an authority from a Secret's data.
@@ -73,9 +79,16 @@ impl Authority {
         };
         let bundle = split(&text(data, BUNDLE)?)?;
         if !bundle.contains(&signing.certificate) {
-            return Err(Error::malformed(BUNDLE, "the signing authority is not in it"));
+            return Err(Error::malformed(
+                BUNDLE,
+                "the signing authority is not in it",
+            ));
         }
-        Ok(Self { signing, next, bundle })
+        Ok(Self {
+            signing,
+            next,
+            bundle,
+        })
     }
 
     /// The Secret's data for this authority.
@@ -131,10 +144,17 @@ impl Authority {
 
     /// Issues a certificate with a fresh key.
     pub fn issue(&self, request: &Request, now: i64) -> Result<Leaf, Error> {
-        let key = KeyPair::from_pem(&self.signing.key)
-            .map_err(|source| Error::Make { what: "the authority's key", source })?;
-        let issuer = Issuer::from_ca_cert_pem(&self.signing.certificate, key)
-            .map_err(|source| Error::Make { what: "the authority", source })?;
+        let key = KeyPair::from_pem(&self.signing.key).map_err(|source| Error::Make {
+            what: "the authority's key",
+            source,
+        })?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&self.signing.certificate, key).map_err(|source| {
+                Error::Make {
+                    what: "the authority",
+                    source,
+                }
+            })?;
         // A leaf that outlives its authority would fail before it is due.
         let left = self.facts()?.not_after - now;
         request.issue(&issuer, now, request.life.min(left))
@@ -147,13 +167,16 @@ impl Pair {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         // Generations of one authority differ in name: a verifier then picks the right one at once.
-        params.distinguished_name.push(DnType::CommonName, format!("{name} {now}"));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("{name} {now}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         validity(&mut params, now, life);
-        let certificate = params
-            .self_signed(&key)
-            .map_err(|source| Error::Make { what: "an authority", source })?;
+        let certificate = params.self_signed(&key).map_err(|source| Error::Make {
+            what: "an authority",
+            source,
+        })?;
         Ok(Self {
             certificate: normal(&certificate.pem()),
             key: key.serialize_pem(),
@@ -169,7 +192,10 @@ impl Pair {
         let key =
             KeyPair::from_pem(&self.key).map_err(|_| Error::malformed(KEY, "not a private key"))?;
         if key.public_key_raw() != facts.public_key {
-            return Err(Error::malformed(KEY, "it does not belong to the certificate"));
+            return Err(Error::malformed(
+                KEY,
+                "it does not belong to the certificate",
+            ));
         }
         Ok(())
     }
@@ -180,13 +206,19 @@ fn bytes(text: &str) -> ByteString {
 }
 
 fn text(data: &BTreeMap<String, ByteString>, key: &'static str) -> Result<String, Error> {
-    let bytes = data.get(key).ok_or_else(|| Error::malformed(key, "missing"))?;
+    let bytes = data
+        .get(key)
+        .ok_or_else(|| Error::malformed(key, "missing"))?;
     String::from_utf8(bytes.0.clone()).map_err(|_| Error::malformed(key, "not text"))
 }
 
 /// One line-ending and one final newline, so that texts can be compared and joined.
 fn normal(pem: &str) -> String {
-    let mut text: String = pem.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    let mut text: String = pem
+        .lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n");
     text.push('\n');
     text
 }
@@ -212,7 +244,10 @@ mod tests {
     use super::super::{DAY, San, Usage, Verdict, unix_now};
     use super::*;
 
-    const POLICY: Policy = Policy { life: 90 * DAY, settle: DAY };
+    const POLICY: Policy = Policy {
+        life: 90 * DAY,
+        settle: DAY,
+    };
 
     fn request() -> Request {
         Request {
@@ -226,7 +261,9 @@ mod tests {
     #[test]
     fn survives_the_secret_it_is_kept_in() {
         let mut authority = Authority::generate("test", unix_now(), POLICY).unwrap();
-        authority.advance("test", unix_now() + 61 * DAY, POLICY).unwrap();
+        authority
+            .advance("test", unix_now() + 61 * DAY, POLICY)
+            .unwrap();
         assert_eq!(Authority::load(&authority.data()).unwrap(), authority);
     }
 
@@ -236,7 +273,10 @@ mod tests {
         let mut data = Authority::generate("a", now, POLICY).unwrap().data();
         let other = Authority::generate("b", now, POLICY).unwrap().data();
         data.insert(KEY.into(), other[KEY].clone());
-        assert!(matches!(Authority::load(&data), Err(Error::Malformed { what: KEY, .. })));
+        assert!(matches!(
+            Authority::load(&data),
+            Err(Error::Malformed { what: KEY, .. })
+        ));
     }
 
     #[test]
@@ -248,16 +288,26 @@ mod tests {
 
         let due = start + 61 * DAY;
         assert!(authority.advance("test", due, POLICY).unwrap());
-        assert_eq!(authority.signing.certificate, first, "a new authority signed at once");
+        assert_eq!(
+            authority.signing.certificate, first,
+            "a new authority signed at once"
+        );
         assert_eq!(authority.bundle.len(), 2);
         assert!(!authority.advance("test", due + DAY - 1, POLICY).unwrap());
 
         assert!(authority.advance("test", due + DAY, POLICY).unwrap());
         assert_ne!(authority.signing.certificate, first);
-        assert!(authority.bundle.contains(&first), "the old authority is no longer trusted");
+        assert!(
+            authority.bundle.contains(&first),
+            "the old authority is no longer trusted"
+        );
 
         assert!(authority.advance("test", start + 91 * DAY, POLICY).unwrap());
-        assert_eq!(authority.bundle.len(), 1, "an expired authority is still trusted");
+        assert_eq!(
+            authority.bundle.len(),
+            1,
+            "an expired authority is still trusted"
+        );
     }
 
     #[test]
@@ -265,7 +315,9 @@ mod tests {
         let start = unix_now();
         let mut authority = Authority::generate("test", start, POLICY).unwrap();
         let first = authority.signing.certificate.clone();
-        authority.advance("test", start + 100 * DAY, POLICY).unwrap();
+        authority
+            .advance("test", start + 100 * DAY, POLICY)
+            .unwrap();
         assert_ne!(authority.signing.certificate, first);
     }
 
@@ -278,10 +330,19 @@ mod tests {
             leaf.check(authority, request, at)
         };
         assert_eq!(check(&leaf, &authority, &request(), now), Verdict::Good);
-        assert_eq!(check(&leaf, &authority, &request(), now + 19 * DAY), Verdict::Good);
-        assert_eq!(check(&leaf, &authority, &request(), now + 21 * DAY), Verdict::Due);
+        assert_eq!(
+            check(&leaf, &authority, &request(), now + 19 * DAY),
+            Verdict::Good
+        );
+        assert_eq!(
+            check(&leaf, &authority, &request(), now + 21 * DAY),
+            Verdict::Due
+        );
         let other = Authority::generate("other", now, POLICY).unwrap();
-        assert_eq!(check(&leaf, &other, &request(), now), Verdict::OtherAuthority);
+        assert_eq!(
+            check(&leaf, &other, &request(), now),
+            Verdict::OtherAuthority
+        );
         let mut renamed = request();
         renamed.sans = vec![San::Dns("b.codexstore".into())];
         assert_eq!(check(&leaf, &authority, &renamed, now), Verdict::OtherNames);
@@ -289,7 +350,10 @@ mod tests {
             key: authority.issue(&request(), now).unwrap().key,
             ..leaf
         };
-        assert_eq!(check(&foreign_key, &authority, &request(), now), Verdict::Malformed);
+        assert_eq!(
+            check(&foreign_key, &authority, &request(), now),
+            Verdict::Malformed
+        );
     }
 
     #[test]

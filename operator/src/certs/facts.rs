@@ -43,12 +43,16 @@ impl Facts {
         };
         for extension in cert.extensions() {
             match extension.parsed_extension() {
-                ParsedExtension::SubjectKeyIdentifier(id) => facts.subject_key = Some(id.0.to_vec()),
+                ParsedExtension::SubjectKeyIdentifier(id) => {
+                    facts.subject_key = Some(id.0.to_vec())
+                }
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     facts.authority_key = id.key_identifier.as_ref().map(|id| id.0.to_vec());
                 }
                 ParsedExtension::SubjectAlternativeName(names) => {
-                    facts.sans.extend(names.general_names.iter().filter_map(san));
+                    facts
+                        .sans
+                        .extend(names.general_names.iter().filter_map(san));
                 }
                 _ => {}
             }
@@ -77,8 +81,12 @@ fn san(name: &GeneralName<'_>) -> Option<San> {
         GeneralName::DNSName(name) => Some(San::Dns((*name).to_owned())),
         GeneralName::URI(uri) => Some(San::Uri((*uri).to_owned())),
         GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(*bytes).ok().map(|ip| San::Ip(ip.into())),
-            16 => <[u8; 16]>::try_from(*bytes).ok().map(|ip| San::Ip(ip.into())),
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|ip| San::Ip(ip.into())),
+            16 => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|ip| San::Ip(ip.into())),
             _ => None,
         },
         _ => None,

@@ -79,11 +79,16 @@ impl Request {
         now: i64,
         life: i64,
     ) -> Result<Leaf, Error> {
-        let make = |source| Error::Make { what: "a certificate", source };
+        let make = |source| Error::Make {
+            what: "a certificate",
+            source,
+        };
         let key = new_key()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, self.common_name.clone());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, self.common_name.clone());
         for san in &self.sans {
             params.subject_alt_names.push(match san {
                 San::Dns(name) => SanType::DnsName(name.clone().try_into().map_err(make)?),
@@ -109,9 +114,10 @@ impl Request {
 impl Leaf {
     /// Whether this is still what `request` asks of `authority`.
     pub fn check(&self, authority: &Authority, request: &Request, now: i64) -> Verdict {
-        let (Ok(facts), Ok(signing)) =
-            (Facts::read("the certificate", &self.certificate), authority.facts())
-        else {
+        let (Ok(facts), Ok(signing)) = (
+            Facts::read("the certificate", &self.certificate),
+            authority.facts(),
+        ) else {
             return Verdict::Malformed;
         };
         let Ok(key) = KeyPair::from_pem(&self.key) else {
@@ -129,6 +135,10 @@ impl Leaf {
         if have != want {
             return Verdict::OtherNames;
         }
-        if facts.due(now) { Verdict::Due } else { Verdict::Good }
+        if facts.due(now) {
+            Verdict::Due
+        } else {
+            Verdict::Good
+        }
     }
 }

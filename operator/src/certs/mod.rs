@@ -43,7 +43,10 @@ pub enum Error {
 
 impl Error {
     fn malformed(what: &'static str, why: impl Into<String>) -> Self {
-        Self::Malformed { what, why: why.into() }
+        Self::Malformed {
+            what,
+            why: why.into(),
+        }
     }
 }
 
@@ -56,8 +59,10 @@ fn validity(params: &mut rcgen::CertificateParams, now: i64, life: i64) {
 }
 
 fn new_key() -> Result<rcgen::KeyPair, Error> {
-    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|source| Error::Make { what: "a key", source })
+    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|source| Error::Make {
+        what: "a key",
+        source,
+    })
 }
 
 /// Unix time now, in seconds.

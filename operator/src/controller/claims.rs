@@ -51,8 +51,13 @@ fn change(store: &CodexStore, found: &PersistentVolumeClaim) -> Option<Value> {
 
 /// Whether the spec asks for more than the claim does. A claim that somebody made larger by hand stays.
 fn grows(store: &CodexStore, found: &PersistentVolumeClaim) -> bool {
-    let Some(claim) = &store.spec.volume.claim else { return false };
-    let requests = found.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref());
+    let Some(claim) = &store.spec.volume.claim else {
+        return false;
+    };
+    let requests = found
+        .spec
+        .as_ref()
+        .and_then(|s| s.resources.as_ref()?.requests.as_ref());
     let have = requests.and_then(|r| Quantity::parse(&r.get("storage")?.0).ok());
     have.is_some_and(|have| have.units() < claim.size.units())
 }
@@ -70,7 +75,10 @@ pub async fn ensure(
     }
     let namespace = store.namespace().unwrap_or_default();
     let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
-    for pod in pods.iter().filter(|p| members::lives(p) && codexstore_crds::is_injected(p)) {
+    for pod in pods
+        .iter()
+        .filter(|p| members::lives(p) && codexstore_crds::is_injected(p))
+    {
         let name = names::member_claim(&store.name_any(), &pod.name_any());
         if claims.iter().any(|c| c.name_any() == name) {
             continue;
@@ -83,9 +91,13 @@ pub async fn ensure(
             }
             continue;
         }
-        let Some(claim) = desired::member_claim(store, &pod.name_any(), false) else { continue };
-        let params =
-            PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let Some(claim) = desired::member_claim(store, &pod.name_any(), false) else {
+            continue;
+        };
+        let params = PostParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
         match api.create(&params, &claim).await {
             Ok(_) => {
                 info!(namespace, claim = name, "claim made");
@@ -105,10 +117,14 @@ pub async fn ensure(
             }
             continue;
         }
-        let Some(patch) = change(store, found) else { continue };
+        let Some(patch) = change(store, found) else {
+            continue;
+        };
         let grows = grows(store, found);
-        let params =
-            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
         match api.patch(&name, &params, &Patch::Merge(patch)).await {
             Ok(_) => {
                 info!(namespace, claim = name, grows, "claim changed");
@@ -132,8 +148,13 @@ fn refused(
 ) -> Result<(), kube::Error> {
     match error {
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
-            let message = format!("PersistentVolumeClaim {name} cannot be {what}: {}", status.message);
-            outcome.problems.push(Problem::new(problem::VOLUME_FAILED, message));
+            let message = format!(
+                "PersistentVolumeClaim {name} cannot be {what}: {}",
+                status.message
+            );
+            outcome
+                .problems
+                .push(Problem::new(problem::VOLUME_FAILED, message));
             Ok(())
         }
         kube::Error::Api(status) if status.code == 404 => Ok(()),
@@ -176,8 +197,10 @@ mod tests {
     fn other_owners_of_a_claim_are_kept() {
         let store = claim_store("1Gi");
         let mut found = claim(&store);
-        found.metadata.owner_references =
-            Some(vec![OwnerReference { kind: "StatefulSet".into(), ..OwnerReference::default() }]);
+        found.metadata.owner_references = Some(vec![OwnerReference {
+            kind: "StatefulSet".into(),
+            ..OwnerReference::default()
+        }]);
         assert_eq!(change(&store, &found), None);
     }
 

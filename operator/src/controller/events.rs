@@ -28,7 +28,10 @@ impl Events {
             controller: codexstore_crds::names::FIELD_MANAGER.to_owned(),
             instance: Some(instance),
         };
-        Self { recorder: Recorder::new(client, reporter), told: Mutex::default() }
+        Self {
+            recorder: Recorder::new(client, reporter),
+            told: Mutex::default(),
+        }
     }
 
     /// Something that a user should look at.
@@ -41,9 +44,19 @@ impl Events {
         self.tell(EventType::Normal, about, reason, note).await;
     }
 
-    async fn tell(&self, type_: EventType, about: &ObjectReference, reason: &'static str, note: &str) {
+    async fn tell(
+        &self,
+        type_: EventType,
+        about: &ObjectReference,
+        reason: &'static str,
+        note: &str,
+    ) {
         let note = cut(note);
-        let key = (about.uid.clone().unwrap_or_default(), reason, note.to_owned());
+        let key = (
+            about.uid.clone().unwrap_or_default(),
+            reason,
+            note.to_owned(),
+        );
         {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             told.retain(|_, at| at.elapsed() < QUIET);

@@ -1,8 +1,8 @@
 //! Objects for tests.
 
 use codexstore_crds::store::Claim;
-use codexstore_crds::{CodexStore, CodexStoreSpec, Quantity, names, spec_hash};
-use k8s_openapi::api::core::v1::Pod;
+use codexstore_crds::{CodexStore, CodexStoreSpec, InjectConfig, Quantity, inject, names};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// The store `shop/orders`.
@@ -28,21 +28,32 @@ pub fn claim_store(size: &str) -> CodexStore {
 
 /// A pod of it, injected by operator 1.0 under the spec of [`store`].
 pub fn pod(name: &str) -> Pod {
-    Pod {
+    pod_of(&store(), name)
+}
+
+/// A pod of `store`, injected by operator 1.0.
+pub fn pod_of(store: &CodexStore, name: &str) -> Pod {
+    let plain = Pod {
         metadata: ObjectMeta {
             name: Some(name.into()),
             namespace: Some("shop".into()),
             uid: Some(format!("{name}-uid")),
             labels: Some([(names::STORE_LABEL.to_owned(), "orders".to_owned())].into()),
-            annotations: Some(
-                [
-                    (names::SPEC_HASH_ANNOTATION.to_owned(), spec_hash(&store())),
-                    (names::INJECTED_BY_ANNOTATION.to_owned(), "1.0".to_owned()),
-                ]
-                .into(),
-            ),
             ..ObjectMeta::default()
         },
+        spec: Some(PodSpec {
+            containers: vec![Container {
+                name: "app".into(),
+                ..Container::default()
+            }],
+            ..PodSpec::default()
+        }),
         ..Pod::default()
-    }
+    };
+    let config = InjectConfig {
+        sidecar_image: "sidecar:1".into(),
+        image_pull_policy: None,
+        operator_version: "1.0".into(),
+    };
+    inject(&plain, store, &config, "seed").unwrap()
 }

@@ -105,9 +105,17 @@ fn plan(store: &CodexStore, seen: &Seen) -> Plan {
     let Some(recorded) = recorded else {
         return Plan::Record(facts, Happened::Adopted);
     };
-    let missing: Vec<_> = recorded.ids.iter().filter(|id| !facts.ids.contains(id)).collect();
+    let missing: Vec<_> = recorded
+        .ids
+        .iter()
+        .filter(|id| !facts.ids.contains(id))
+        .collect();
     if !missing.is_empty() {
-        let list = missing.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+        let list = missing
+            .iter()
+            .map(|id| id.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         return Plan::Broken(Problem::new(
             problem::KEY_MISSING,
             format!(
@@ -138,7 +146,12 @@ fn gone(name: &str, ids: &[String]) -> Problem {
 
 fn held(name: &str, holders: &[String]) -> Problem {
     const SHOWN: usize = 5;
-    let mut list = holders.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let mut list = holders
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
     if holders.len() > SHOWN {
         list = format!("{list} and {} more", holders.len() - SHOWN);
     }
@@ -159,12 +172,19 @@ struct Recorded {
 fn recorded(record: &ConfigMap) -> Recorded {
     let text = |key: &str| {
         let data = record.data.as_ref();
-        data.and_then(|data| data.get(key)).cloned().unwrap_or_default()
+        data.and_then(|data| data.get(key))
+            .cloned()
+            .unwrap_or_default()
     };
     let ids = text("keyIds");
     Recorded {
         uid: text("secretUid"),
-        ids: ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+        ids: ids
+            .split(',')
+            .map(str::trim)
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
@@ -172,7 +192,9 @@ fn recorded(record: &ConfigMap) -> Recorded {
 fn facts(secret: &Secret) -> Result<Facts, String> {
     let empty = BTreeMap::new();
     let data: &BTreeMap<String, ByteString> = secret.data.as_ref().unwrap_or(&empty);
-    let current = data.get(names::KEYRING_CURRENT).ok_or("the entry `current` is missing")?;
+    let current = data
+        .get(names::KEYRING_CURRENT)
+        .ok_or("the entry `current` is missing")?;
     let current = std::str::from_utf8(&current.0).map_err(|_| "the entry `current` is not text")?;
     let current = current.trim().to_owned();
     let mut ids = BTreeSet::new();
@@ -224,7 +246,9 @@ pub async fn ensure(
             let secret = fresh(store)?;
             match secrets.create(&post(), &secret).await {
                 Ok(made) => {
-                    let Ok(facts) = facts(&made) else { return Ok((Keyring::Pending, Happened::Nothing)) };
+                    let Ok(facts) = facts(&made) else {
+                        return Ok((Keyring::Pending, Happened::Nothing));
+                    };
                     record(&records, store, &facts).await?;
                     Ok((Keyring::Ready(facts), Happened::Made))
                 }
@@ -238,12 +262,18 @@ pub async fn ensure(
             Ok((Keyring::Ready(facts), happened))
         }
         Plan::Update(facts, happened) => {
-            let version = seen.record.as_ref().and_then(kube::ResourceExt::resource_version);
+            let version = seen
+                .record
+                .as_ref()
+                .and_then(kube::ResourceExt::resource_version);
             let patch = json!({
                 "metadata": {"resourceVersion": version},
                 "data": {"secretUid": facts.secret_uid, "keyIds": facts.ids.join(",")},
             });
-            match records.patch(&name, &patch_params(), &Patch::Merge(patch)).await {
+            match records
+                .patch(&name, &patch_params(), &Patch::Merge(patch))
+                .await
+            {
                 Ok(_) => Ok((Keyring::Ready(facts), happened)),
                 Err(error) if conflict(&error) => Ok((Keyring::Pending, Happened::Nothing)),
                 Err(error) => Err(error),
@@ -252,8 +282,14 @@ pub async fn ensure(
     }
 }
 
-async fn record(api: &Api<ConfigMap>, store: &CodexStore, facts: &Facts) -> Result<(), kube::Error> {
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+async fn record(
+    api: &Api<ConfigMap>,
+    store: &CodexStore,
+    facts: &Facts,
+) -> Result<(), kube::Error> {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
     let record = desired::keyring_record(store, &facts.secret_uid, &facts.ids, &now);
     match api.create(&post(), &record).await {
         Ok(_) => Ok(()),
@@ -263,17 +299,25 @@ async fn record(api: &Api<ConfigMap>, store: &CodexStore, facts: &Facts) -> Resu
 }
 
 /// Claims of the store, read live: a cache that lags behind must not lead to a new key.
-async fn claims(client: &Client, namespace: &str, store: &CodexStore) -> Result<Vec<String>, kube::Error> {
+async fn claims(
+    client: &Client,
+    namespace: &str,
+    store: &CodexStore,
+) -> Result<Vec<String>, kube::Error> {
     let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
     let selector = format!("{}={}", names::STORE_LABEL, store.name_any());
     let found = api.list(&ListParams::default().labels(&selector)).await?;
-    Ok(found.iter().map(|c| format!("PersistentVolumeClaim {}", c.name_any())).collect())
+    Ok(found
+        .iter()
+        .map(|c| format!("PersistentVolumeClaim {}", c.name_any()))
+        .collect())
 }
 
 /// A new keyring of one random key.
 fn fresh(store: &CodexStore) -> Result<Secret, kube::Error> {
     let random = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).map_err(|e| kube::Error::Service(std::io::Error::other(e.to_string()).into()))
+        getrandom::fill(bytes)
+            .map_err(|e| kube::Error::Service(std::io::Error::other(e.to_string()).into()))
     };
     let mut key = vec![0; store.spec.encryption.key_size.bytes()];
     random(&mut key)?;
@@ -285,11 +329,17 @@ fn fresh(store: &CodexStore) -> Result<Secret, kube::Error> {
 }
 
 fn post() -> PostParams {
-    PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() }
+    PostParams {
+        field_manager: Some(names::FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
 }
 
 fn patch_params() -> PatchParams {
-    PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(names::FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 /// Whether the API server said that something else was there first.

@@ -5,7 +5,11 @@ fn secret(uid: &str, ids: &[&str]) -> Secret {
     let mut secret = desired::keyring_secret(&store(), ids[0], &[7; 32]);
     secret.metadata.uid = Some(uid.into());
     for id in ids {
-        secret.data.as_mut().unwrap().insert((*id).into(), ByteString(vec![7; 32]));
+        secret
+            .data
+            .as_mut()
+            .unwrap()
+            .insert((*id).into(), ByteString(vec![7; 32]));
     }
     secret
 }
@@ -17,7 +21,14 @@ fn record(uid: &str, ids: &[&str]) -> ConfigMap {
 
 fn check(secret: Option<Secret>, record: Option<ConfigMap>, holders: &[&str]) -> Plan {
     let holders = holders.iter().map(|h| (*h).to_owned()).collect();
-    plan(&store(), &Seen { secret, record, holders })
+    plan(
+        &store(),
+        &Seen {
+            secret,
+            record,
+            holders,
+        },
+    )
 }
 
 fn broken(plan: &Plan) -> &'static str {
@@ -30,8 +41,14 @@ fn broken(plan: &Plan) -> &'static str {
 #[test]
 fn a_key_is_made_only_when_there_is_no_trace_of_an_earlier_one() {
     assert_eq!(check(None, None, &[]), Plan::Create);
-    assert_eq!(broken(&check(None, Some(record("u", &["a"])), &[])), "SecretMissing");
-    assert_eq!(broken(&check(None, None, &["PersistentVolumeClaim x"])), "SecretMissing");
+    assert_eq!(
+        broken(&check(None, Some(record("u", &["a"])), &[])),
+        "SecretMissing"
+    );
+    assert_eq!(
+        broken(&check(None, None, &["PersistentVolumeClaim x"])),
+        "SecretMissing"
+    );
     // A record that somebody emptied still says that there was a keyring.
     let mut emptied = record("u", &["a"]);
     emptied.data = None;
@@ -46,15 +63,27 @@ fn a_crash_after_the_secret_was_made_is_picked_up_by_recording_it() {
 
 #[test]
 fn a_good_keyring_on_record_is_left_alone() {
-    let plan = check(Some(secret("u", &["a"])), Some(record("u", &["a"])), &["ignored"]);
+    let plan = check(
+        Some(secret("u", &["a"])),
+        Some(record("u", &["a"])),
+        &["ignored"],
+    );
     assert!(matches!(plan, Plan::Steady(_)));
 }
 
 #[test]
 fn a_secret_that_was_put_back_is_taken_again_only_with_the_recorded_keys() {
-    let back = check(Some(secret("new", &["a", "b"])), Some(record("old", &["a"])), &[]);
+    let back = check(
+        Some(secret("new", &["a", "b"])),
+        Some(record("old", &["a"])),
+        &[],
+    );
     assert!(matches!(back, Plan::Update(facts, Happened::Restored) if facts.secret_uid == "new"));
-    let other = check(Some(secret("new", &["b"])), Some(record("old", &["a"])), &[]);
+    let other = check(
+        Some(secret("new", &["b"])),
+        Some(record("old", &["a"])),
+        &[],
+    );
     assert_eq!(broken(&other), "KeyMissing");
     let edited = check(Some(secret("u", &["b"])), Some(record("u", &["a"])), &[]);
     assert_eq!(broken(&edited), "KeyMissing");
@@ -76,7 +105,9 @@ fn malformed_keyrings_are_named_without_their_content() {
         let mut secret = secret("u", &["a"]);
         change(secret.data.as_mut().unwrap());
         let plan = check(Some(secret), Some(record("u", &["a"])), &[]);
-        let Plan::Broken(problem) = plan else { unreachable!("a malformed keyring was accepted") };
+        let Plan::Broken(problem) = plan else {
+            unreachable!("a malformed keyring was accepted")
+        };
         assert_eq!(problem.reason, "KeyMalformed");
         assert!(!problem.message.contains("canary"), "{}", problem.message);
     };
@@ -98,5 +129,8 @@ fn new_keys_have_the_size_asked_for_and_differ() {
     };
     assert_eq!(key(&a).len(), 16);
     assert_ne!(key(&a), key(&b));
-    assert!(a.metadata.owner_references.is_none(), "garbage collection could delete the keys");
+    assert!(
+        a.metadata.owner_references.is_none(),
+        "garbage collection could delete the keys"
+    );
 }

@@ -54,7 +54,9 @@ pub fn has_started(pod: &Pod) -> bool {
 }
 
 fn runs(pod: &Pod) -> bool {
-    sidecar(pod).and_then(|c| c.state.as_ref()).is_some_and(|s| s.running.is_some())
+    sidecar(pod)
+        .and_then(|c| c.state.as_ref())
+        .is_some_and(|s| s.running.is_some())
 }
 
 /// Whether kubelet's readiness probe succeeds.
@@ -69,15 +71,21 @@ fn waiting(pod: &Pod) -> String {
     if let Some(waits) = waits {
         let reason = waits.reason.clone().unwrap_or_default();
         return match waits.message.as_deref() {
-            Some(message) if !message.is_empty() => format!("the sidecar waits: {reason}: {message}"),
+            Some(message) if !message.is_empty() => {
+                format!("the sidecar waits: {reason}: {message}")
+            }
             _ => format!("the sidecar waits: {reason}"),
         };
     }
-    let scheduled = status
-        .and_then(|s| s.conditions.as_ref())
-        .and_then(|all| all.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False"));
+    let scheduled = status.and_then(|s| s.conditions.as_ref()).and_then(|all| {
+        all.iter()
+            .find(|c| c.type_ == "PodScheduled" && c.status == "False")
+    });
     match scheduled {
-        Some(c) => format!("not scheduled: {}", c.message.as_deref().unwrap_or("no reason given")),
+        Some(c) => format!(
+            "not scheduled: {}",
+            c.message.as_deref().unwrap_or("no reason given")
+        ),
         None => "the sidecar does not run yet".to_owned(),
     }
 }
@@ -170,7 +178,11 @@ impl Poller {
     /// `at_once` bounds polls over all stores; `timeout` is for connecting and answering together.
     pub fn new(at_once: u16, timeout: Duration) -> Self {
         let at_once = usize::from(at_once);
-        Self { slots: Semaphore::new(at_once), timeout, at_once }
+        Self {
+            slots: Semaphore::new(at_once),
+            timeout,
+            at_once,
+        }
     }
 
     /// Asks the members of one store; without credentials nobody is asked.
@@ -192,7 +204,11 @@ impl Poller {
         let Ok(_slot) = self.slots.acquire().await else {
             return Err(Unreachable("the operator is stopping".to_owned()));
         };
-        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).unwrap_or_default();
+        let ip = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.pod_ip.as_deref())
+            .unwrap_or_default();
         let port = codexstore_crds::admin_port(pod).unwrap_or(names::ADMIN_PORT);
         let Ok(ip) = ip.parse::<std::net::IpAddr>() else {
             return Err(Unreachable("the pod has no address yet".to_owned()));
@@ -216,9 +232,13 @@ impl Poller {
 }
 
 /// One request over one connection.
-async fn status(address: std::net::SocketAddr, credentials: &Credentials) -> Result<Status, String> {
-    let stream =
-        TcpStream::connect(address).await.map_err(|e| format!("cannot be connected to: {e}"))?;
+async fn status(
+    address: std::net::SocketAddr,
+    credentials: &Credentials,
+) -> Result<Status, String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| format!("cannot be connected to: {e}"))?;
     let name = ServerName::try_from(credentials.server_name.clone())
         .map_err(|_| "has no valid server name".to_owned())?;
     let stream = TlsConnector::from(Arc::clone(&credentials.client))
@@ -240,9 +260,12 @@ async fn status(address: std::net::SocketAddr, credentials: &Credentials) -> Res
         if !response.status().is_success() {
             return Err(format!("answered {}", response.status()));
         }
-        let body = Limited::new(response.into_body(), MAX_STATUS).collect().await;
+        let body = Limited::new(response.into_body(), MAX_STATUS)
+            .collect()
+            .await;
         let body = body.map_err(|e| format!("broke off: {e}"))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|e| format!("answered something else than a status: {e}"))
+        serde_json::from_slice(&body)
+            .map_err(|e| format!("answered something else than a status: {e}"))
     };
     tokio::pin!(exchange);
     tokio::select! {

@@ -17,7 +17,11 @@ fn answered(state: State) -> Option<Result<Status, Unreachable>> {
 }
 
 fn report(pod: Pod, answer: Option<Result<Status, Unreachable>>) -> MemberStatus {
-    Member { pod: Arc::new(pod), answer }.report(&store(), "1.0")
+    Member {
+        pod: Arc::new(pod),
+        answer,
+    }
+    .report(&store(), "1.0")
 }
 
 #[test]
@@ -71,14 +75,18 @@ fn older_specs_operators_and_stores_are_outdated() {
     };
     assert!(!outdated(|_| {}).outdated);
     let by_spec = outdated(|pod| {
-        pod.annotations_mut().insert(names::SPEC_HASH_ANNOTATION.into(), "old".into());
+        pod.annotations_mut()
+            .insert(names::SPEC_HASH_ANNOTATION.into(), "old".into());
     });
     assert!(by_spec.outdated && by_spec.message.unwrap().contains("older spec"));
     let by_operator = outdated(|pod| {
-        pod.annotations_mut().insert(names::INJECTED_BY_ANNOTATION.into(), "0.9".into());
+        pod.annotations_mut()
+            .insert(names::INJECTED_BY_ANNOTATION.into(), "0.9".into());
     });
     assert!(by_operator.outdated && by_operator.message.unwrap().contains("operator 0.9"));
-    let Some(Ok(mut status)) = answered(State::Ready) else { unreachable!() };
+    let Some(Ok(mut status)) = answered(State::Ready) else {
+        unreachable!()
+    };
     status.store_uid = "an-older-uid".into();
     assert!(report(pod("web-0"), Some(Ok(status))).outdated);
 }
@@ -86,8 +94,9 @@ fn older_specs_operators_and_stores_are_outdated() {
 #[test]
 fn a_pod_that_ends_is_not_ready() {
     let mut ending = pod("web-0");
-    ending.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
+    ending.metadata.deletion_timestamp = Some(
+        k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()),
+    );
     let member = report(ending, answered(State::Ready));
     assert!(!member.ready);
     assert_eq!(member.state.as_deref(), Some(TERMINATING));
@@ -101,7 +110,10 @@ fn a_restarted_sidecar_has_started() {
 }
 
 fn running() -> ContainerState {
-    ContainerState { running: Some(ContainerStateRunning::default()), ..ContainerState::default() }
+    ContainerState {
+        running: Some(ContainerStateRunning::default()),
+        ..ContainerState::default()
+    }
 }
 
 fn set_sidecar(pod: &mut Pod, ready: bool, state: ContainerState) {

@@ -16,6 +16,8 @@ pub mod report;
 pub mod tls;
 
 #[cfg(test)]
+mod fake_api;
+#[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]
 mod scripted;
@@ -96,9 +98,18 @@ impl Shared {
 
     fn forget(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.metrics.forget(&StoreLabels { namespace: key.0, store: key.1 });
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        self.metrics.forget(&StoreLabels {
+            namespace: key.0,
+            store: key.1,
+        });
     }
 }
 
@@ -117,7 +128,12 @@ const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const FILL: Duration = Duration::from_secs(30);
 
 /// Reconciles one namespace, or all of them, until `stop`.
-pub async fn run(shared: Arc<Shared>, namespace: Option<String>, concurrency: u16, stop: CancellationToken) {
+pub async fn run(
+    shared: Arc<Shared>,
+    namespace: Option<String>,
+    concurrency: u16,
+    stop: CancellationToken,
+) {
     let client = &shared.client;
     let managed = format!("{}={}", MANAGED_BY, names::FIELD_MANAGER);
     let (pods, pod_writer) = reflector::store();
@@ -147,19 +163,29 @@ pub async fn run(shared: Arc<Shared>, namespace: Option<String>, concurrency: u1
     let (stores, store_writer) = reflector::store();
     // Its own status updates must not bring it back at once.
     let changes = predicates::generation::<Guarded>;
-    let store_stream =
-        watcher(api::<Guarded>(client, namespace.as_deref()), watcher::Config::default())
-            .default_backoff()
-            .reflect(store_writer)
-            .applied_objects()
-            .predicate_filter(changes, kube::runtime::PredicateConfig::default());
+    let store_stream = watcher(
+        api::<Guarded>(client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .reflect(store_writer)
+    .applied_objects()
+    .predicate_filter(changes, kube::runtime::PredicateConfig::default());
     info!(namespace, "reconciling");
-    let scope = Arc::new(Scope { shared: Arc::clone(&shared), pods, claims });
-    let config = Config::default().debounce(Duration::from_millis(200)).concurrency(concurrency);
+    let scope = Arc::new(Scope {
+        shared: Arc::clone(&shared),
+        pods,
+        claims,
+    });
+    let config = Config::default()
+        .debounce(Duration::from_millis(200))
+        .concurrency(concurrency);
     Controller::for_stream(store_stream, stores)
         .with_config(config)
         .watches_stream(pod_stream, |pod: Pod| store_of(&pod))
-        .watches_stream(claim_stream, |claim: PersistentVolumeClaim| store_of(&claim))
+        .watches_stream(claim_stream, |claim: PersistentVolumeClaim| {
+            store_of(&claim)
+        })
         .watches_stream(record_stream, |record: ConfigMap| store_of(&record))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(look, failed, scope)
@@ -205,8 +231,14 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
         Ok(store) => store,
         Err(invalid) => {
             warn!(store = guarded.name_any(), error = %invalid.error, "the CodexStore cannot be read");
-            let note = format!("this operator cannot read the CodexStore: {}", invalid.error);
-            shared.events.warning(&guarded.object_ref(&()), "InvalidSpec", &note).await;
+            let note = format!(
+                "this operator cannot read the CodexStore: {}",
+                invalid.error
+            );
+            shared
+                .events
+                .warning(&guarded.object_ref(&()), "InvalidSpec", &note)
+                .await;
             shared.metrics.reconciled("invalid", started.elapsed());
             return Ok(Action::await_change());
         }
@@ -219,16 +251,30 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
             && namespace == store.metadata.namespace
     };
     let pods = scope.pods.state_filter(|p| mine(p.labels(), p.namespace()));
-    let claims = scope.claims.state_filter(|c| mine(c.labels(), c.namespace()));
+    let claims = scope
+        .claims
+        .state_filter(|c| mine(c.labels(), c.namespace()));
     let done = reconcile::reconcile(shared, store, &pods, &claims).await?;
     let key = (store.namespace().unwrap_or_default(), store.name_any());
-    shared.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-    debug!(namespace = key.0, store = key.1, outcome = done.outcome, "looked");
+    shared
+        .failures
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&key);
+    debug!(
+        namespace = key.0,
+        store = key.1,
+        outcome = done.outcome,
+        "looked"
+    );
     shared.metrics.reconciled(done.outcome, started.elapsed());
     Ok(Action::requeue(done.again))
 }
 
-async fn filled<E>(what: &'static str, ready: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
+async fn filled<E>(
+    what: &'static str,
+    ready: impl Future<Output = Result<(), E>>,
+) -> Result<(), Error> {
     match tokio::time::timeout(FILL, ready).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(Error::NotReady(what)),
@@ -241,7 +287,10 @@ fn failed(guarded: Arc<Guarded>, why: &Error, scope: Arc<Scope>) -> Action {
     let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
     error!(namespace = key.0, store = key.1, error = %why, "cannot reconcile the store");
     shared.metrics.reconciled("error", Duration::ZERO);
-    let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = shared
+        .failures
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(key).or_insert(0);
     let pause = backoff(*count);
     *count = count.saturating_add(1);
@@ -266,7 +315,10 @@ mod tests {
     #[test]
     fn objects_lead_to_the_store_of_their_label() {
         let found = store_of(&fixtures::pod("web-0")).unwrap();
-        assert_eq!((found.name.as_str(), found.namespace.as_deref()), ("orders", Some("shop")));
+        assert_eq!(
+            (found.name.as_str(), found.namespace.as_deref()),
+            ("orders", Some("shop"))
+        );
         assert!(store_of(&Pod::default()).is_none());
     }
 }

@@ -45,7 +45,11 @@ pub fn keyring_ownership(meta: &ObjectMeta, store: &CodexStore) -> Ownership {
 }
 
 fn controller(meta: &ObjectMeta, store: &CodexStore) -> Ownership {
-    let Some(owner) = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))
+    let Some(owner) = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true))
     else {
         return Ownership::Ours;
     };
@@ -82,7 +86,10 @@ mod tests {
 
     #[test]
     fn what_carries_our_labels_and_no_other_controller_is_ours() {
-        assert_eq!(ownership(&owned("CodexStore", "orders", "store-uid"), &store()), Ownership::Ours);
+        assert_eq!(
+            ownership(&owned("CodexStore", "orders", "store-uid"), &store()),
+            Ownership::Ours
+        );
         let mut meta = owned("CodexStore", "orders", "store-uid");
         meta.owner_references = None;
         assert_eq!(ownership(&meta, &store()), Ownership::Ours);
@@ -96,7 +103,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_foreign() {
-        let foreign = |meta: &ObjectMeta| matches!(ownership(meta, &store()), Ownership::Foreign(_));
+        let foreign =
+            |meta: &ObjectMeta| matches!(ownership(meta, &store()), Ownership::Foreign(_));
         assert!(foreign(&ObjectMeta::default()));
         assert!(foreign(&owned("CodexStore", "other", "store-uid")));
         assert!(foreign(&owned("Deployment", "orders", "store-uid")));
@@ -105,16 +113,26 @@ mod tests {
         labels.insert(names::STORE_LABEL.into(), "other".into());
         assert!(foreign(&other_store));
         let mut by_hand = owned("CodexStore", "orders", "store-uid");
-        by_hand.labels.as_mut().unwrap().remove("app.kubernetes.io/managed-by");
+        by_hand
+            .labels
+            .as_mut()
+            .unwrap()
+            .remove("app.kubernetes.io/managed-by");
         assert!(foreign(&by_hand));
     }
 
     #[test]
     fn a_keyring_needs_only_the_keyring_label() {
         let mut meta = ObjectMeta::default();
-        assert!(matches!(keyring_ownership(&meta, &store()), Ownership::Foreign(_)));
+        assert!(matches!(
+            keyring_ownership(&meta, &store()),
+            Ownership::Foreign(_)
+        ));
         meta.labels = Some([(names::KEYRING_LABEL.to_owned(), "other".to_owned())].into());
-        assert!(matches!(keyring_ownership(&meta, &store()), Ownership::Foreign(_)));
+        assert!(matches!(
+            keyring_ownership(&meta, &store()),
+            Ownership::Foreign(_)
+        ));
         meta.labels = Some([(names::KEYRING_LABEL.to_owned(), "orders".to_owned())].into());
         assert_eq!(keyring_ownership(&meta, &store()), Ownership::Ours);
     }

@@ -14,7 +14,10 @@ pub struct Problem {
 impl Problem {
     /// A problem.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: bounded(&message.into()) }
+        Self {
+            reason,
+            message: bounded(&message.into()),
+        }
     }
 
     /// An object that has a name we need, and is not ours.

@@ -87,29 +87,44 @@ pub async fn reconcile(
     }
     problems.extend(volumes.problems);
 
-    let (injected, bare): (Vec<_>, Vec<_>) =
-        pods.iter().filter(|p| !members::finished(p)).cloned().partition(|p| is_injected(p));
+    let (injected, bare): (Vec<_>, Vec<_>) = pods
+        .iter()
+        .filter(|p| !members::finished(p))
+        .cloned()
+        .partition(|p| is_injected(p));
     for pod in bare.iter().filter(|p| members::lives(p)) {
         problems.extend(uninjected(shared, pod).await);
     }
     let answers = shared.poller.ask(injected, credentials.as_ref()).await;
-    let members: Vec<_> = answers.iter().map(|m| m.report(store, &shared.version)).collect();
+    let members: Vec<_> = answers
+        .iter()
+        .map(|m| m.report(store, &shared.version))
+        .collect();
 
     warn_of(shared, store, &keyring, &problems, pods).await;
-    let seen = report::Seen { keyring: &keyring, members, problems, waiting_for: waiting };
+    let seen = report::Seen {
+        keyring: &keyring,
+        members,
+        problems,
+        waiting_for: waiting,
+    };
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let status = report::status(store, seen, &now);
     show(shared, store, &status, &keyring);
     for condition in &status.conditions {
         if condition.type_ == "Degraded"
             && condition.status == "True"
-            && [problem::MEMBER_UNREACHABLE, problem::MEMBER_FAILED].contains(&condition.reason.as_str())
+            && [problem::MEMBER_UNREACHABLE, problem::MEMBER_FAILED]
+                .contains(&condition.reason.as_str())
         {
             let reason = match condition.reason.as_str() {
                 problem::MEMBER_FAILED => problem::MEMBER_FAILED,
                 _ => problem::MEMBER_UNREACHABLE,
             };
-            shared.events.warning(&about, reason, &condition.message).await;
+            shared
+                .events
+                .warning(&about, reason, &condition.message)
+                .await;
         }
     }
     write(shared, store, &status).await?;
@@ -119,13 +134,25 @@ pub async fn reconcile(
 fn done(status: &CodexStoreStatus, keyring: &Keyring) -> Done {
     let is = |type_| status.condition(type_).is_some_and(|c| c.status == "True");
     if *keyring == Keyring::Pending {
-        Done { outcome: "waiting", again: SOON }
+        Done {
+            outcome: "waiting",
+            again: SOON,
+        }
     } else if is("Degraded") {
-        Done { outcome: "problem", again: UNSTEADY }
+        Done {
+            outcome: "problem",
+            again: UNSTEADY,
+        }
     } else if is("Progressing") || !is("Ready") {
-        Done { outcome: "waiting", again: UNSTEADY }
+        Done {
+            outcome: "waiting",
+            again: UNSTEADY,
+        }
     } else {
-        Done { outcome: "steady", again: jitter(STEADY) }
+        Done {
+            outcome: "steady",
+            again: jitter(STEADY),
+        }
     }
 }
 
@@ -140,14 +167,24 @@ fn pods_changed(shared: &Shared, store: &CodexStore, pods: &[Arc<Pod>]) -> bool 
     let mut hasher = DefaultHasher::new();
     let mut prints: Vec<_> = pods
         .iter()
-        .map(|p| (p.uid(), members::lives(p), members::finished(p), members::has_started(p)))
+        .map(|p| {
+            (
+                p.uid(),
+                members::lives(p),
+                members::finished(p),
+                members::has_started(p),
+            )
+        })
         .collect();
     prints.sort();
     prints.hash(&mut hasher);
     let print = hasher.finish();
     shared.remember(store, |memory| {
         if memory.uid != store.metadata.uid {
-            *memory = Memory { uid: store.metadata.uid.clone(), ..Memory::default() };
+            *memory = Memory {
+                uid: store.metadata.uid.clone(),
+                ..Memory::default()
+            };
         }
         let changed = memory.pods != print;
         memory.pods = print;
@@ -197,17 +234,25 @@ async fn look_at_keyring(
         .map(|p| format!("pod {}", p.name_any()))
         .collect();
     let (keyring, happened) = keyring::ensure(&shared.client, store, holders).await?;
-    shared.remember(store, |memory| memory.keyring = Some((Instant::now(), keyring.clone())));
+    shared.remember(store, |memory| {
+        memory.keyring = Some((Instant::now(), keyring.clone()))
+    });
     if let Keyring::Ready(facts) = &keyring {
         let secret = names::keyring_secret(&store.name_any());
         let (reason, what) = match happened {
-            Happened::Made => ("KeyringCreated", "made: keep a copy of it outside of the cluster"),
+            Happened::Made => (
+                "KeyringCreated",
+                "made: keep a copy of it outside of the cluster",
+            ),
             Happened::Adopted => ("KeyringAdopted", "taken into use"),
             Happened::Restored => ("KeyringRestored", "is back, with all its keys"),
             Happened::Nothing => return Ok(keyring),
         };
         let note = format!("Secret {secret} {what}; current key {}", facts.current);
-        shared.events.normal(&store.object_ref(&()), reason, &note).await;
+        shared
+            .events
+            .normal(&store.object_ref(&()), reason, &note)
+            .await;
     }
     Ok(keyring)
 }
@@ -217,8 +262,14 @@ async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
         "the pod has the label {} but no sidecar, since it was created while the webhook was not there: create it again to give it one",
         names::STORE_LABEL
     );
-    shared.events.warning(&pod.object_ref(&()), problem::INJECTION_MISSING, &note).await;
-    Some(Problem::new(problem::INJECTION_MISSING, format!("pod {}: {note}", pod.name_any())))
+    shared
+        .events
+        .warning(&pod.object_ref(&()), problem::INJECTION_MISSING, &note)
+        .await;
+    Some(Problem::new(
+        problem::INJECTION_MISSING,
+        format!("pod {}: {note}", pod.name_any()),
+    ))
 }
 
 /// Tells of problems on the store, and of a missing keyring on the pods that wait for it too.
@@ -230,13 +281,30 @@ async fn warn_of(
     pods: &[Arc<Pod>],
 ) {
     let about = store.object_ref(&());
-    for problem in problems.iter().filter(|p| p.reason != problem::INJECTION_MISSING) {
-        shared.events.warning(&about, problem.reason, &problem.message).await;
+    for problem in problems
+        .iter()
+        .filter(|p| p.reason != problem::INJECTION_MISSING)
+    {
+        shared
+            .events
+            .warning(&about, problem.reason, &problem.message)
+            .await;
     }
-    let Keyring::Broken(problem) = keyring else { return };
-    shared.events.warning(&about, problem.reason, &problem.message).await;
-    for pod in pods.iter().filter(|p| is_injected(p) && members::lives(p) && !members::has_started(p)) {
-        shared.events.warning(&pod.object_ref(&()), problem.reason, &problem.message).await;
+    let Keyring::Broken(problem) = keyring else {
+        return;
+    };
+    shared
+        .events
+        .warning(&about, problem.reason, &problem.message)
+        .await;
+    for pod in pods
+        .iter()
+        .filter(|p| is_injected(p) && members::lives(p) && !members::has_started(p))
+    {
+        shared
+            .events
+            .warning(&pod.object_ref(&()), problem.reason, &problem.message)
+            .await;
     }
 }
 
@@ -246,15 +314,28 @@ fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring:
         store: store.name_any(),
     };
     let metrics = &shared.metrics;
-    metrics.members_ready.get_or_create(&labels).set(status.ready_members.into());
-    metrics.members_total.get_or_create(&labels).set(status.total_members.into());
-    metrics.members_outdated.get_or_create(&labels).set(status.outdated_members.into());
+    metrics
+        .members_ready
+        .get_or_create(&labels)
+        .set(status.ready_members.into());
+    metrics
+        .members_total
+        .get_or_create(&labels)
+        .set(status.total_members.into());
+    metrics
+        .members_outdated
+        .get_or_create(&labels)
+        .set(status.outdated_members.into());
     let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
     metrics.keyring_ok.get_or_create(&labels).set(ok.into());
 }
 
 /// Writes the status if it changed. The UID keeps it off a store that was recreated meanwhile.
-async fn write(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus) -> Result<(), Error> {
+async fn write(
+    shared: &Shared,
+    store: &CodexStore,
+    status: &CodexStoreStatus,
+) -> Result<(), Error> {
     if store.status.as_ref() == Some(status) {
         return Ok(());
     }

@@ -23,7 +23,13 @@ pub struct Seen<'a> {
 }
 
 /// States in which a member cannot serve and does not heal by waiting.
-const FAILED: [&str; 5] = ["Poisoned", "KeyError", "IntegrityError", "IoError", "ConfigError"];
+const FAILED: [&str; 5] = [
+    "Poisoned",
+    "KeyError",
+    "IntegrityError",
+    "IoError",
+    "ConfigError",
+];
 
 /// The new status; conditions keep their time unless their status changes.
 pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatus {
@@ -64,26 +70,53 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
 
     let ready = ready(&status, outdated.as_deref());
     let mut set = |type_, (value, reason, message): (Option<bool>, &str, &str)| {
-        let change = ConditionChange { type_, status: value, reason, message, generation };
+        let change = ConditionChange {
+            type_,
+            status: value,
+            reason,
+            message,
+            generation,
+        };
         status.set_condition(&change, now);
     };
     set(condition::READY, (ready.0, ready.1, &ready.2));
     let joined = waiting.join("; ");
-    set(condition::PROGRESSING, match waiting.is_empty() {
-        true => (Some(false), "Steady", "nothing is being waited for"),
-        false => (Some(true), "WaitingForMembers", joined.as_str()),
-    });
-    let joined = problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ");
-    set(condition::DEGRADED, match problems.first() {
-        None => (Some(false), "AsExpected", "nothing is wrong"),
-        Some(first) => (Some(true), first.reason, joined.as_str()),
-    });
-    set(condition::KEYS_READY, match seen.keyring {
-        Keyring::Ready(_) => (Some(true), "KeyringReady", "the keyring is there and well-formed"),
-        Keyring::NotEncrypted => (Some(true), "NotEncrypted", "the store has no encryption, as its spec says"),
-        Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
-        Keyring::Broken(problem) => (Some(false), problem.reason, problem.message.as_str()),
-    });
+    set(
+        condition::PROGRESSING,
+        match waiting.is_empty() {
+            true => (Some(false), "Steady", "nothing is being waited for"),
+            false => (Some(true), "WaitingForMembers", joined.as_str()),
+        },
+    );
+    let joined = problems
+        .iter()
+        .map(|p| p.message.as_str())
+        .collect::<Vec<_>>()
+        .join("; ");
+    set(
+        condition::DEGRADED,
+        match problems.first() {
+            None => (Some(false), "AsExpected", "nothing is wrong"),
+            Some(first) => (Some(true), first.reason, joined.as_str()),
+        },
+    );
+    set(
+        condition::KEYS_READY,
+        match seen.keyring {
+            Keyring::Ready(_) => (
+                Some(true),
+                "KeyringReady",
+                "the keyring is there and well-formed",
+            ),
+            Keyring::NotEncrypted => (
+                Some(true),
+                "NotEncrypted",
+                "the store has no encryption, as its spec says",
+            ),
+            Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
+            Keyring::Broken(problem) => (Some(false), problem.reason, problem.message.as_str()),
+        },
+    );
     let word = if store.metadata.deletion_timestamp.is_some() {
         phase::DELETING
     } else if !problems.is_empty() {
@@ -99,13 +132,20 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     status
 }
 
-fn ready(status: &CodexStoreStatus, outdated: Option<&str>) -> (Option<bool>, &'static str, String) {
+fn ready(
+    status: &CodexStoreStatus,
+    outdated: Option<&str>,
+) -> (Option<bool>, &'static str, String) {
     let count = status.ready.clone().unwrap_or_default();
     if status.total_members == 0 {
         let message = "no pod uses this store: give one the label codexstore.dev/store".to_owned();
         (Some(true), "NoMembers", message)
     } else if status.ready_members < status.total_members {
-        (Some(false), "WaitingForMembers", format!("{count} members are ready"))
+        (
+            Some(false),
+            "WaitingForMembers",
+            format!("{count} members are ready"),
+        )
     } else if let Some(outdated) = outdated {
         let message = format!(
             "{count} members are ready; {} run with an older spec or operator, until their pods are made anew: {outdated}",
@@ -113,25 +153,40 @@ fn ready(status: &CodexStoreStatus, outdated: Option<&str>) -> (Option<bool>, &'
         );
         (Some(true), "MembersOutdated", message)
     } else {
-        (Some(true), "AllMembersReady", format!("{count} members are ready"))
+        (
+            Some(true),
+            "AllMembersReady",
+            format!("{count} members are ready"),
+        )
     }
 }
 
 fn member_problems(all: &[MemberStatus]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |reason, wanted: &dyn Fn(&str) -> bool| {
-        let mut found = all.iter().filter(|m| m.state.as_deref().is_some_and(wanted));
+        let mut found = all
+            .iter()
+            .filter(|m| m.state.as_deref().is_some_and(wanted));
         if let Some(first) = found.next() {
-            let detail = first.message.as_deref().or(first.state.as_deref()).unwrap_or_default();
+            let detail = first
+                .message
+                .as_deref()
+                .or(first.state.as_deref())
+                .unwrap_or_default();
             let more = match found.count() {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
-            problems.push(Problem::new(reason, format!("member {}: {detail}{more}", first.pod)));
+            problems.push(Problem::new(
+                reason,
+                format!("member {}: {detail}{more}", first.pod),
+            ));
         }
     };
     add(problem::MEMBER_FAILED, &|state| FAILED.contains(&state));
-    add(problem::MEMBER_UNREACHABLE, &|state| state == members::UNREACHABLE);
+    add(problem::MEMBER_UNREACHABLE, &|state| {
+        state == members::UNREACHABLE
+    });
     problems
 }
 
@@ -142,7 +197,11 @@ fn slow_members(all: &[MemberStatus]) -> Option<String> {
         !m.ready && !FAILED.contains(&state) && state != members::UNREACHABLE
     };
     let first = all.iter().find(|m| slow(m))?;
-    let detail = first.message.as_deref().or(first.state.as_deref()).unwrap_or_default();
+    let detail = first
+        .message
+        .as_deref()
+        .or(first.state.as_deref())
+        .unwrap_or_default();
     Some(match all.iter().filter(|m| slow(m)).count() {
         1 => format!("member {}: {detail}", first.pod),
         n => format!("{n} members, among them {}: {detail}", first.pod),
@@ -152,7 +211,11 @@ fn slow_members(all: &[MemberStatus]) -> Option<String> {
 /// The first few names of the members that are meant.
 fn names_of(all: &[MemberStatus], wanted: fn(&MemberStatus) -> bool) -> Option<String> {
     const SHOWN: usize = 10;
-    let mut names: Vec<_> = all.iter().filter(|m| wanted(m)).map(|m| m.pod.as_str()).collect();
+    let mut names: Vec<_> = all
+        .iter()
+        .filter(|m| wanted(m))
+        .map(|m| m.pod.as_str())
+        .collect();
     names.sort_unstable();
     if names.is_empty() {
         return None;
@@ -160,7 +223,11 @@ fn names_of(all: &[MemberStatus], wanted: fn(&MemberStatus) -> bool) -> Option<S
     let more = names.len().saturating_sub(SHOWN);
     names.truncate(SHOWN);
     let list = names.join(", ");
-    Some(if more == 0 { list } else { format!("{list} and {more} more") })
+    Some(if more == 0 {
+        list
+    } else {
+        format!("{list} and {more} more")
+    })
 }
 
 #[cfg(test)]

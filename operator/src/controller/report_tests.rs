@@ -25,7 +25,12 @@ fn member(pod: &str, state: &str) -> MemberStatus {
 }
 
 fn seen(keyring: &Keyring, members: Vec<MemberStatus>) -> Seen<'_> {
-    Seen { keyring, members, problems: Vec::new(), waiting_for: Vec::new() }
+    Seen {
+        keyring,
+        members,
+        problems: Vec::new(),
+        waiting_for: Vec::new(),
+    }
 }
 
 fn check(store: &CodexStore, members: Vec<MemberStatus>) -> CodexStoreStatus {
@@ -53,7 +58,10 @@ fn a_store_with_all_members_ready_is_ready_or_ephemeral() {
     assert_eq!(is(&lasting, "Progressing"), pair("False", "Steady"));
     assert_eq!(is(&lasting, "Degraded"), pair("False", "AsExpected"));
     assert_eq!(is(&lasting, "KeysReady"), pair("True", "KeyringReady"));
-    assert_eq!(check(&store(), members()).phase.as_deref(), Some("Ephemeral"));
+    assert_eq!(
+        check(&store(), members()).phase.as_deref(),
+        Some("Ephemeral")
+    );
 }
 
 #[test]
@@ -65,14 +73,26 @@ fn a_store_that_nobody_uses_is_ready_and_says_how_to_use_it() {
 
 #[test]
 fn a_member_on_its_way_is_progress_and_a_failed_one_is_not() {
-    let slow = check(&store(), vec![member("a", "Ready"), member("b", "Recovering")]);
+    let slow = check(
+        &store(),
+        vec![member("a", "Ready"), member("b", "Recovering")],
+    );
     assert_eq!(slow.phase.as_deref(), Some("Progressing"));
     assert_eq!(is(&slow, "Ready"), pair("False", "WaitingForMembers"));
     assert_eq!(is(&slow, "Degraded"), pair("False", "AsExpected"));
-    let failed = check(&store(), vec![member("a", "Ready"), member("b", "IntegrityError")]);
+    let failed = check(
+        &store(),
+        vec![member("a", "Ready"), member("b", "IntegrityError")],
+    );
     assert_eq!(failed.phase.as_deref(), Some("Degraded"));
     assert_eq!(is(&failed, "Degraded"), pair("True", "MemberFailed"));
-    assert!(failed.condition("Degraded").unwrap().message.contains("member b"));
+    assert!(
+        failed
+            .condition("Degraded")
+            .unwrap()
+            .message
+            .contains("member b")
+    );
 }
 
 #[test]
@@ -85,8 +105,15 @@ fn running_members_stay_ready_when_the_keyring_is_gone() {
     assert_eq!(is(&status, "Degraded"), pair("True", "SecretMissing"));
     assert_eq!(is(&status, "Ready"), pair("True", "AllMembersReady"));
     assert_eq!(status.phase.as_deref(), Some("Degraded"));
-    assert_eq!(status.keyring.unwrap().secret_uid, "secret-uid", "the record was forgotten");
-    assert_eq!(status.condition("KeysReady").unwrap().message, "put it back");
+    assert_eq!(
+        status.keyring.as_ref().unwrap().secret_uid,
+        "secret-uid",
+        "the record was forgotten"
+    );
+    assert_eq!(
+        status.condition("KeysReady").unwrap().message,
+        "put it back"
+    );
 }
 
 #[test]
@@ -112,12 +139,25 @@ fn an_unreachable_member_degrades() {
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let mut store = store();
     store.status = Some(check(&store, vec![member("a", "Ready")]));
-    let later = status(&store, seen(&good(), vec![member("a", "Ready"), member("b", "Ready")]), &at(9));
-    assert_eq!(later.condition("Ready").unwrap().last_transition_time, at(1));
+    let later = status(
+        &store,
+        seen(&good(), vec![member("a", "Ready"), member("b", "Ready")]),
+        &at(9),
+    );
+    assert_eq!(
+        later.condition("Ready").unwrap().last_transition_time,
+        at(1)
+    );
     store.status = Some(later);
     let worse = status(&store, seen(&good(), vec![member("a", "Pending")]), &at(20));
-    assert_eq!(worse.condition("Ready").unwrap().last_transition_time, at(20));
-    assert_eq!(worse.condition("KeysReady").unwrap().last_transition_time, at(1));
+    assert_eq!(
+        worse.condition("Ready").unwrap().last_transition_time,
+        at(20)
+    );
+    assert_eq!(
+        worse.condition("KeysReady").unwrap().last_transition_time,
+        at(1)
+    );
 }
 
 #[test]
@@ -125,8 +165,15 @@ fn the_same_sight_gives_the_same_status() {
     let mut store = store();
     let first = check(&store, vec![member("b", "Ready"), member("a", "Ready")]);
     store.status = Some(first.clone());
-    let again = status(&store, seen(&good(), vec![member("a", "Ready"), member("b", "Ready")]), &at(99));
-    assert_eq!(first, again, "an unchanged status would be written again and again");
+    let again = status(
+        &store,
+        seen(&good(), vec![member("a", "Ready"), member("b", "Ready")]),
+        &at(99),
+    );
+    assert_eq!(
+        first, again,
+        "an unchanged status would be written again and again"
+    );
 }
 
 #[test]

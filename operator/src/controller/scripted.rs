@@ -1,0 +1,316 @@
+//! Whole looks at a store, against the API server of [`super::fake_api`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use codexstore_crds::{CodexStore, desired};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use serde_json::Value;
+
+use super::events::Events;
+use super::fake_api::{FakeApi, Fault};
+use super::fixtures::{claim_store, pod_of, store};
+use super::members::Poller;
+use super::reconcile::{Done, reconcile};
+use super::{Error, Shared};
+use crate::metrics::Metrics;
+
+const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
+const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
+const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
+const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
+const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
+
+/// An operator that has just started: it remembers nothing.
+fn operator(api: &FakeApi) -> Shared {
+    Shared::new(
+        api.client.clone(),
+        Arc::new(Metrics::default()),
+        Events::new(api.client.clone(), "test".into()),
+        Poller::new(4, Duration::from_millis(200)),
+        Duration::from_secs(60),
+        "1.0".into(),
+    )
+}
+
+async fn with(store: &CodexStore) -> FakeApi {
+    let api = FakeApi::start().await;
+    api.put(STORE, store);
+    api
+}
+
+/// One look by an operator that has just started.
+async fn look(api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+    look_again(&operator(api), api, pods).await
+}
+
+async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+    let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
+    let claims: Vec<Arc<PersistentVolumeClaim>> = api
+        .get(CLAIM)
+        .into_iter()
+        .map(|c| serde_json::from_value(c).unwrap())
+        .filter(|c: &PersistentVolumeClaim| c.metadata.labels.is_some())
+        .map(Arc::new)
+        .collect();
+    reconcile(operator, &store, &pods, &claims).await
+}
+
+fn condition(api: &FakeApi, type_: &str) -> (String, String) {
+    let store = api.get(STORE).unwrap();
+    let all = store["status"]["conditions"].as_array().unwrap();
+    let found = all.iter().find(|c| c["type"] == type_).unwrap();
+    let text = |key: &str| found[key].as_str().unwrap().to_owned();
+    (text("status"), text("reason"))
+}
+
+fn pair(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+fn recreate(api: &FakeApi) {
+    api.remove(STORE);
+    let mut store = store();
+    store.metadata.uid = Some("another-uid".into());
+    api.put(STORE, &store);
+}
+
+#[tokio::test]
+async fn a_keyring_is_made_once_and_then_only_read() {
+    let api = with(&store()).await;
+    for _ in 0..3 {
+        assert_eq!(look(&api, &[]).await.unwrap().outcome, "steady");
+    }
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+    let (secret, record) = (api.get(KEYRING).unwrap(), api.get(RECORD).unwrap());
+    assert_eq!(record["data"]["secretUid"], secret["metadata"]["uid"]);
+    assert_eq!(
+        api.get(STORE).unwrap()["status"]["keyring"]["secretUid"],
+        secret["metadata"]["uid"]
+    );
+    for verb in ["PUT", "PATCH", "DELETE"] {
+        assert_eq!(
+            api.count(verb, "secrets/cxs-orders-keyring"),
+            0,
+            "the keyring was changed by {verb}"
+        );
+    }
+    // The keyring, the authority, and two certificates.
+    assert_eq!(api.count("POST", SECRETS), 4);
+    assert!(secret["metadata"].get("ownerReferences").is_none());
+    assert!(record["metadata"].get("ownerReferences").is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_listed_or_watched_that_holds_secrets() {
+    let api = with(&claim_store("1Gi")).await;
+    look(&api, &[pod_of(&claim_store("1Gi"), "web-0")])
+        .await
+        .unwrap();
+    assert!(
+        !api.calls()
+            .iter()
+            .any(|(verb, path)| verb == "GET" && path == SECRETS)
+    );
+}
+
+#[tokio::test]
+async fn an_unchanged_status_is_not_written_again() {
+    let api = with(&store()).await;
+    let operator = operator(&api);
+    for _ in 0..3 {
+        look_again(&operator, &api, &[]).await.unwrap();
+    }
+    assert_eq!(api.count("PATCH", "/status"), 1);
+}
+
+#[tokio::test]
+async fn a_deleted_keyring_is_reported_and_never_made_anew() {
+    let api = with(&store()).await;
+    look(&api, &[]).await.unwrap();
+    let secret = api.remove(KEYRING).unwrap();
+    let posts = api.count("POST", SECRETS);
+    // Not while the store lives, and not for one of the same name that comes after it.
+    look(&api, &[pod_of(&store(), "web-0")]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    recreate(&api);
+    look(&api, &[pod_of(&store(), "web-0")]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    assert_eq!(api.count("POST", SECRETS), posts);
+    assert!(api.get(KEYRING).is_none());
+    let told = |object: &str| {
+        api.events()
+            .contains(&("SecretMissing".to_owned(), object.to_owned()))
+    };
+    assert!(told("orders") && told("web-0"), "{:?}", api.events());
+    // Put back by the user, with another UID.
+    let mut secret: Secret = serde_json::from_value(secret).unwrap();
+    secret.metadata.uid = Some("restored".into());
+    api.put(KEYRING, &secret);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+    assert_eq!(api.get(RECORD).unwrap()["data"]["secretUid"], "restored");
+}
+
+#[tokio::test]
+async fn a_claim_that_outlived_everything_else_forbids_a_new_key() {
+    let api = with(&claim_store("1Gi")).await;
+    let claim = desired::member_claim(&claim_store("1Gi"), "web-0", false).unwrap();
+    api.put(CLAIM, &claim);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    assert!(api.get(KEYRING).is_none());
+    // The user says that the data is worthless.
+    api.remove(CLAIM);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+}
+
+#[tokio::test]
+async fn a_recreated_store_finds_its_keyring_and_its_volumes() {
+    let api = with(&claim_store("1Gi")).await;
+    let pod = pod_of(&claim_store("1Gi"), "web-0");
+    look(&api, std::slice::from_ref(&pod)).await.unwrap();
+    let before = (api.get(KEYRING).unwrap(), api.get(CLAIM).unwrap());
+    assert_eq!(before.1["spec"]["resources"]["requests"]["storage"], "1Gi");
+    api.remove(STORE);
+    let mut again = claim_store("1Gi");
+    again.metadata.uid = Some("another-uid".into());
+    api.put(STORE, &again);
+    look(&api, &[pod]).await.unwrap();
+    assert_eq!((api.get(KEYRING).unwrap(), api.get(CLAIM).unwrap()), before);
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+    let server = api.get(&format!("{SECRETS}/cxs-orders-server")).unwrap();
+    assert_eq!(
+        server["metadata"]["ownerReferences"][0]["uid"],
+        "another-uid"
+    );
+}
+
+#[tokio::test]
+async fn foreign_objects_of_our_names_are_left_exactly_as_they_are() {
+    for path in [
+        KEYRING,
+        RECORD,
+        CLAIM,
+        &format!("{SECRETS}/cxs-orders-ca"),
+        &format!("{SECRETS}/cxs-orders-server"),
+    ] {
+        let api = with(&claim_store("1Gi")).await;
+        let name = path.rsplit('/').next().unwrap();
+        api.put(
+            path,
+            &serde_json::json!({"metadata": {"name": name}, "data": {"theirs": "eA=="}}),
+        );
+        let before = api.get(path).unwrap();
+        for _ in 0..2 {
+            look(&api, &[pod_of(&claim_store("1Gi"), "web-0")])
+                .await
+                .unwrap();
+        }
+        assert_eq!(api.get(path).unwrap(), before, "{path} was touched");
+        assert_eq!(
+            condition(&api, "Degraded"),
+            pair("True", "ForeignObject"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_keyring_is_reported_and_heals() {
+    let api = with(&store()).await;
+    look(&api, &[]).await.unwrap();
+    let good: Secret = serde_json::from_value(api.get(KEYRING).unwrap()).unwrap();
+    let mut bad = good.clone();
+    for value in bad.data.as_mut().unwrap().values_mut() {
+        *value = ByteString(b"canary".to_vec());
+    }
+    api.put(KEYRING, &bad);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "KeyMalformed"));
+    let said = api.get(STORE).unwrap()["status"].to_string();
+    assert!(!said.contains("canary"));
+    api.put(KEYRING, &good);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+}
+
+#[tokio::test]
+async fn a_labelled_pod_without_sidecar_is_reported() {
+    let api = with(&store()).await;
+    let mut bare = pod_of(&store(), "web-0");
+    bare.spec = None;
+    look(&api, &[bare]).await.unwrap();
+    assert!(
+        api.events()
+            .contains(&("InjectionMissing".to_owned(), "web-0".to_owned()))
+    );
+    assert_eq!(api.get(STORE).unwrap()["status"]["ready"], "0/0");
+}
+
+/// What matters of the cluster at the end, without what differs from run to run.
+fn essence(api: &FakeApi) -> Value {
+    let status = &api.get(STORE).unwrap()["status"];
+    let record = api.get(RECORD).unwrap();
+    let secret = api.get(KEYRING).unwrap();
+    assert_eq!(
+        record["data"]["secretUid"], secret["metadata"]["uid"],
+        "record and keyring differ"
+    );
+    assert_eq!(status["keyId"], record["data"]["keyIds"]);
+    let reasons: Vec<_> = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["reason"])
+        .collect();
+    serde_json::json!({
+        "reasons": reasons, "ready": status["ready"], "claim": api.get(CLAIM).unwrap()["spec"],
+        "keys": secret["data"].as_object().unwrap().len(),
+    })
+}
+
+#[tokio::test]
+async fn dying_before_or_after_any_call_ends_in_the_same_state() {
+    let spec = claim_store("1Gi");
+    let pods = [pod_of(&spec, "web-0")];
+    let api = with(&spec).await;
+    look(&api, &pods).await.unwrap();
+    let calls = api.calls().len();
+    look(&api, &pods).await.unwrap();
+    let wanted = essence(&api);
+    assert!(calls >= 10, "the script has only {calls} calls");
+
+    let mut states = 0;
+    for call in 0..calls {
+        for fault in [Fault::Before, Fault::After] {
+            let api = with(&spec).await;
+            api.fail(call, fault);
+            let first = look(&api, &pods).await;
+            // Events are a courtesy: a lost one is not an error. Everything else is.
+            let (verb, path) = api.calls()[call].clone();
+            assert!(
+                first.is_err() || path.contains("/events"),
+                "a failed {verb} {path} went unnoticed"
+            );
+            for _ in 0..2 {
+                look(&api, &pods).await.unwrap();
+            }
+            assert_eq!(
+                essence(&api),
+                wanted,
+                "after {fault:?} of call {call}, {verb} {path}"
+            );
+            let made = api.count("POST", SECRETS);
+            assert!(
+                made <= 5,
+                "{made} Secrets were asked for after {fault:?} of {verb} {path}"
+            );
+            states += 1;
+        }
+    }
+    println!("{states} crash points of a first look converge");
+}

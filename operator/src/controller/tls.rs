@@ -18,12 +18,17 @@ use serde_json::{Value, json};
 use super::keyring::conflict;
 use super::ownership::{Ownership, ownership};
 use super::problem::Problem;
-use crate::certs::{Authority, DAY, Error, Facts, Leaf, Policy, Request, San, Usage, Verdict, unix_now};
+use crate::certs::{
+    Authority, DAY, Error, Facts, Leaf, Policy, Request, San, Usage, Verdict, unix_now,
+};
 use crate::metrics::{CertificateLabels, Metrics};
 
 /// An authority lives ten years; a successor is trusted for a day before it signs: every member has loaded it by then, since
 /// kubelet brings a changed Secret into pods within minutes.
-const POLICY: Policy = Policy { life: 3650 * DAY, settle: DAY };
+const POLICY: Policy = Policy {
+    life: 3650 * DAY,
+    settle: DAY,
+};
 const LEAF_LIFE: i64 = 90 * DAY;
 
 /// What the operator needs to talk to a store's members.
@@ -76,8 +81,12 @@ fn plan(
     let bundle = ByteString(authority.bundle().into_bytes());
     let leaf = |label, secret_name, stored: Option<&Secret>, request: &Request| {
         let stored = data(stored).and_then(|data| {
-            let text = |key| String::from_utf8(data.get(key).map(|b: &ByteString| b.0.clone())?).ok();
-            Some(Leaf { certificate: text("tls.crt")?, key: text("tls.key")? })
+            let text =
+                |key| String::from_utf8(data.get(key).map(|b: &ByteString| b.0.clone())?).ok();
+            Some(Leaf {
+                certificate: text("tls.crt")?,
+                key: text("tls.key")?,
+            })
         });
         let leaf = match stored {
             Some(leaf) if leaf.check(&authority, request, now) == Verdict::Good => leaf,
@@ -85,26 +94,49 @@ fn plan(
         };
         let expires = Facts::read("tls.crt", &leaf.certificate)?.not_after;
         let data = BTreeMap::from([
-            ("tls.crt".to_owned(), ByteString(leaf.certificate.into_bytes())),
+            (
+                "tls.crt".to_owned(),
+                ByteString(leaf.certificate.into_bytes()),
+            ),
             ("tls.key".to_owned(), ByteString(leaf.key.into_bytes())),
             ("ca.crt".to_owned(), bundle.clone()),
         ]);
-        Ok::<_, Error>(Wanted { label, name: secret_name, data, expires })
+        Ok::<_, Error>(Wanted {
+            label,
+            name: secret_name,
+            data,
+            expires,
+        })
     };
-    let server = leaf("server", names::server_secret(name), server, &Request {
-        common_name: title.chars().take(60).collect(),
-        sans: vec![San::Dns(names::server_dns_name(uid))],
-        usage: Usage::Server,
-        life: LEAF_LIFE,
-    })?;
-    let client = leaf("client-operator", names::operator_client_secret(name), client, &Request {
-        common_name: "codexstore operator".to_owned(),
-        sans: vec![San::Uri(names::OPERATOR_ROLE_URI.to_owned())],
-        usage: Usage::Client,
-        life: LEAF_LIFE,
-    })?;
+    let server = leaf(
+        "server",
+        names::server_secret(name),
+        server,
+        &Request {
+            common_name: title.chars().take(60).collect(),
+            sans: vec![San::Dns(names::server_dns_name(uid))],
+            usage: Usage::Server,
+            life: LEAF_LIFE,
+        },
+    )?;
+    let client = leaf(
+        "client-operator",
+        names::operator_client_secret(name),
+        client,
+        &Request {
+            common_name: "codexstore operator".to_owned(),
+            sans: vec![San::Uri(names::OPERATOR_ROLE_URI.to_owned())],
+            usage: Usage::Client,
+            life: LEAF_LIFE,
+        },
+    )?;
     let expires = authority.facts()?.not_after;
-    let ca = Wanted { label: "ca", name: names::ca_secret(name), data: authority.data(), expires };
+    let ca = Wanted {
+        label: "ca",
+        name: names::ca_secret(name),
+        data: authority.data(),
+        expires,
+    };
     Ok([ca, server, client])
 }
 
@@ -117,7 +149,11 @@ pub async fn ensure(
     let namespace = store.namespace().unwrap_or_default();
     let name = store.name_any();
     let api = Api::<Secret>::namespaced(client.clone(), &namespace);
-    let names = [names::ca_secret(&name), names::server_secret(&name), names::operator_client_secret(&name)];
+    let names = [
+        names::ca_secret(&name),
+        names::server_secret(&name),
+        names::operator_client_secret(&name),
+    ];
     let mut found: [Option<Secret>; 3] = [None, None, None];
     for (slot, name) in found.iter_mut().zip(&names) {
         *slot = api.get_opt(name).await?;
@@ -128,7 +164,13 @@ pub async fn ensure(
         }
     }
     let [ca, server, client_secret] = &found;
-    let wanted = plan(store, ca.as_ref(), server.as_ref(), client_secret.as_ref(), unix_now())?;
+    let wanted = plan(
+        store,
+        ca.as_ref(),
+        server.as_ref(),
+        client_secret.as_ref(),
+        unix_now(),
+    )?;
     for (wanted, found) in wanted.iter().zip(&found) {
         // The authority is first: nothing is signed by one that was not stored.
         if !write(&api, store, wanted, found.as_ref()).await? {
@@ -139,10 +181,16 @@ pub async fn ensure(
             namespace: namespace.clone(),
             store: name.clone(),
         };
-        metrics.certificate_expiry.get_or_create(&labels).set(wanted.expires);
+        metrics
+            .certificate_expiry
+            .get_or_create(&labels)
+            .set(wanted.expires);
     }
     let [_, _, client_wanted] = &wanted;
-    Ok(Certificates::Ready(credentials(store, &client_wanted.data)?))
+    Ok(Certificates::Ready(credentials(
+        store,
+        &client_wanted.data,
+    )?))
 }
 
 /// Writes one Secret if it differs; `false` when somebody else did at the same time.
@@ -198,7 +246,8 @@ fn credentials(
     store: &CodexStore,
     data: &BTreeMap<String, ByteString>,
 ) -> Result<Credentials, super::Error> {
-    let wrong = |what: &str| super::Error::Tls(format!("{what} of the operator's client certificate"));
+    let wrong =
+        |what: &str| super::Error::Tls(format!("{what} of the operator's client certificate"));
     let part = |key: &str| data.get(key).map(|b| b.0.as_slice()).unwrap_or_default();
     let mut roots = RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(part("ca.crt")) {
@@ -217,7 +266,10 @@ fn credentials(
         .with_client_auth_cert(chain, key)
         .map_err(|e| super::Error::Tls(e.to_string()))?;
     let uid = store.metadata.uid.as_deref().unwrap_or_default();
-    Ok(Credentials { client: Arc::new(client), server_name: names::server_dns_name(uid) })
+    Ok(Credentials {
+        client: Arc::new(client),
+        server_name: names::server_dns_name(uid),
+    })
 }
 
 #[cfg(test)]
@@ -240,7 +292,14 @@ mod tests {
         for (a, b) in first.iter().zip(&again) {
             assert_eq!(a.data, b.data, "{} changed", a.name);
         }
-        let later = plan(&store(), Some(&ca), Some(&server), Some(&client), now + 61 * DAY).unwrap();
+        let later = plan(
+            &store(),
+            Some(&ca),
+            Some(&server),
+            Some(&client),
+            now + 61 * DAY,
+        )
+        .unwrap();
         assert_eq!(first[0].data, later[0].data);
         assert_ne!(first[1].data, later[1].data);
         assert_ne!(first[2].data, later[2].data);
@@ -249,7 +308,10 @@ mod tests {
     #[test]
     fn a_recreated_store_gets_certificates_for_its_own_uid() {
         let now = unix_now();
-        let [ca, server, client] = plan(&store(), None, None, None, now).unwrap().each_ref().map(stored);
+        let [ca, server, client] = plan(&store(), None, None, None, now)
+            .unwrap()
+            .each_ref()
+            .map(stored);
         let mut recreated = store();
         recreated.metadata.uid = Some("another-uid".into());
         let wanted = plan(&recreated, Some(&ca), Some(&server), Some(&client), now).unwrap();
@@ -263,7 +325,10 @@ mod tests {
         let [ca, server, client] = plan(&store(), None, None, None, unix_now()).unwrap();
         for mounted in [server, client] {
             assert_ne!(mounted.data["tls.key"], ca.data["tls.key"]);
-            assert_eq!(mounted.data.keys().collect::<Vec<_>>(), ["ca.crt", "tls.crt", "tls.key"]);
+            assert_eq!(
+                mounted.data.keys().collect::<Vec<_>>(),
+                ["ca.crt", "tls.crt", "tls.key"]
+            );
         }
     }
 }

@@ -30,7 +30,9 @@ pub fn graft(raw: &Value, before: &Value, after: &Value) -> Value {
                 .map(|item| {
                     let same = before.iter().position(|b| b == item).or_else(|| {
                         let id = identity(item)?;
-                        before.iter().position(|b| identity(b).as_ref() == Some(&id))
+                        before
+                            .iter()
+                            .position(|b| identity(b).as_ref() == Some(&id))
                     });
                     match same.and_then(|i| Some((raw.get(i)?, before.get(i)?))) {
                         Some((raw, before)) => graft(raw, before, item),

@@ -25,7 +25,10 @@ use crate::certs::{Authority, DAY, Facts, Leaf, Policy, Request, San, Usage, Ver
 use crate::metrics::{CertificateLabels, Metrics};
 
 /// The webhook's authority lives a year; a successor is trusted for an hour before it signs.
-const POLICY: Policy = Policy { life: 365 * DAY, settle: 60 * 60 };
+const POLICY: Policy = Policy {
+    life: 365 * DAY,
+    settle: 60 * 60,
+};
 const LEAF_LIFE: i64 = 90 * DAY;
 const AUTHORITY_NAME: &str = "codexstore webhook authority";
 /// Marks the Secret as this operator's: another's Secret of the same name is never touched.
@@ -113,7 +116,10 @@ impl Keeper {
                 namespace: String::new(),
                 store: String::new(),
             };
-            self.metrics.certificate_expiry.get_or_create(&labels).set(facts.not_after);
+            self.metrics
+                .certificate_expiry
+                .get_or_create(&labels)
+                .set(facts.not_after);
         }
         trusted
     }
@@ -156,8 +162,7 @@ impl Keeper {
                 ));
             }
             let data = secret.data.clone().unwrap_or_default();
-            let (wanted, found) =
-                plan(Some(&data), &request, now).map_err(|e| e.to_string())?;
+            let (wanted, found) = plan(Some(&data), &request, now).map_err(|e| e.to_string())?;
             if wanted == data {
                 return Ok(found);
             }
@@ -165,7 +170,10 @@ impl Keeper {
                 "metadata": {"resourceVersion": secret.resource_version()},
                 "data": replaced(&data, &wanted),
             });
-            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            match api
+                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+            {
                 Ok(_) => info!(secret = name, "webhook certificate renewed"),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(e) => return Err(failed("renew", e)),
@@ -200,14 +208,21 @@ impl Keeper {
         let failed = |what: &str, e: kube::Error| {
             format!("cannot {what} {} {}: {e}", K::kind(&()), self.config)
         };
-        let Some(found) = api.get_opt(&self.config).await.map_err(|e| failed("read", e))? else {
+        let Some(found) = api
+            .get_opt(&self.config)
+            .await
+            .map_err(|e| failed("read", e))?
+        else {
             return Ok(false);
         };
         let operations = trust_operations(&found.bundles(), bundle);
         if !operations.is_empty() {
             let patch: json_patch::Patch =
                 serde_json::from_value(Value::Array(operations)).map_err(|e| e.to_string())?;
-            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            let params = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
             api.patch(&self.config, &params, &Patch::<Value>::Json(patch))
                 .await
                 .map_err(|e| failed("patch", e))?;
@@ -226,7 +241,12 @@ impl Configuration for MutatingWebhookConfiguration {
     fn bundles(&self) -> Vec<(String, Vec<u8>)> {
         let webhooks = self.webhooks.iter().flatten();
         webhooks
-            .map(|w| (w.name.clone(), w.client_config.ca_bundle.clone().unwrap_or_default().0))
+            .map(|w| {
+                (
+                    w.name.clone(),
+                    w.client_config.ca_bundle.clone().unwrap_or_default().0,
+                )
+            })
             .collect()
     }
 }
@@ -235,7 +255,12 @@ impl Configuration for ValidatingWebhookConfiguration {
     fn bundles(&self) -> Vec<(String, Vec<u8>)> {
         let webhooks = self.webhooks.iter().flatten();
         webhooks
-            .map(|w| (w.name.clone(), w.client_config.ca_bundle.clone().unwrap_or_default().0))
+            .map(|w| {
+                (
+                    w.name.clone(),
+                    w.client_config.ca_bundle.clone().unwrap_or_default().0,
+                )
+            })
             .collect()
     }
 }
@@ -270,15 +295,24 @@ fn plan(
     authority.advance(AUTHORITY_NAME, now, POLICY)?;
     let stored = data.and_then(|data| {
         let text = |key| String::from_utf8(data.get(key).map(|b: &ByteString| b.0.clone())?).ok();
-        Some(Leaf { certificate: text(LEAF_CERT)?, key: text(LEAF_KEY)? })
+        Some(Leaf {
+            certificate: text(LEAF_CERT)?,
+            key: text(LEAF_KEY)?,
+        })
     });
     let leaf = match stored {
         Some(leaf) if leaf.check(&authority, request, now) == Verdict::Good => leaf,
         _ => authority.issue(request, now)?,
     };
     let mut wanted = authority.data();
-    wanted.insert(LEAF_CERT.to_owned(), ByteString(leaf.certificate.clone().into_bytes()));
-    wanted.insert(LEAF_KEY.to_owned(), ByteString(leaf.key.clone().into_bytes()));
+    wanted.insert(
+        LEAF_CERT.to_owned(),
+        ByteString(leaf.certificate.clone().into_bytes()),
+    );
+    wanted.insert(
+        LEAF_KEY.to_owned(),
+        ByteString(leaf.key.clone().into_bytes()),
+    );
     let bundle = Some(authority.bundle());
     Ok((wanted, Found { leaf, bundle }))
 }
@@ -301,7 +335,10 @@ async fn from_directory(dir: &std::path::Path) -> Result<Found, String> {
             .await
             .map_err(|e| format!("cannot read {}: {e}", path.display()))
     };
-    let leaf = Leaf { certificate: read("tls.crt").await?, key: read("tls.key").await? };
+    let leaf = Leaf {
+        certificate: read("tls.crt").await?,
+        key: read("tls.key").await?,
+    };
     let bundle = match read("ca.crt").await {
         Ok(text) if !text.trim().is_empty() => Some(text),
         // Without it somebody else (cert-manager's injector) writes the bundle.
@@ -360,13 +397,17 @@ mod tests {
             assert!(facts.valid(now), "an expired certificate is served");
             // What was published one look ago already trusts what is served now.
             let trusts = |bundle: &str| {
-                bundle.split_inclusive("-----END CERTIFICATE-----\n").any(|pem| {
-                    Facts::read("ca", pem).is_ok_and(|ca| {
-                        ca.subject_key == facts.authority_key && ca.valid(now)
+                bundle
+                    .split_inclusive("-----END CERTIFICATE-----\n")
+                    .any(|pem| {
+                        Facts::read("ca", pem)
+                            .is_ok_and(|ca| ca.subject_key == facts.authority_key && ca.valid(now))
                     })
-                })
             };
-            assert!(published.is_empty() || trusts(&published), "not trusted in hour {hour}");
+            assert!(
+                published.is_empty() || trusts(&published),
+                "not trusted in hour {hour}"
+            );
             assert!(trusts(&found.bundle.clone().unwrap()));
             published = found.bundle.unwrap();
             data = wanted;
@@ -398,7 +439,10 @@ mod tests {
 
     #[test]
     fn only_bundles_that_differ_are_patched() {
-        let bundles = [("a".to_owned(), b"right".to_vec()), ("b".to_owned(), vec![])];
+        let bundles = [
+            ("a".to_owned(), b"right".to_vec()),
+            ("b".to_owned(), vec![]),
+        ];
         let operations = trust_operations(&bundles, "right");
         assert_eq!(operations.len(), 2);
         assert_eq!(operations[0]["path"], "/webhooks/1/name");

@@ -36,12 +36,22 @@ impl Lookup {
     }
 
     /// The store of this name; `None` if there is none.
-    pub async fn store(&self, namespace: &str, name: &str) -> Result<Option<CodexStore>, kube::Error> {
-        Api::<CodexStore>::namespaced(self.client.clone(), namespace).get_opt(name).await
+    pub async fn store(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<CodexStore>, kube::Error> {
+        Api::<CodexStore>::namespaced(self.client.clone(), namespace)
+            .get_opt(name)
+            .await
     }
 
     /// Waits until the store's keyring is on record, for as long as was asked for.
-    pub async fn recorded(&self, namespace: &str, store: &CodexStore) -> Result<Recorded, kube::Error> {
+    pub async fn recorded(
+        &self,
+        namespace: &str,
+        store: &CodexStore,
+    ) -> Result<Recorded, kube::Error> {
         if !store.spec.encryption.is_on() {
             return Ok(Recorded::Yes);
         }
@@ -51,7 +61,11 @@ impl Lookup {
         loop {
             if let Some(record) = api.get_opt(&name).await? {
                 let ours = desired::is_ours(&record.metadata, store);
-                return Ok(if ours { Recorded::Yes } else { Recorded::Foreign });
+                return Ok(if ours {
+                    Recorded::Yes
+                } else {
+                    Recorded::Foreign
+                });
             }
             if tokio::time::Instant::now() + STEP > end {
                 return Ok(Recorded::No);

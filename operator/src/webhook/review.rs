@@ -84,21 +84,19 @@ impl Reviewer {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let decision = match verdict {
             Verdict::Allow(decision) => decision,
-            Verdict::Patch(after, warnings) => {
-                match patch(&raw, object, &after) {
-                    Ok(patch) if patch.0.is_empty() => "unchanged",
-                    Ok(patch) => match response.clone().with_patch(patch) {
-                        Ok(patched) => {
-                            response = patched;
-                            response.warnings = (!warnings.is_empty()).then_some(warnings);
-                            info!(namespace, pod, "sidecar injected");
-                            "injected"
-                        }
-                        Err(error) => failed(&mut response, &error.to_string()),
-                    },
+            Verdict::Patch(after, warnings) => match patch(&raw, object, &after) {
+                Ok(patch) if patch.0.is_empty() => "unchanged",
+                Ok(patch) => match response.clone().with_patch(patch) {
+                    Ok(patched) => {
+                        response = patched;
+                        response.warnings = (!warnings.is_empty()).then_some(warnings);
+                        info!(namespace, pod, "sidecar injected");
+                        "injected"
+                    }
                     Err(error) => failed(&mut response, &error.to_string()),
-                }
-            }
+                },
+                Err(error) => failed(&mut response, &error.to_string()),
+            },
             Verdict::Refuse(reason, message) => {
                 info!(namespace, pod, reason, message, "pod refused");
                 response = response.deny(format!("codexstore: {message}"));
@@ -111,7 +109,8 @@ impl Reviewer {
                 failed(&mut response, &message)
             }
         };
-        self.metrics.admitted(endpoint.name(), decision, started.elapsed());
+        self.metrics
+            .admitted(endpoint.name(), decision, started.elapsed());
         serde_json::to_vec(&response.into_review()).map_err(|e| BadRequest(e.to_string()))
     }
 
@@ -134,7 +133,9 @@ impl Reviewer {
         };
         match self.lookup.recorded(namespace, &store).await {
             Ok(Recorded::Yes) => {}
-            Ok(Recorded::No) => return Verdict::Refuse("KeyringPending".to_owned(), pending(&store)),
+            Ok(Recorded::No) => {
+                return Verdict::Refuse("KeyringPending".to_owned(), pending(&store));
+            }
             Ok(Recorded::Foreign) => {
                 let record = names::keyring_record(&store.name_any());
                 return Verdict::Refuse(
@@ -145,7 +146,9 @@ impl Reviewer {
                     ),
                 );
             }
-            Err(error) => return Verdict::Error(format!("cannot look up the store's keyring: {error}")),
+            Err(error) => {
+                return Verdict::Error(format!("cannot look up the store's keyring: {error}"));
+            }
         }
         match inject(pod, &store, &self.inject, &request.uid) {
             Ok(after) => {
@@ -199,12 +202,18 @@ impl Reviewer {
         request: &'r AdmissionRequest<Pod>,
         pod: &Pod,
     ) -> Result<Option<(&'r str, Option<CodexStore>)>, Verdict> {
-        let Some(label) = store_label(pod) else { return Ok(None) };
+        let Some(label) = store_label(pod) else {
+            return Ok(None);
+        };
         // The pod itself may not say yet where it will be.
         let Some(namespace) = request.namespace.as_deref() else {
             return Err(Verdict::Error("the review names no namespace".to_owned()));
         };
-        if self.namespaces.as_ref().is_some_and(|all| !all.iter().any(|n| n == namespace)) {
+        if self
+            .namespaces
+            .as_ref()
+            .is_some_and(|all| !all.iter().any(|n| n == namespace))
+        {
             return Err(Verdict::Refuse(
                 "NamespaceNotServed".to_owned(),
                 format!(
@@ -220,9 +229,9 @@ impl Reviewer {
         }
         match self.lookup.store(namespace, label).await {
             Ok(store) => Ok(Some((namespace, store))),
-            Err(error) => {
-                Err(Verdict::Error(format!("cannot look up CodexStore {namespace}/{label}: {error}")))
-            }
+            Err(error) => Err(Verdict::Error(format!(
+                "cannot look up CodexStore {namespace}/{label}: {error}"
+            ))),
         }
     }
 }
@@ -230,13 +239,19 @@ impl Reviewer {
 /// Names that an object can have, as far as it matters for a path in a URL.
 fn valid_name(name: &str) -> bool {
     !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
         && !name.starts_with('.')
 }
 
 fn creates_pod(request: &AdmissionRequest<Pod>) -> bool {
     request.operation == Operation::Create
-        && request.sub_resource.as_deref().unwrap_or_default().is_empty()
+        && request
+            .sub_resource
+            .as_deref()
+            .unwrap_or_default()
+            .is_empty()
         && request.resource.resource == "pods"
 }
 
@@ -276,7 +291,11 @@ fn failed(response: &mut AdmissionResponse, why: &str) -> &'static str {
 }
 
 /// The patch that makes what was sent into what is wanted, leaving alone what the types do not know.
-fn patch(raw: &Value, before: Option<&Pod>, after: &Pod) -> Result<json_patch::Patch, serde_json::Error> {
+fn patch(
+    raw: &Value,
+    before: Option<&Pod>,
+    after: &Pod,
+) -> Result<json_patch::Patch, serde_json::Error> {
     let before = serde_json::to_value(before)?;
     let after = serde_json::to_value(after)?;
     Ok(json_patch::diff(raw, &graft(raw, &before, &after)))
@@ -286,7 +305,10 @@ fn patch(raw: &Value, before: Option<&Pod>, after: &Pod) -> Result<json_patch::P
 fn read(body: &[u8]) -> Result<(Value, AdmissionRequest<Pod>), BadRequest> {
     let mut raw: Value = serde_json::from_slice(body)
         .map_err(|e| BadRequest(format!("the body is not an AdmissionReview: {e}")))?;
-    let object = raw.pointer_mut("/request/object").map(Value::take).unwrap_or_default();
+    let object = raw
+        .pointer_mut("/request/object")
+        .map(Value::take)
+        .unwrap_or_default();
     let review: AdmissionReview<Pod> = serde_json::from_slice(body)
         .map_err(|e| BadRequest(format!("the body is not an AdmissionReview of a pod: {e}")))?;
     if review.types.api_version != "admission.k8s.io/v1" {

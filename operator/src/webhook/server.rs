@@ -31,12 +31,18 @@ async fn respond(reviewer: Reviewer, request: Request<Incoming>) -> Answer {
         _ => return text(StatusCode::NOT_FOUND, "the paths are /mutate and /validate"),
     };
     if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "send an AdmissionReview by POST");
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "send an AdmissionReview by POST",
+        );
     }
     let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "the review is larger than 8 MiB");
+            return text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the review is larger than 8 MiB",
+            );
         }
         Err(_) => return text(StatusCode::BAD_REQUEST, "the body ended early"),
     };

@@ -23,20 +23,28 @@ struct Loaded {
 
 impl fmt::Debug for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Current").field("loaded", &self.loaded()).finish()
+        f.debug_struct("Current")
+            .field("loaded", &self.loaded())
+            .finish()
     }
 }
 
 impl Current {
     /// Whether there is a certificate to serve with.
     pub fn loaded(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 
     /// Uses this certificate from the next connection on; says whether it is another than before.
     pub fn install(&self, leaf: &Leaf) -> Result<bool, String> {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|loaded| loaded.pem == leaf.certificate) {
+        if current
+            .as_ref()
+            .is_some_and(|loaded| loaded.pem == leaf.certificate)
+        {
             return Ok(false);
         }
         let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
@@ -49,7 +57,10 @@ impl Current {
             .map_err(|e| format!("tls.key: {e}"))?;
         let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
             .map_err(|e| format!("tls.crt and tls.key: {e}"))?;
-        *current = Some(Loaded { pem: leaf.certificate.clone(), key: Arc::new(key) });
+        *current = Some(Loaded {
+            pem: leaf.certificate.clone(),
+            key: Arc::new(key),
+        });
         Ok(true)
     }
 }

@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
             Verdict::SlowHeader => {
                 this.connection.end(Turned::SlowHeader);
                 // Best effort: the socket's buffer has room, as nothing was answered yet.
-                let _ = Pin::new(&mut this.stream).poll_write(cx, refusal::SLOW);
+                let _ = Pin::new(&mut this.stream).poll_write(cx, &refusal::slow());
             }
             Verdict::Stuck => this.connection.end(Turned::SlowReader),
             Verdict::Idle => {}

@@ -225,6 +225,9 @@ mod tests {
         let entry = Entry::pack(&from, &mut Vec::new());
         assert_eq!(entry.bytes().as_ptr(), entry.value().as_ptr());
         let shown = format!("{entry:?}");
-        assert!(!shown.contains("secret") && !shown.contains("xxx"), "{shown}");
+        assert!(
+            !shown.contains("secret") && !shown.contains("xxx"),
+            "{shown}"
+        );
     }
 }

@@ -1,37 +1,82 @@
 //! The store as callers see it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::batch::{Batch, Committed, Expect, SetOptions};
+use crate::batch::{Batch, Committed, Expect, SetOptions, check};
+use crate::commit::{Committer, Waiting, Worker};
+use crate::disk::{Disk, OsDisk};
 use crate::entry::Entry;
-use crate::error::{Error, Result};
-use crate::keyring::Keyring;
+use crate::env::Env;
+use crate::error::{Code, Error, Result};
+use crate::format::Cipher;
+use crate::keyring::{Encryption, Keyring};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
+use crate::shared::Shared;
 use crate::stats::Stats;
-use crate::txn::Program;
+use crate::task::Background;
+use crate::txn::{Program, Txn, check_key};
+
+/// Keys deleted in one batch by [`Store::delete_prefix`].
+const DELETE_SLICE: usize = 4096;
 
 /// A handle to an open store: cheap to clone, usable from any thread.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
 
-fn later<T>() -> Result<T> {
-    Err(Error::internal("not built yet"))
+struct Inner {
+    shared: Arc<Shared>,
+    committer: Committer,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`.
+        let _result = self.committer.close();
+    }
 }
 
 impl Store {
     /// Opens the store in `dir`, which is made if it does not exist.
-    pub fn open(_dir: &Path, _options: Options) -> Result<Store> {
-        later()
+    ///
+    /// Fails with `locked` if another handle or process has it open, with a kind of Encryption if
+    /// a key is wrong or missing (nothing is modified then), with `corrupt` if the files cannot be
+    /// what a store left behind.
+    pub fn open(dir: &Path, options: Options) -> Result<Store> {
+        options.validate()?;
+        Store::open_on(Arc::new(OsDisk::open(dir)?), Env::system(), options)
+    }
+
+    /// Opens the store on a disk and in an environment of the caller's: for simulations.
+    pub fn open_on(disk: Arc<dyn Disk>, env: Env, options: Options) -> Result<Store> {
+        let (engine, queue) = crate::open::open(disk, env, options, |seat| {
+            let (worker, queue) = Worker::start(seat)?;
+            Ok((Box::new(worker) as Box<dyn Background>, queue))
+        })?;
+        let shared = engine.shared.clone();
+        let committer = Committer::start(engine, queue)?;
+        Ok(Store {
+            inner: Arc::new(Inner { shared, committer }),
+        })
     }
 
     /// The entry of a key. Never waits for the disk or a writer.
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Entry>> {
-        later()
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        check_key(key)?;
+        let view = self.inner.shared.view.load();
+        Ok(view
+            .index
+            .get(key)
+            .filter(|entry| self.is_live(entry))
+            .cloned())
     }
 
     /// True if the key is there.
@@ -41,7 +86,7 @@ impl Store {
 
     /// Number of live keys.
     pub fn len(&self) -> u64 {
-        0
+        self.inner.shared.view.load().index.live(self.now_ms())
     }
 
     /// True without live keys.
@@ -50,64 +95,121 @@ impl Store {
     }
 
     /// All keys that begin with `prefix`, at one point in time.
-    pub fn keys(&self, _prefix: &[u8]) -> Result<Vec<Bytes>> {
-        later()
+    pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Bytes>> {
+        let view = self.inner.shared.view.load_full();
+        Ok(view.index.keys(prefix, self.now_ms()))
     }
 
     /// One page of entries.
-    pub fn scan(&self, _scan: &Scan) -> Result<Page> {
-        later()
+    pub fn scan(&self, scan: &Scan) -> Result<Page> {
+        let view = self.inner.shared.view.load_full();
+        view.index.page(scan, view.revision, self.now_ms())
     }
 
     /// Sets a key, without expiry.
-    pub fn set(&self, _key: &[u8], _value: &[u8]) -> Result<Committed> {
-        later()
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Committed> {
+        self.set_with(key, value, SetOptions::default())
     }
 
     /// Sets a key.
-    pub fn set_with(&self, _key: &[u8], _value: &[u8], _options: SetOptions) -> Result<Committed> {
-        later()
+    pub fn set_with(&self, key: &[u8], value: &[u8], options: SetOptions) -> Result<Committed> {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.commit(Batch::new().set_with(key, value, options))
     }
 
     /// Sets a key if the expectation holds, else fails with `precondition-failed`.
-    pub fn compare_and_set(&self, _key: &[u8], _expect: Expect, _value: &[u8]) -> Result<Committed> {
-        later()
+    pub fn compare_and_set(&self, key: &[u8], expect: Expect, value: &[u8]) -> Result<Committed> {
+        let key = Bytes::copy_from_slice(key);
+        let value = Bytes::copy_from_slice(value);
+        self.run(move |txn: &mut Txn<'_>| {
+            check(txn, &key, expect)?;
+            txn.set_with(&key, &value, SetOptions::default())?;
+            Ok(txn.outcome())
+        })
     }
 
     /// Deletes a key; deleting what is not there changes nothing.
-    pub fn delete(&self, _key: &[u8]) -> Result<Committed> {
-        later()
+    pub fn delete(&self, key: &[u8]) -> Result<Committed> {
+        self.commit(Batch::new().delete(Bytes::copy_from_slice(key)))
     }
 
     /// Deletes every key that begins with `prefix` and says how many. Large sets go in several
-    /// batches, each atomic.
-    pub fn delete_prefix(&self, _prefix: &[u8]) -> Result<u64> {
-        later()
+    /// batches, each atomic; keys that are set meanwhile may stay.
+    pub fn delete_prefix(&self, prefix: &[u8]) -> Result<u64> {
+        let mut deleted = 0;
+        let mut cursor = None;
+        loop {
+            let mut scan = Scan::prefix(Bytes::copy_from_slice(prefix));
+            scan.limit = DELETE_SLICE;
+            scan.cursor = cursor;
+            let (count, next) = self.run(move |txn: &mut Txn<'_>| {
+                let page = txn.scan(&scan)?;
+                for entry in &page.items {
+                    txn.delete(entry.key())?;
+                }
+                Ok((page.items.len() as u64, page.cursor))
+            })?;
+            deleted += count;
+            match next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(deleted),
+            }
+        }
     }
 
-    /// Deletes every key and says how many.
+    /// Deletes every key and says how many: see [`Store::delete_prefix`].
     pub fn clear(&self) -> Result<u64> {
         self.delete_prefix(b"")
     }
 
     /// The value of a key, from JSON.
-    pub fn get_as<T: DeserializeOwned>(&self, _key: &[u8]) -> Result<Option<T>> {
-        later()
+    pub fn get_as<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
+        let Some(entry) = self.get(key)? else {
+            return Ok(None);
+        };
+        // The parser's message may quote the value.
+        let wrong = |e: serde_json::Error| {
+            Error::new(
+                Code::WrongType,
+                format!(
+                    "the value is not JSON of the type asked for (column {})",
+                    e.column()
+                ),
+            )
+        };
+        serde_json::from_slice(entry.value())
+            .map(Some)
+            .map_err(wrong)
     }
 
     /// Sets a key to a value as JSON.
-    pub fn set_as<T: Serialize>(&self, _key: &[u8], _value: &T) -> Result<Committed> {
-        later()
+    pub fn set_as<T: Serialize>(&self, key: &[u8], value: &T) -> Result<Committed> {
+        let value = serde_json::to_vec(value).map_err(|_| {
+            Error::new(Code::InvalidArgument, "the value cannot be written as JSON")
+        })?;
+        self.commit(Batch::new().set(Bytes::copy_from_slice(key), value))
     }
 
     /// Commits a batch and waits until it is as durable as the store promises.
-    pub fn commit(&self, _batch: Batch) -> Result<Committed> {
-        later()
+    pub fn commit(&self, batch: Batch) -> Result<Committed> {
+        self.run(batch)
     }
 
     /// Runs a program in the committer and waits for its answer.
-    pub fn run<P: Program>(&self, _program: P) -> Result<P::Output> {
-        later()
+    pub fn run<P: Program>(&self, program: P) -> Result<P::Output> {
+        let slot = Arc::new((Mutex::new(None), Condvar::new()));
+        let answer = slot.clone();
+        self.submit(program, move |result| {
+            *answer.0.lock() = Some(result);
+            answer.1.notify_one();
+        });
+        let mut result = slot.0.lock();
+        loop {
+            if let Some(result) = result.take() {
+                return result;
+            }
+            slot.1.wait(&mut result);
+        }
     }
 
     /// Hands a program to the committer and returns at once; `done` is called exactly once, from
@@ -115,42 +217,109 @@ impl Store {
     /// `poisoned`, `closed`). It must not block.
     pub fn submit<P: Program>(
         &self,
-        _program: P,
+        program: P,
         done: impl FnOnce(Result<P::Output>) + Send + 'static,
     ) {
-        done(later());
+        if let Some(error) = self.inner.shared.poison() {
+            return done(Err(error.clone()));
+        }
+        let bytes = program.size_hint();
+        self.inner
+            .committer
+            .queue
+            .push(Box::new(Waiting::new(program, done)), bytes);
     }
 
     /// State and counters.
     pub fn status(&self) -> Stats {
-        Stats::default()
+        let shared = &self.inner.shared;
+        let seat = &shared.seat;
+        let view = shared.view.load();
+        let gauges = *shared.gauges.lock();
+        let key_id = shared.keys.lock().current.clone();
+        let now_ms = seat.time.now_ms();
+        let (cipher, loaded_keys) = match &*seat.encryption.lock() {
+            Encryption::None => (Cipher::None, Vec::new()),
+            Encryption::Keyring(keyring) => (
+                Cipher::AesGcm(seat.options.key_size),
+                keyring.ids().cloned().collect(),
+            ),
+        };
+        Stats {
+            poisoned: shared.poison().cloned(),
+            revision: view.revision,
+            lineage: seat.lineage.0,
+            epoch: seat.epoch,
+            keys: view.index.live(now_ms),
+            bytes: view.index.bytes(),
+            disk_bytes: gauges.disk_bytes,
+            max_disk: seat.options.max_disk,
+            memory_bytes: gauges.memory_bytes,
+            max_memory: seat.options.max_memory,
+            journal_bytes: gauges.journal_bytes,
+            cipher: cipher.as_str(),
+            key_id,
+            loaded_keys,
+            now_ms,
+            clock_jump_ms: seat.time.jump_ms(),
+            queued: self.inner.committer.queue.len() as u64,
+            commits: gauges.commits,
+            groups: gauges.groups,
+            syncs: gauges.syncs,
+            sync_nanos: gauges.sync_nanos,
+            folds: gauges.folds,
+            expired: gauges.expired,
+        }
     }
 
     /// The store's time: milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
-        0
+        self.inner.shared.seat.time.now_ms()
     }
 
     /// This line of history: part of an `ETag`.
     pub fn lineage(&self) -> u64 {
-        0
+        self.inner.shared.seat.lineage.0
     }
 
     /// Replaces the keyring. New files are wrapped with its current key; nothing is rewritten.
-    /// Refused if it lacks a key that the store's files need.
-    pub fn reload_keyring(&self, _keyring: Keyring) -> Result<()> {
-        later()
+    /// Refused, and the old one kept, if it lacks a key that the store's files need.
+    pub fn reload_keyring(&self, keyring: Keyring) -> Result<()> {
+        let shared = &self.inner.shared;
+        let mut encryption = shared.seat.encryption.lock();
+        if matches!(*encryption, Encryption::None) {
+            return Err(Error::new(
+                Code::EncryptionMismatch,
+                "the store is not encrypted: a keyring is of no use to it",
+            ));
+        }
+        let keys = shared.keys.lock();
+        if let Some(missing) = keys.needed.iter().find(|id| keyring.get(id).is_none()) {
+            return Err(Error::new(
+                Code::KeyMissing,
+                format!("the keyring lacks key {missing}, which files of the store need"),
+            ));
+        }
+        drop(keys);
+        *encryption = Encryption::Keyring(keyring);
+        Ok(())
     }
 
     /// Believes the wall clock after a jump: see [`Options::max_clock_jump`].
     pub fn accept_clock(&self) -> Result<()> {
-        later()
+        self.inner.shared.seat.time.accept();
+        // Wakes the committer, which looks for what has expired.
+        self.run(|_: &mut Txn<'_>| Ok(()))
     }
 
     /// Commits what was submitted, ends the log with a closing frame, and unlocks the directory.
-    /// Other handles then answer `closed`. The last handle dropped does the same, silently.
+    /// Other handles then answer `closed` to writes. The last handle dropped does the same,
+    /// silently.
     pub fn close(self) -> Result<()> {
-        later()
+        self.inner.committer.close()
+    }
+
+    fn is_live(&self, entry: &Entry) -> bool {
+        entry.expires_at().is_none_or(|at| at > self.now_ms())
     }
 }
-

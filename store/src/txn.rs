@@ -1,10 +1,16 @@
-//! Programs: what a caller runs inside the committer.
+//! Programs: what a caller runs inside the committer, and what they see there.
 
+use std::collections::BTreeSet;
 
 use crate::batch::{Committed, SetOptions};
 use crate::entry::Entry;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::format::record::{self, EntryRef, MAX_KEY, Op};
+use crate::index::Index;
 use crate::scan::{Page, Scan};
+
+/// Most bytes of keys and values in one batch: a value of the largest size, and something.
+const MAX_BATCH: usize = 65 << 20;
 
 /// A small program of reads and writes that the committer runs alone, so that what it read is
 /// still so when it writes. Its writes are one batch; if it returns an error, none of them happen.
@@ -36,20 +42,68 @@ where
     }
 }
 
-/// What a program sees: the store with the writes of all programs before it and its own.
-pub struct Txn<'a> {
-    _unused: std::marker::PhantomData<&'a mut ()>,
+/// A key that a batch touched for the first time, and what it was before.
+struct Touched {
+    /// Any entry with the key.
+    key: Entry,
+    before: Option<Entry>,
 }
 
-impl Txn<'_> {
+/// Memory that one batch after the other uses again.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    touched: Vec<Touched>,
+    /// What this batch deleted, so that a set behind it goes on where the entry was.
+    removed: BTreeSet<Entry>,
+    scratch: Vec<u8>,
+}
+
+/// What a program sees: the store with the writes of all programs before it and its own.
+pub struct Txn<'a> {
+    index: &'a mut Index,
+    work: &'a mut Workspace,
+    at: Moment,
+    max_value: usize,
+    bytes: usize,
+}
+
+/// When a batch runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// The latest revision there is.
+    pub latest: u64,
+    /// The revision that the batch gets.
+    pub next: u64,
+    /// Store time.
+    pub now_ms: u64,
+}
+
+impl<'a> Txn<'a> {
+    /// A batch. The workspace must be empty.
+    pub(crate) fn new(
+        index: &'a mut Index,
+        work: &'a mut Workspace,
+        at: Moment,
+        max_value: usize,
+    ) -> Txn<'a> {
+        Txn {
+            index,
+            work,
+            at,
+            max_value,
+            bytes: 0,
+        }
+    }
+
     /// The entry of a key.
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Entry>> {
-        Err(Error::internal("not built yet"))
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        check_key(key)?;
+        Ok(self.live(key).cloned())
     }
 
     /// One page of entries.
-    pub fn scan(&self, _scan: &Scan) -> Result<Page> {
-        Err(Error::internal("not built yet"))
+    pub fn scan(&self, scan: &Scan) -> Result<Page> {
+        self.index.page(scan, self.at.latest, self.at.now_ms)
     }
 
     /// Sets a key, without expiry.
@@ -58,38 +112,242 @@ impl Txn<'_> {
     }
 
     /// Sets a key.
-    pub fn set_with(&mut self, _key: &[u8], _value: &[u8], _options: SetOptions) -> Result<()> {
-        Err(Error::internal("not built yet"))
+    pub fn set_with(&mut self, key: &[u8], value: &[u8], options: SetOptions) -> Result<()> {
+        check_key(key)?;
+        check_value(value, self.max_value)?;
+        let expires_at = match options.ttl {
+            Some(ttl) if ttl.as_millis() == 0 => {
+                return Err(Error::new(Code::InvalidArgument, "a ttl is at least 1 ms"));
+            }
+            Some(ttl) => {
+                let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+                Some(self.at.now_ms.saturating_add(ttl))
+            }
+            None if options.keep_ttl => self.live(key).and_then(Entry::expires_at),
+            None => None,
+        };
+        self.put(key, value, expires_at)
     }
 
     /// Deletes a key; true if it was there.
-    pub fn delete(&mut self, _key: &[u8]) -> Result<bool> {
-        Err(Error::internal("not built yet"))
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
+        check_key(key)?;
+        if self.live(key).is_none() {
+            return Ok(false);
+        }
+        self.charge(key.len())?;
+        self.remove(key);
+        Ok(true)
     }
 
     /// Changes or removes a key's expiry: milliseconds since 1970. True if the key is there.
-    pub fn expire_at(&mut self, _key: &[u8], _at_ms: Option<u64>) -> Result<bool> {
-        Err(Error::internal("not built yet"))
+    pub fn expire_at(&mut self, key: &[u8], at_ms: Option<u64>) -> Result<bool> {
+        check_key(key)?;
+        let Some(entry) = self.live(key).cloned() else {
+            return Ok(false);
+        };
+        self.put(key, entry.value(), at_ms)?;
+        Ok(true)
     }
 
     /// The store's time: milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
-        0
+        self.at.now_ms
     }
 
     /// The revision that this program's writes get, if it makes any.
     pub fn revision(&self) -> u64 {
-        0
+        self.at.next
     }
 
     /// What this program's writes come to so far.
     pub fn outcome(&self) -> Committed {
-        Committed {
-            revision: 0,
+        let mut outcome = Committed {
+            revision: self.at.latest,
             created: 0,
             updated: 0,
             deleted: 0,
+        };
+        for touched in &self.work.touched {
+            let before = touched
+                .before
+                .as_ref()
+                .filter(|e| !e.expired(self.at.now_ms));
+            match (before, self.index.get(touched.key.key())) {
+                (None, Some(_)) => outcome.created += 1,
+                (Some(_), Some(_)) => outcome.updated += 1,
+                (Some(_), None) => outcome.deleted += 1,
+                (None, None) => {}
+            }
         }
+        if self.changes() > 0 {
+            outcome.revision = self.revision();
+        }
+        outcome
+    }
+
+    /// Removes an entry whose time is over.
+    pub(crate) fn expire(&mut self, entry: &Entry) {
+        self.remove(entry.key());
+    }
+
+    fn live(&self, key: &[u8]) -> Option<&Entry> {
+        self.index
+            .get(key)
+            .filter(|entry| !entry.expired(self.at.now_ms))
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes + 64;
+        if self.bytes > MAX_BATCH {
+            return Err(Error::new(
+                Code::TooLarge,
+                format!("a batch holds at most {MAX_BATCH} bytes of keys and values"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8], expires_at: Option<u64>) -> Result<()> {
+        self.charge(key.len() + value.len())?;
+        let revision = self.revision();
+        let mut touched = false;
+        let mut origin = self.live(key).map(Entry::unpack);
+        if origin.is_none() {
+            // A deletion that this set makes redundant never happened.
+            origin = self.work.removed.get(key).map(|removed| {
+                touched = true;
+                removed.unpack()
+            });
+        }
+        let (created, version) = match origin {
+            None => (revision, 1),
+            Some(entry) if entry.modified == revision => {
+                touched = true;
+                (entry.created, entry.version)
+            }
+            Some(entry) => (entry.created, entry.version + 1),
+        };
+        let fields = EntryRef {
+            key,
+            value,
+            created,
+            modified: revision,
+            version,
+            expires_at,
+        };
+        let entry = Entry::pack(&fields, &mut self.work.scratch);
+        let before = self.index.insert(entry.clone());
+        if !touched
+            && before
+                .as_ref()
+                .is_none_or(|before| before.modified() != revision)
+        {
+            self.work.touched.push(Touched { key: entry, before });
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if let Some(entry) = self.index.remove(key) {
+            if entry.modified() != self.revision() {
+                let before = Some(entry.clone());
+                self.work.touched.push(Touched {
+                    key: entry.clone(),
+                    before,
+                });
+            }
+            self.work.removed.insert(entry);
+        }
+    }
+
+    fn changes(&self) -> usize {
+        self.work
+            .touched
+            .iter()
+            .filter(|t| t.before.is_some() || self.index.get(t.key.key()).is_some())
+            .count()
+    }
+
+    /// Appends the batch to a payload; returns how many operations it has. Redundant operations
+    /// are gone: each key is named once, with what it came to.
+    pub(crate) fn encode(&self, expiry: bool, payload: &mut Vec<u8>) -> Result<usize> {
+        let changes = self.changes();
+        if changes == 0 {
+            return Ok(0);
+        }
+        let mut ops = Vec::with_capacity(changes);
+        for touched in &self.work.touched {
+            let key = touched.key.key();
+            match self.index.get(key) {
+                Some(entry) => {
+                    let entry = entry.unpack();
+                    ops.push(Op::Set {
+                        key,
+                        value: entry.value,
+                        created: entry.created,
+                        version: entry.version,
+                        expires_at: entry.expires_at,
+                    });
+                }
+                None if touched.before.is_none() => {}
+                None if expiry => ops.push(Op::Expire { key }),
+                None => ops.push(Op::Delete { key }),
+            }
+        }
+        record::put_batch(
+            payload,
+            self.revision(),
+            self.at.now_ms,
+            None,
+            ops.into_iter(),
+        )?;
+        Ok(changes)
     }
 }
 
+impl Workspace {
+    /// Puts everything back as it was before the batch, and empties the workspace.
+    pub fn undo(&mut self, index: &mut Index) {
+        for touched in self.touched.drain(..).rev() {
+            match touched.before {
+                Some(before) => drop(index.insert(before)),
+                None => drop(index.remove(touched.key.key())),
+            }
+        }
+        self.removed.clear();
+    }
+
+    /// Ends the batch and empties the workspace; returns the memory of what it replaced.
+    pub fn finish(&mut self) -> u64 {
+        self.removed.clear();
+        self.touched
+            .drain(..)
+            .filter_map(|touched| touched.before.map(|before| before.footprint()))
+            .sum()
+    }
+}
+
+/// Refuses keys that are empty or too long.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Error::new(
+            Code::InvalidKey,
+            format!("a key is 1 to {MAX_KEY} bytes long, not {}", key.len()),
+        ));
+    }
+    Ok(())
+}
+
+fn check_value(value: &[u8], max: usize) -> Result<()> {
+    if value.len() > max {
+        return Err(Error::new(
+            Code::TooLarge,
+            format!(
+                "the value has {} bytes; at most {max} are allowed",
+                value.len()
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Folding: a new image takes the place of the old one and of the journals behind it.
+//!
+//! The order is what makes a crash harmless at every point: the next journal is prepared, zeros
+//! and directory entry synced; the log switches to it between two groups, at revision R; image R
+//! is written under a temporary name, synced, renamed, and its directory entry synced; only then
+//! what is older is deleted. Writers go on all the while.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::image::WriteImage;
+use crate::journal::Journal;
+use crate::layout;
+use crate::recovery::OldJournal;
+use crate::space::superfluous;
+use crate::task::{Done, Running, Task};
+
+/// Journals smaller than this are not worth a fold.
+const WORTH: u64 = 4 << 20;
+
+/// Most journals before a fold, however small they are: each open begins one.
+const MOST: usize = 16;
+
+impl Engine {
+    /// Bytes of frames that the image does not hold.
+    pub(crate) fn since_image(&self) -> u64 {
+        let older: u64 = self.older.iter().map(|journal| journal.used).sum();
+        let present = self.journal.as_ref().map_or(0, Journal::used);
+        older + present - self.covered.min(present)
+    }
+
+    fn fold_due(&self) -> bool {
+        let live = self.index.image_bytes();
+        let worth = live.max(WORTH).min(self.seat.options.max_disk / 8);
+        let since = self.since_image();
+        (since >= worth || self.older.len() >= MOST) && since > 0 && self.image_may_fit()
+    }
+
+    /// Takes in what the background did, and gives it more.
+    pub(crate) fn maintain(&mut self) {
+        if self.running.is_some()
+            && let Some(result) = self.background.poll()
+        {
+            // A failure has poisoned the store.
+            let _handled = self.take_in(result);
+        }
+        if self.running.is_some() || self.shared.poison().is_some() || self.journal.is_none() {
+            return;
+        }
+        if self.spare.is_none() {
+            self.prepare(0);
+        } else if self.fold_due()
+            && let Err(error) = self.start_fold()
+        {
+            self.poison(&error);
+        }
+    }
+
+    /// Switches journals if a spare is there, and starts an image of what readers see. Without a
+    /// spare the log goes on in the middle of the present journal. With durability `interval` the
+    /// image may hold batches that are logged behind it only later; replay skips those.
+    pub(crate) fn start_fold(&mut self) -> Result<()> {
+        if self.spare.is_some() {
+            self.switch()?;
+        }
+        if self.running.is_some() || !self.image_may_fit() {
+            return Ok(());
+        }
+        let Some(journal) = &self.journal else {
+            return Err(Error::new(Code::Closed, "the store is closed"));
+        };
+        let view = self.shared.view.load_full();
+        let live = view.index.image_bytes();
+        let garbage = superfluous(self, &layout::image(view.revision));
+        let task = WriteImage::new(view, journal.link(), garbage);
+        self.running = Some(Running::Image {
+            estimate: task.estimate(),
+            live,
+            older: self.older.len(),
+            covered: journal.used() - self.covered,
+        });
+        self.background.start(Task::Image(Box::new(task)));
+        Ok(())
+    }
+
+    /// Rewrites all live data into new files, as after a failed sync, and waits for it.
+    pub(crate) fn rewrite(&mut self) -> Result<()> {
+        let view = Arc::clone(&self.shared.view.load());
+        let Some(journal) = &self.journal else {
+            return Err(Error::new(Code::Closed, "the store is closed"));
+        };
+        // Taken from the end: the mark goes last, when everything it warns of is gone.
+        let mut garbage = vec![layout::SUSPECT.to_owned()];
+        garbage.extend(superfluous(self, &layout::image(view.revision)));
+        let mut task = Task::Image(Box::new(WriteImage::new(view, journal.link(), garbage)));
+        let done = task.run(&self.seat, || false)?;
+        let live = self.index.image_bytes();
+        let older = self.older.len();
+        self.running = Some(Running::Image {
+            estimate: 0,
+            live,
+            older,
+            covered: 0,
+        });
+        self.take_in(Ok(done))
+    }
+
+    /// Goes on in the spare. The frames of the present journal are all synced.
+    pub(crate) fn switch(&mut self) -> Result<()> {
+        let (Some(spare), Some(journal)) = (self.spare.take(), self.journal.take()) else {
+            return Err(Error::internal("switch without a spare journal"));
+        };
+        let begun = Journal::begin(&self.seat, spare, journal.link(), self.unlogged);
+        let next = match begun {
+            Ok(next) => next,
+            Err(error) => {
+                self.journal = Some(journal);
+                self.poison(&error);
+                return Err(self.shared.poison().cloned().unwrap_or(error));
+            }
+        };
+        self.older.push(OldJournal {
+            name: layout::journal(journal.number),
+            len: journal.size,
+            used: journal.used() - self.covered,
+            key_id: journal.key_id,
+        });
+        self.covered = 0;
+        self.journal = Some(next);
+        self.report_keys();
+        Ok(())
+    }
+
+    /// Waits for the background and takes in what it did.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        let result = self.background.wait();
+        self.take_in(result)
+    }
+
+    fn take_in(&mut self, result: Result<Done>) -> Result<()> {
+        let Some(running) = self.running.take() else {
+            return Err(Error::internal("a result of no task"));
+        };
+        match (result, running) {
+            (Ok(Done::Spare(spare)), _) => {
+                self.shortage.clear();
+                self.spare = Some(spare);
+            }
+            (
+                Ok(Done::Image(image)),
+                Running::Image {
+                    live,
+                    older,
+                    covered,
+                    ..
+                },
+            ) => {
+                self.shortage.clear();
+                self.older.drain(..older.min(self.older.len()));
+                // The journal may have been switched meanwhile: then the oldest one is meant.
+                match self.older.first_mut() {
+                    Some(oldest) => oldest.used = oldest.used.saturating_sub(covered),
+                    None => self.covered += covered,
+                }
+                self.image = Some(image);
+                self.image_live = live;
+                self.retained = 0;
+                self.gauges.folds += 1;
+                self.report_keys();
+            }
+            (Ok(Done::Image(_)), Running::Prepare { .. }) => {
+                return Err(Error::internal("an image where a journal was prepared"));
+            }
+            (Err(error), running) if error.is(Code::DiskFull) => {
+                if matches!(running, Running::Image { .. }) {
+                    self.retained = 0;
+                }
+                self.note_shortage(running);
+            }
+            (Err(error), _) => {
+                self.poison(&error);
+                return Err(self.shared.poison().cloned().unwrap_or(error));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! Images: all live entries at one revision, written beside the store's work and then put in
+//! place by one rename.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::DiskFile;
+use crate::error::{Error, Result};
+use crate::format::{FileKind, FrameKind, Link, Sealer, record};
+use crate::index::View;
+use crate::keyring::KeyId;
+use crate::layout;
+use crate::seat::Seat;
+
+/// Payload bytes of one frame.
+const FRAME: usize = 256 << 10;
+
+/// Bytes after which what was written is synced, so that the sync at the end, and the log's syncs
+/// meanwhile, do not wait for a long queue of writes.
+const SYNC_EVERY: u64 = 4 << 20;
+
+/// An image on disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub name: String,
+    pub len: u64,
+    pub key_id: Option<KeyId>,
+}
+
+/// Writes an image in steps. What a crash leaves at each point: a temporary file, which the next
+/// open removes; or the image in place, and files that it makes superfluous, which the next open
+/// removes too.
+pub(crate) struct WriteImage {
+    view: Arc<View>,
+    link: Link,
+    /// What the image makes superfluous.
+    garbage: Vec<String>,
+    name: String,
+    key_id: Option<KeyId>,
+    last_key: Option<Bytes>,
+    payload: Vec<u8>,
+    frame: Vec<u8>,
+    synced: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    Create,
+    Entries(Arc<dyn DiskFile>, Box<Sealer>),
+    Place(Arc<dyn DiskFile>, u64),
+    Remove(Image),
+}
+
+impl WriteImage {
+    /// An image of `view`, behind which the log goes on at `link`. Then `garbage` is removed.
+    pub fn new(view: Arc<View>, link: Link, garbage: Vec<String>) -> WriteImage {
+        WriteImage {
+            name: layout::image(view.revision),
+            view,
+            link,
+            garbage,
+            key_id: None,
+            last_key: None,
+            payload: Vec::new(),
+            frame: Vec::new(),
+            synced: 0,
+            stage: Stage::Create,
+        }
+    }
+
+    /// Most bytes that the image takes.
+    pub fn estimate(&self) -> u64 {
+        estimate(self.view.index.image_bytes())
+    }
+
+    /// One step. A full disk leaves no file behind.
+    pub fn step(&mut self, seat: &Seat) -> Result<Option<Image>> {
+        let result = self.advance(seat);
+        let placed = matches!(self.stage, Stage::Remove(_));
+        if result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull)) && !placed {
+            let name = layout::temporary(&self.name);
+            match seat.disk.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("remove {name}"), e));
+                }
+                _ => {}
+            }
+        }
+        result
+    }
+
+    fn advance(&mut self, seat: &Seat) -> Result<Option<Image>> {
+        let temporary = layout::temporary(&self.name);
+        let doing = |what: &'static str| {
+            let name = temporary.clone();
+            move |e| Error::io(format!("{what} {name}"), e)
+        };
+        match std::mem::replace(&mut self.stage, Stage::Create) {
+            Stage::Create => {
+                let made = seat.create(FileKind::Image, self.view.revision, self.link)?;
+                self.key_id = made.key_id;
+                let file = seat.disk.create(&temporary).map_err(doing("create"))?;
+                file.write_at(0, &made.prefix).map_err(doing("write"))?;
+                self.stage = Stage::Entries(file, Box::new(made.sealer));
+            }
+            Stage::Entries(file, mut sealer) => {
+                self.gather()?;
+                self.frame.clear();
+                if self.payload.is_empty() {
+                    let (sealed, _) = sealer.close(&*seat.env.random, &mut self.frame)?;
+                    file.write_at(sealed.offset, &self.frame)
+                        .map_err(doing("write"))?;
+                    self.stage = Stage::Place(file, sealed.offset + sealed.len as u64);
+                } else {
+                    let sealed = sealer.seal(
+                        FrameKind::Entries,
+                        &self.payload,
+                        &*seat.env.random,
+                        &mut self.frame,
+                    )?;
+                    file.write_at(sealed.offset, &self.frame)
+                        .map_err(doing("write"))?;
+                    if sealed.offset - self.synced >= SYNC_EVERY {
+                        file.sync().map_err(doing("sync"))?;
+                        self.synced = sealed.offset;
+                    }
+                    self.stage = Stage::Entries(file, sealer);
+                }
+            }
+            Stage::Place(file, len) => {
+                file.sync().map_err(doing("sync"))?;
+                seat.check_epoch()?;
+                seat.disk
+                    .rename(&temporary, &self.name)
+                    .map_err(doing("rename"))?;
+                seat.disk
+                    .sync_dir()
+                    .map_err(doing("sync the directory of"))?;
+                self.stage = Stage::Remove(Image {
+                    name: self.name.clone(),
+                    len,
+                    key_id: self.key_id.clone(),
+                });
+            }
+            Stage::Remove(image) => {
+                let Some(name) = self.garbage.pop() else {
+                    return Ok(Some(image));
+                };
+                self.stage = Stage::Remove(image);
+                seat.disk
+                    .remove(&name)
+                    .map_err(|e| Error::io(format!("remove {name}"), e))?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fills the payload with the entries that come next.
+    fn gather(&mut self) -> Result<()> {
+        self.payload.clear();
+        let start = match &self.last_key {
+            Some(key) => Bound::Excluded(&key[..]),
+            None => Bound::Unbounded,
+        };
+        let mut last = None;
+        for entry in self.view.index.from(start) {
+            record::put_entry(&mut self.payload, &entry.unpack())?;
+            last = Some(entry.key());
+            if self.payload.len() >= FRAME {
+                break;
+            }
+        }
+        if let Some(last) = last {
+            self.last_key = Some(Bytes::copy_from_slice(last));
+        }
+        Ok(())
+    }
+}
+
+/// Most bytes that an image takes whose payloads take `payloads` bytes.
+pub(crate) fn estimate(payloads: u64) -> u64 {
+    // A frame adds less than a kilobyte and is rounded up to a sector.
+    let frames = payloads / FRAME as u64 + 2;
+    crate::format::FRAMES_AT + payloads + frames * 1024
+}

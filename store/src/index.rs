@@ -1,0 +1,211 @@
+//! The index: every live entry in key order, in memory, persistent in the functional sense.
+//!
+//! Cloning an [`Index`] takes constant time and shares everything, so the committer works on a
+//! clone of what readers see, scans and folds keep a point in time for as long as they like, and
+//! a failed group is undone by dropping the clone.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use imbl::OrdSet;
+
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::glob::Glob;
+use crate::scan::{Page, Scan};
+
+/// Bytes of an entry in an image besides its key and value, at most.
+const IMAGE_OVERHEAD: u64 = 48;
+
+/// The live entries at one point in time.
+#[derive(Clone, Default)]
+pub(crate) struct Index {
+    entries: OrdSet<Entry>,
+    /// The entries that expire, soonest first.
+    expiring: OrdSet<Expiring>,
+    bytes: u64,
+    memory: u64,
+}
+
+#[derive(Clone)]
+struct Expiring {
+    at: u64,
+    entry: Entry,
+}
+
+impl Index {
+    /// The entry of a key, expired or not.
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Number of entries whose time is not over.
+    pub fn live(&self, now_ms: u64) -> u64 {
+        (self.entries.len() - self.expired(now_ms).count()) as u64
+    }
+
+    /// Entries whose time is over, soonest first.
+    pub fn expired(&self, now_ms: u64) -> impl Iterator<Item = &Entry> {
+        self.expiring
+            .iter()
+            .take_while(move |item| item.at <= now_ms)
+            .map(|item| &item.entry)
+    }
+
+    /// When the next entry expires.
+    pub fn next_expiry(&self) -> Option<u64> {
+        self.expiring.get_min().map(|item| item.at)
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of memory that the entries take.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Most bytes that an image's payloads take.
+    pub fn image_bytes(&self) -> u64 {
+        self.bytes + self.entries.len() as u64 * IMAGE_OVERHEAD
+    }
+
+    /// Puts an entry in and returns the one that it replaces.
+    pub fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        let fields = entry.unpack();
+        self.bytes += (fields.key.len() + fields.value.len()) as u64;
+        self.memory += entry.footprint();
+        if let Some(at) = fields.expires_at {
+            let entry = entry.clone();
+            self.expiring.insert(Expiring { at, entry });
+        }
+        let old = self.entries.insert(entry);
+        if let Some(old) = &old {
+            self.forget(old);
+        }
+        old
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
+        let old = self.entries.remove(key);
+        if let Some(old) = &old {
+            self.forget(old);
+        }
+        old
+    }
+
+    fn forget(&mut self, old: &Entry) {
+        let fields = old.unpack();
+        self.bytes -= (fields.key.len() + fields.value.len()) as u64;
+        self.memory -= old.footprint();
+        if let Some(at) = fields.expires_at {
+            // The new entry of this key may expire at the same time and must stay.
+            let same = self
+                .entries
+                .get(fields.key)
+                .is_some_and(|new| new.expires_at() == Some(at));
+            if !same {
+                let entry = old.clone();
+                self.expiring.remove(&Expiring { at, entry });
+            }
+        }
+    }
+
+    /// Entries from a key on.
+    pub fn from(&self, start: Bound<&[u8]>) -> impl Iterator<Item = &Entry> {
+        self.entries.range::<_, [u8]>((start, Bound::Unbounded))
+    }
+
+    /// Keys that begin with `prefix` and are live.
+    pub fn keys(&self, prefix: &[u8], now_ms: u64) -> Vec<Bytes> {
+        self.from(Bound::Included(prefix))
+            .take_while(|entry| entry.key().starts_with(prefix))
+            .filter(|entry| !entry.expired(now_ms))
+            .map(|entry| Bytes::copy_from_slice(entry.key()))
+            .collect()
+    }
+
+    /// One page of a scan.
+    pub fn page(&self, scan: &Scan, revision: u64, now_ms: u64) -> Result<Page> {
+        let glob = scan.glob.as_deref().map(Glob::new).transpose()?;
+        let glob_prefix = glob.as_ref().map(Glob::prefix).unwrap_or_default();
+        let lowest = [
+            &scan.prefix[..],
+            scan.from.as_deref().unwrap_or_default(),
+            glob_prefix,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or_default();
+        let start = match scan.cursor.as_deref() {
+            Some(cursor) if cursor >= lowest => Bound::Excluded(cursor),
+            _ => Bound::Included(lowest),
+        };
+        let mut page = Page {
+            items: Vec::new(),
+            cursor: None,
+            revision,
+        };
+        let (mut bytes, mut examined) = (0, 0);
+        let mut last: Option<&Entry> = None;
+        for entry in self.from(start) {
+            let key = entry.key();
+            let within = key.starts_with(&scan.prefix)
+                && key.starts_with(glob_prefix)
+                && scan.to.as_deref().is_none_or(|to| key < to);
+            if !within {
+                // The keys of each condition lie together, and the scan began within or below
+                // none of them: what is outside now lies above.
+                return Ok(page);
+            }
+            let full = (scan.limit != 0 && page.items.len() >= scan.limit)
+                || (scan.max_bytes != 0 && bytes >= scan.max_bytes)
+                || (scan.max_examined != 0 && examined >= scan.max_examined);
+            if full {
+                page.cursor = last.map(|entry| Bytes::copy_from_slice(entry.key()));
+                return Ok(page);
+            }
+            examined += 1;
+            last = Some(entry);
+            if entry.expired(now_ms) || glob.as_ref().is_some_and(|glob| !glob.matches(key)) {
+                continue;
+            }
+            bytes += key.len() + entry.value().len();
+            page.items.push(entry.clone());
+        }
+        Ok(page)
+    }
+}
+
+impl PartialEq for Expiring {
+    fn eq(&self, other: &Expiring) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Expiring {}
+
+impl PartialOrd for Expiring {
+    fn partial_cmp(&self, other: &Expiring) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Expiring {
+    fn cmp(&self, other: &Expiring) -> Ordering {
+        self.at
+            .cmp(&other.at)
+            .then_with(|| self.entry.cmp(&other.entry))
+    }
+}
+
+/// What readers see: an index and the revision that it shows.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    pub index: Index,
+    pub revision: u64,
+}

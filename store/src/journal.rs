@@ -1,0 +1,184 @@
+//! Journals: files of batches, zero-filled to their full size before the first frame, so that a
+//! commit changes no file size and its sync writes nothing but the frame.
+
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+use crate::format::{FRAMES_AT, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len};
+use crate::keyring::KeyId;
+use crate::layout;
+use crate::seat::Seat;
+
+/// Zeros written at once.
+const CHUNK: usize = 1 << 20;
+
+/// A file of zeros that is durable, with its name: the next journal.
+pub(crate) struct Spare {
+    pub number: u64,
+    pub file: Arc<dyn DiskFile>,
+    pub size: u64,
+}
+
+/// Makes a [`Spare`] in steps.
+pub(crate) struct Prepare {
+    number: u64,
+    size: u64,
+    file: Option<Arc<dyn DiskFile>>,
+    at: u64,
+}
+
+impl Prepare {
+    /// A journal of `size` bytes.
+    pub fn new(number: u64, size: u64) -> Prepare {
+        Prepare {
+            number,
+            size,
+            file: None,
+            at: 0,
+        }
+    }
+
+    /// One step: some zeros, or the syncs at the end. A full disk leaves no file behind.
+    pub fn step(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
+        let result = self.advance(disk);
+        if result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull)) {
+            let name = layout::journal(self.number);
+            if self.file.take().is_some() {
+                disk.remove(&name)
+                    .map_err(|e| Error::io(format!("remove {name}"), e))?;
+            }
+        }
+        result
+    }
+
+    fn advance(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
+        let name = layout::journal(self.number);
+        let doing = |what: &'static str| {
+            let name = name.clone();
+            move |e| Error::io(format!("{what} {name}"), e)
+        };
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => {
+                let file = disk.create(&name).map_err(doing("create"))?;
+                self.file.insert(file).clone()
+            }
+        };
+        if self.at < self.size {
+            let len = (self.size - self.at).min(CHUNK as u64);
+            let zeros = vec![0; usize::try_from(len).unwrap_or(CHUNK)];
+            file.write_at(self.at, &zeros).map_err(doing("fill"))?;
+            self.at += len;
+            return Ok(None);
+        }
+        file.sync().map_err(doing("sync"))?;
+        disk.sync_dir().map_err(doing("sync the directory of"))?;
+        Ok(Some(Spare {
+            number: self.number,
+            file,
+            size: self.size,
+        }))
+    }
+}
+
+/// The journal that is written to.
+pub(crate) struct Journal {
+    pub number: u64,
+    pub key_id: Option<KeyId>,
+    pub size: u64,
+    file: Arc<dyn DiskFile>,
+    sealer: Sealer,
+    frame: Vec<u8>,
+}
+
+impl Journal {
+    /// Turns a spare into a journal that goes on at `link` with `first_revision`: writes its
+    /// header and syncs it, before any frame, so that a torn header means that there is none.
+    pub fn begin(seat: &Seat, spare: Spare, link: Link, first_revision: u64) -> Result<Journal> {
+        let name = layout::journal(spare.number);
+        let made = seat.create(FileKind::Journal, first_revision, link)?;
+        let io = |what: &'static str| {
+            let name = name.clone();
+            move |e| Error::io(format!("{what} the header of {name}"), e)
+        };
+        spare.file.write_at(0, &made.prefix).map_err(io("write"))?;
+        spare.file.sync().map_err(io("sync"))?;
+        Ok(Journal {
+            number: spare.number,
+            key_id: made.key_id,
+            size: spare.size,
+            file: spare.file,
+            sealer: made.sealer,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Bytes left for frames; one sector is kept for the closing frame.
+    pub fn room(&self) -> u64 {
+        if self.sealer.exhausted() {
+            return 0;
+        }
+        self.size
+            .saturating_sub(self.sealer.offset() + SECTOR as u64)
+    }
+
+    /// Bytes of frames in it.
+    pub fn used(&self) -> u64 {
+        self.sealer.offset() - FRAMES_AT
+    }
+
+    /// Right behind the last frame.
+    pub fn link(&self) -> Link {
+        self.sealer.link()
+    }
+
+    /// Seals a payload as a frame; [`Journal::write`] puts it on disk. What fails here has changed
+    /// nothing on disk.
+    pub fn seal(&mut self, seat: &Seat, payload: &[u8]) -> Result<u64> {
+        self.frame.clear();
+        let sealed = self.sealer.seal(
+            FrameKind::Batches,
+            payload,
+            &*seat.env.random,
+            &mut self.frame,
+        )?;
+        Ok(sealed.offset)
+    }
+
+    /// Writes the sealed frame where it belongs.
+    pub fn write(&mut self, offset: u64) -> Result<()> {
+        let name = layout::journal(self.number);
+        self.file
+            .write_at(offset, &self.frame)
+            .map_err(|e| Error::io(format!("write {name} at {offset}"), e))?;
+        // A rare large frame does not keep its memory for ever.
+        if self.frame.capacity() > CHUNK {
+            self.frame = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Makes it durable.
+    pub fn sync(&self) -> Result<()> {
+        let name = layout::journal(self.number);
+        self.file
+            .sync()
+            .map_err(|e| Error::io(format!("sync {name}"), e))
+    }
+
+    /// Ends it with a closing frame and syncs.
+    pub fn close(self, seat: &Seat) -> Result<()> {
+        let name = layout::journal(self.number);
+        let mut frame = Vec::new();
+        let (sealed, _) = self.sealer.close(&*seat.env.random, &mut frame)?;
+        let failed = |e| Error::io(format!("close {name}"), e);
+        self.file.write_at(sealed.offset, &frame).map_err(failed)?;
+        self.file.sync().map_err(failed)
+    }
+}
+
+/// Size of a journal that has room for a payload of `payload` bytes.
+pub(crate) fn size_for(payload: usize) -> u64 {
+    (FRAMES_AT + frame_len(payload) + SECTOR as u64).next_multiple_of(PAGE as u64)
+}

@@ -1,0 +1,204 @@
+//! Names in the directory, and the file `epoch`.
+//!
+//! ```text
+//! LOCK             locked while the store is open
+//! epoch            who owns the store: see Epoch
+//! image-R          all live entries at revision R
+//! journal-N        batches; N only orders names, the headers say what follows what
+//! *.tmp            being written; of no value
+//! suspect          a write or sync failed: do not trust what the page cache shows
+//! ```
+
+use crate::disk::{Disk, read_all};
+use crate::error::{Code, Error, Result};
+use crate::format::{Lineage, StoreId};
+
+/// Name of the owner's file.
+pub(crate) const EPOCH: &str = "epoch";
+/// Name of the mark that a failed write or sync leaves.
+pub(crate) const SUSPECT: &str = "suspect";
+
+const TMP: &str = ".tmp";
+const EPOCH_MAGIC: &[u8; 8] = b"CXSEPOCH";
+const EPOCH_LEN: usize = 64;
+const INITIALIZED: u16 = 1;
+const INTERVAL: u16 = 2;
+
+/// Name of the image of a revision.
+pub(crate) fn image(revision: u64) -> String {
+    format!("image-{revision:020}")
+}
+
+/// Name of a journal.
+pub(crate) fn journal(number: u64) -> String {
+    format!("journal-{number:020}")
+}
+
+/// Name under which a file is written until it is whole.
+pub(crate) fn temporary(name: &str) -> String {
+    format!("{name}{TMP}")
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    Image(u64),
+    Journal(u64),
+    Temporary,
+    Suspect,
+    Other,
+}
+
+/// Reads a name.
+pub(crate) fn parse(name: &str) -> Name {
+    let number = |text: &str| match text.parse() {
+        Ok(number) if text.len() == 20 => Some(number),
+        _ => None,
+    };
+    if name == SUSPECT {
+        return Name::Suspect;
+    }
+    if let Some(number) = name.strip_prefix("image-").and_then(number) {
+        return Name::Image(number);
+    }
+    if let Some(number) = name.strip_prefix("journal-").and_then(number) {
+        return Name::Journal(number);
+    }
+    match name.strip_suffix(TMP) {
+        Some(EPOCH) => Name::Temporary,
+        Some(rest) if matches!(parse(rest), Name::Image(_)) => Name::Temporary,
+        _ => Name::Other,
+    }
+}
+
+/// Who owns the store. 64 bytes: magic (8), version (2), flags (2), zero (4), epoch (8), store id
+/// (16), lineage at the time (8), zero (12), CRC-32C of all before (4); little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    /// Counts owners.
+    pub epoch: u64,
+    /// The store's id.
+    pub store: StoreId,
+    /// The line of history when the owner opened the store.
+    pub lineage: Lineage,
+    /// The first journal is durable: from now on, a store without files has lost them.
+    pub initialized: bool,
+    /// The owner acknowledges before it syncs.
+    pub interval: bool,
+}
+
+impl Epoch {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(EPOCH_LEN);
+        let flags = if self.initialized { INITIALIZED } else { 0 }
+            | if self.interval { INTERVAL } else { 0 };
+        out.extend_from_slice(EPOCH_MAGIC);
+        out.extend_from_slice(&crate::format::VERSION.to_le_bytes());
+        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.store.0);
+        out.extend_from_slice(&self.lineage.0.to_le_bytes());
+        out.extend_from_slice(&[0; 12]);
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Epoch> {
+        let damaged = || Error::corrupt("epoch: the file does not verify");
+        let field = |from: usize, to: usize| bytes.get(from..to).ok_or_else(damaged);
+        let number = |from: usize| -> Result<u64> {
+            let bytes = field(from, from + 8)?.try_into().map_err(|_| damaged())?;
+            Ok(u64::from_le_bytes(bytes))
+        };
+        let short = |from: usize| -> Result<u16> {
+            let bytes = field(from, from + 2)?.try_into().map_err(|_| damaged())?;
+            Ok(u16::from_le_bytes(bytes))
+        };
+        let crc = crc32c::crc32c(field(0, 60)?).to_le_bytes();
+        if bytes.len() != EPOCH_LEN || field(0, 8)? != EPOCH_MAGIC || field(60, 64)? != crc {
+            return Err(damaged());
+        }
+        if short(8)? != crate::format::VERSION {
+            return Err(Error::new(
+                Code::UnsupportedVersion,
+                format!("epoch: format version {} is not known", short(8)?),
+            ));
+        }
+        let flags = short(10)?;
+        Ok(Epoch {
+            epoch: number(16)?,
+            store: StoreId(field(24, 40)?.try_into().map_err(|_| damaged())?),
+            lineage: Lineage(number(40)?),
+            initialized: flags & INITIALIZED != 0,
+            interval: flags & INTERVAL != 0,
+        })
+    }
+
+    /// Reads the file, by path.
+    pub fn read(disk: &dyn Disk) -> Result<Epoch> {
+        let bytes =
+            read_all(disk, EPOCH, EPOCH_LEN as u64).map_err(|e| Error::io("read epoch", e))?;
+        Epoch::decode(&bytes)
+    }
+
+    /// Replaces the file, durably. A crash leaves the old one or this one.
+    pub fn publish(&self, disk: &dyn Disk) -> Result<()> {
+        let name = temporary(EPOCH);
+        let doing = |what: &'static str| move |e| Error::io(format!("{what} epoch"), e);
+        match disk.remove(&name) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(doing("remove the temporary")(e));
+            }
+            _ => {}
+        }
+        let file = disk.create(&name).map_err(doing("create"))?;
+        file.write_at(0, &self.encode()).map_err(doing("write"))?;
+        file.sync().map_err(doing("sync"))?;
+        disk.rename(&name, EPOCH).map_err(doing("rename"))?;
+        disk.sync_dir().map_err(doing("sync the directory of"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        assert_eq!(parse(&image(7)), Name::Image(7));
+        assert_eq!(parse(&journal(u64::MAX)), Name::Journal(u64::MAX));
+        assert_eq!(parse(&temporary(&image(7))), Name::Temporary);
+        assert_eq!(parse("epoch.tmp"), Name::Temporary);
+        for other in [
+            "LOCK",
+            "epoch",
+            "image-7",
+            "lost+found",
+            "journal-",
+            "notes.tmp",
+        ] {
+            assert_eq!(parse(other), Name::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_epoch_file_is_noticed() {
+        let epoch = Epoch {
+            epoch: 3,
+            store: StoreId([7; 16]),
+            lineage: Lineage(9),
+            initialized: true,
+            interval: false,
+        };
+        let bytes = epoch.encode();
+        assert_eq!(Epoch::decode(&bytes).unwrap(), epoch);
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert!(Epoch::decode(&bad).is_err(), "byte {at}");
+            assert!(Epoch::decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

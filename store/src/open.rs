@@ -1,0 +1,124 @@
+//! Opening a store on any disk: from the survey of its files to a running engine.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+use crate::engine::Engine;
+use crate::env::Env;
+use crate::error::{Code, Error, Result};
+use crate::format::{Lineage, StoreId};
+use crate::journal::{Journal, Prepare, Spare};
+use crate::layout::{Epoch, Name, parse};
+use crate::options::{Durability, Options};
+use crate::recovery::Survey;
+use crate::seat::Seat;
+use crate::shared::Shared;
+use crate::task::Background;
+use crate::time::StoreTime;
+
+/// Smallest first journal, where there is no space for a usual one.
+const SMALL: u64 = 64 << 10;
+
+/// Opens the store on `disk`. The background is made once the seat is known.
+pub(crate) fn open<B, T>(
+    disk: Arc<dyn Disk>,
+    env: Env,
+    options: Options,
+    background: B,
+) -> Result<(Engine, T)>
+where
+    B: FnOnce(Arc<Seat>) -> Result<(Box<dyn Background>, T)>,
+{
+    options.validate()?;
+    // Nothing is modified before all keys are checked.
+    let survey = Survey::take(&*disk, &options.encryption)?;
+    disk.tighten()
+        .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
+    let fresh = || Lineage::random(&*env.random);
+    let mut epoch = match survey.epoch {
+        Some(last) => Epoch {
+            epoch: last
+                .epoch
+                .checked_add(1)
+                .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
+            initialized: !survey.is_empty(),
+            interval: matches!(options.durability, Durability::Interval(_)),
+            ..last
+        },
+        None => Epoch {
+            epoch: 1,
+            store: StoreId::random(&*env.random)?,
+            lineage: fresh()?,
+            initialized: false,
+            interval: matches!(options.durability, Durability::Interval(_)),
+        },
+    };
+    publish(&epoch, &survey, &*disk)?;
+    let recovered = survey.recover(fresh)?;
+    let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
+    for name in &recovered.garbage {
+        if parse(name) != Name::Suspect {
+            disk.remove(name)
+                .map_err(|e| Error::io(format!("remove {name}"), e))?;
+        }
+    }
+    let first_size = Engine::first_size(options.max_disk);
+    let seat = Arc::new(Seat {
+        store: epoch.store,
+        lineage: recovered.lineage,
+        epoch: epoch.epoch,
+        encryption: Mutex::new(options.encryption.clone()),
+        disk,
+        env,
+        options,
+        time,
+    });
+    let spare = first_journal(&seat, recovered.number, first_size)?;
+    let journal = Journal::begin(&seat, spare, recovered.link, recovered.next_revision)?;
+    if !epoch.initialized || epoch.lineage != recovered.lineage {
+        epoch.initialized = true;
+        epoch.lineage = recovered.lineage;
+        epoch.publish(&*seat.disk)?;
+    }
+    let shared = Arc::new(Shared::new(seat.clone(), recovered.view.clone()));
+    let suspect = recovered.suspect;
+    let (background, extra) = background(seat)?;
+    let mut engine = Engine::new(shared, background, recovered, journal);
+    if suspect {
+        engine.rewrite()?;
+    }
+    engine.maintain();
+    Ok((engine, extra))
+}
+
+/// Publishes the epoch. On a full disk, journals that were never begun make the space for it.
+fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
+    match epoch.publish(disk) {
+        Err(error) if error.is(Code::DiskFull) && !survey.unbegun.is_empty() => {
+            for name in &survey.unbegun {
+                disk.remove(name)
+                    .map_err(|e| Error::io(format!("remove {name}"), e))?;
+            }
+            epoch.publish(disk)
+        }
+        result => result,
+    }
+}
+
+/// Makes the first journal of this owner, a small one if there is no space for a usual one.
+fn first_journal(seat: &Seat, number: u64, size: u64) -> Result<Spare> {
+    let make = |size| {
+        let mut task = Prepare::new(number, size);
+        loop {
+            if let Some(spare) = task.step(&*seat.disk)? {
+                return Ok(spare);
+            }
+        }
+    };
+    match make(size) {
+        Err(error) if Error::is(&error, Code::DiskFull) && size > SMALL => make(SMALL),
+        result => result,
+    }
+}

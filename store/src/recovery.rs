@@ -1,0 +1,557 @@
+//! Opening: what is on disk becomes a state, or an error that says why not.
+//!
+//! The order matters. First keys are checked, with nothing modified. Then the epoch is published,
+//! so that no earlier owner is answered any more. Only then the log is read. What cannot be
+//! explained by a crash at some point of the store's own work is an Integrity error: a missing
+//! file, a gap, a fork within one epoch, a chain that does not fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+use crate::entry::Entry;
+use crate::error::{Code, Error, Result};
+use crate::format::{
+    self, FRAMES_AT, FileId, FileKind, Header, Lineage, Link, OpenFile, Reader, Source, Step, Tail,
+    record,
+};
+use crate::image::Image;
+use crate::index::{Index, View};
+use crate::keyring::{Encryption, KeyId};
+use crate::layout::{self, Epoch, Name};
+
+/// Revisions that are skipped when some may have been given out and lost.
+const SKIP: u64 = 1 << 32;
+
+/// A journal that an image does not hold yet.
+#[derive(Debug, Clone)]
+pub(crate) struct OldJournal {
+    pub name: String,
+    pub len: u64,
+    /// Bytes of frames in it.
+    pub used: u64,
+    pub key_id: Option<KeyId>,
+}
+
+/// A store's state as its files tell it.
+pub(crate) struct Recovered {
+    pub view: View,
+    /// The image's revision: batches up to it are in the image.
+    pub floor: u64,
+    /// The first revision to be given out.
+    pub next_revision: u64,
+    /// The highest time in any file.
+    pub last_ms: Option<u64>,
+    pub lineage: Lineage,
+    pub image: Option<Image>,
+    pub journals: Vec<OldJournal>,
+    /// Where the next journal goes on.
+    pub link: Link,
+    /// The next journal's number.
+    pub number: u64,
+    /// Files of no value.
+    pub garbage: Vec<String>,
+    /// A write or sync failed under the last owner.
+    pub suspect: bool,
+}
+
+/// A file whose beginning is verified.
+struct Found {
+    number: u64,
+    name: String,
+    len: u64,
+    file: Arc<dyn DiskFile>,
+    open: OpenFile,
+}
+
+/// What is in the directory, with all keys checked and nothing modified.
+pub(crate) struct Survey {
+    pub epoch: Option<Epoch>,
+    images: BTreeMap<u64, Found>,
+    journals: Vec<Found>,
+    garbage: Vec<String>,
+    /// Journals without a header: never begun, and so of no value.
+    pub unbegun: Vec<String>,
+    highest: u64,
+    suspect: bool,
+}
+
+impl Survey {
+    /// Reads names, headers and key slots.
+    pub fn take(disk: &dyn Disk, encryption: &Encryption) -> Result<Survey> {
+        let mut survey = Survey {
+            epoch: None,
+            images: BTreeMap::new(),
+            journals: Vec::new(),
+            garbage: Vec::new(),
+            unbegun: Vec::new(),
+            highest: 0,
+            suspect: false,
+        };
+        let mut names = disk
+            .list()
+            .map_err(|e| Error::io("list the store's directory", e))?;
+        names.sort();
+        for name in names {
+            match layout::parse(&name) {
+                Name::Image(revision) => {
+                    let found = find(disk, revision, name, FileKind::Image, encryption)?;
+                    if let Some(found) = found {
+                        survey.images.insert(revision, found);
+                    }
+                }
+                Name::Journal(number) => {
+                    survey.highest = survey.highest.max(number);
+                    match find(disk, number, name.clone(), FileKind::Journal, encryption)? {
+                        Some(found) => survey.journals.push(found),
+                        None => survey.unbegun.push(name),
+                    }
+                }
+                Name::Temporary => survey.garbage.push(name),
+                Name::Suspect => survey.suspect = true,
+                Name::Other if name == layout::EPOCH => survey.epoch = Some(Epoch::read(disk)?),
+                Name::Other => {}
+            }
+        }
+        survey.check_owner()?;
+        Ok(survey)
+    }
+
+    /// True if no file holds anything.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.journals.is_empty()
+    }
+
+    fn check_owner(&self) -> Result<()> {
+        let Some(epoch) = self.epoch else {
+            if self.is_empty() {
+                return Ok(());
+            }
+            return Err(Error::corrupt(
+                "epoch: the file is missing, but there are data files",
+            ));
+        };
+        if epoch.initialized && self.is_empty() {
+            return Err(Error::corrupt(
+                "the store was in use, but all of its images and journals are missing",
+            ));
+        }
+        for found in self.images.values().chain(&self.journals) {
+            let header = &found.open.header;
+            if header.store != epoch.store {
+                return Err(Error::corrupt(format!("{}: of another store", found.name)));
+            }
+            if header.epoch > epoch.epoch {
+                return Err(Error::corrupt(format!(
+                    "{}: of epoch {}, but the store is only at {}",
+                    found.name, header.epoch, epoch.epoch
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything. The epoch of the new owner is published by now.
+    pub fn recover(mut self, fresh_lineage: impl Fn() -> Result<Lineage>) -> Result<Recovered> {
+        let mut state = Recovered {
+            view: View::default(),
+            floor: 0,
+            next_revision: 1,
+            last_ms: None,
+            lineage: Lineage::default(),
+            image: None,
+            journals: Vec::new(),
+            link: Link::default(),
+            number: self.highest + 1,
+            garbage: std::mem::take(&mut self.garbage),
+            suspect: self.suspect,
+        };
+        state.garbage.append(&mut self.unbegun);
+        let interval = self.epoch.is_some_and(|epoch| epoch.interval);
+        let mut start = Link::default();
+        if let Some((revision, found)) = self.images.pop_last() {
+            start = found.open.header.link;
+            state.image = Some(Image {
+                name: found.name.clone(),
+                len: found.len,
+                key_id: found.open.key_id.clone(),
+            });
+            load_image(&mut state, revision, found)?;
+        }
+        state
+            .garbage
+            .extend(self.images.into_values().map(|found| found.name));
+        if state.image.is_none() && self.journals.is_empty() {
+            state.lineage = match self.epoch {
+                Some(epoch) => epoch.lineage,
+                None => fresh_lineage()?,
+            };
+            return Ok(state);
+        }
+        let chain = order(
+            self.journals,
+            start,
+            state.image.is_some(),
+            &mut state.garbage,
+        )?;
+        let clean = replay_chain(&mut state, chain, start)?;
+        if !clean && interval {
+            // The last owner acknowledged before it synced: what it gave out may be gone.
+            state.lineage = fresh_lineage()?;
+            state.next_revision = state.next_revision.saturating_add(SKIP);
+        }
+        Ok(state)
+    }
+}
+
+/// Reads a file's beginning. `None`: a journal that was never begun, for nothing is behind a
+/// header that was not yet synced.
+fn find(
+    disk: &dyn Disk,
+    number: u64,
+    name: String,
+    kind: FileKind,
+    encryption: &Encryption,
+) -> Result<Option<Found>> {
+    let io = |e| Error::io(format!("read {name}"), e);
+    let file = disk.open(&name).map_err(io)?;
+    let len = file.len().map_err(io)?;
+    let mut prefix = vec![0; usize::try_from(len.min(FRAMES_AT)).unwrap_or_default()];
+    file.read_at(0, &mut prefix).map_err(io)?;
+    let open = match format::open(&prefix, encryption) {
+        Ok(open) if open.header.kind == kind => open,
+        Ok(_) => {
+            return Err(Error::corrupt(format!(
+                "{name}: not the kind of file it is named"
+            )));
+        }
+        Err(error) => {
+            let unbegun = kind == FileKind::Journal
+                && error.is(Code::Corrupt)
+                && nothing_behind(&*file, len).map_err(io)?;
+            if unbegun {
+                return Ok(None);
+            }
+            return Err(error.context(name));
+        }
+    };
+    Ok(Some(Found {
+        number,
+        name,
+        len,
+        file,
+        open,
+    }))
+}
+
+/// True if a file has only zeros behind its header.
+fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<bool> {
+    let mut at = FRAMES_AT;
+    let mut chunk = vec![0; 64 << 10];
+    while at < len {
+        let take = usize::try_from(len - at)
+            .unwrap_or(usize::MAX)
+            .min(chunk.len());
+        let part = chunk.get_mut(..take).unwrap_or_default();
+        file.read_at(at, part)?;
+        if part.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += take as u64;
+    }
+    Ok(true)
+}
+
+struct FileSource {
+    file: Arc<dyn DiskFile>,
+}
+
+impl Source for FileSource {
+    fn len(&self) -> Result<u64> {
+        self.file.len().map_err(|e| Error::io("length", e))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.file
+            .read_at(offset, buf)
+            .map_err(|e| Error::io(format!("read at {offset}"), e))
+    }
+}
+
+fn load_image(state: &mut Recovered, revision: u64, found: Found) -> Result<()> {
+    let name = found.name;
+    let header = found.open.header.clone();
+    if header.first_revision != revision {
+        return Err(Error::corrupt(format!(
+            "{name}: holds revision {}, not the one it is named",
+            header.first_revision
+        )));
+    }
+    let mut reader = Reader::new(found.open, FileSource { file: found.file });
+    let mut scratch = Vec::new();
+    let index = &mut state.view.index;
+    loop {
+        match reader.step().map_err(|e| e.context(&name))? {
+            Step::Frame(frame) => {
+                for entry in record::entries(frame.payload) {
+                    let entry = entry.map_err(|e| e.context(&name))?;
+                    index.insert(Entry::pack(&entry, &mut scratch));
+                }
+            }
+            Step::End(Tail::Closed(_)) => break,
+            Step::End(_) => {
+                return Err(Error::corrupt(format!(
+                    "{name}: ends without its closing frame"
+                )));
+            }
+        }
+    }
+    state.view.revision = revision;
+    state.floor = revision;
+    state.next_revision = revision + 1;
+    state.lineage = header.lineage;
+    note_time(state, header.created_ms);
+    Ok(())
+}
+
+/// Puts the journals that follow `start` in order, and checks that none is missing.
+fn order(
+    journals: Vec<Found>,
+    start: Link,
+    has_image: bool,
+    garbage: &mut Vec<String>,
+) -> Result<Vec<Found>> {
+    let mut rest: Vec<Found> = journals;
+    let wanted = |found: &Found| match has_image {
+        true => found.open.header.file == start.file,
+        false => found.open.header.link == Link::default(),
+    };
+    let Some(first) = rest.iter().position(wanted) else {
+        return Err(Error::corrupt(if has_image {
+            "the journal that the image names is missing"
+        } else {
+            "the first journal is missing, and there is no image"
+        }));
+    };
+    let mut chain = vec![rest.swap_remove(first)];
+    loop {
+        let Some(last) = chain.last().map(|found| found.open.header.file) else {
+            break;
+        };
+        // An owner that was overtaken may have begun a journal too: the higher epoch counts.
+        let next = rest
+            .iter()
+            .enumerate()
+            .filter(|(_, found)| found.open.header.link.file == last)
+            .max_by_key(|(_, found)| found.open.header.epoch)
+            .map(|(at, found)| (at, found.open.header.epoch));
+        let Some((at, epoch)) = next else { break };
+        let next = rest.swap_remove(at);
+        if rest
+            .iter()
+            .any(|f| f.open.header.link.file == last && f.open.header.epoch == epoch)
+        {
+            return Err(Error::corrupt(format!(
+                "{}: two journals follow one",
+                next.name
+            )));
+        }
+        chain.push(next);
+    }
+    explain(&chain, rest, garbage)?;
+    Ok(chain)
+}
+
+/// Accounts for the journals outside the chain: older than it, or of an owner that was overtaken.
+fn explain(chain: &[Found], rest: Vec<Found>, garbage: &mut Vec<String>) -> Result<()> {
+    let oldest = chain.first().map_or(0, |found| found.number);
+    let successor: BTreeMap<FileId, u64> = chain
+        .windows(2)
+        .filter_map(|pair| match pair {
+            [a, b] => Some((a.open.header.file, b.open.header.epoch)),
+            _ => None,
+        })
+        .collect();
+    let mut overtaken: BTreeSet<FileId> = BTreeSet::new();
+    let mut rest: Vec<Found> = rest;
+    rest.sort_by_key(|found| found.number);
+    for found in rest {
+        let Header {
+            link, file, epoch, ..
+        } = found.open.header;
+        let branch = successor
+            .get(&link.file)
+            .is_some_and(|winner| epoch < *winner);
+        if found.number >= oldest {
+            if !branch && !overtaken.contains(&link.file) {
+                return Err(Error::corrupt(format!(
+                    "{}: the journal before it is missing",
+                    found.name
+                )));
+            }
+            overtaken.insert(file);
+        }
+        garbage.push(found.name);
+    }
+    Ok(())
+}
+
+/// Replays the journals in order. True if the last one was closed.
+fn replay_chain(state: &mut Recovered, chain: Vec<Found>, start: Link) -> Result<bool> {
+    let ends: Vec<Option<Link>> = chain
+        .iter()
+        .skip(1)
+        .map(|found| Some(found.open.header.link))
+        .chain([None])
+        .collect();
+    let mut clean = false;
+    let mut from = (start != Link::default()).then_some(start);
+    for (found, end) in chain.into_iter().zip(ends) {
+        let name = found.name.clone();
+        clean = replay(state, found, from.take(), end).map_err(|e| e.context(name))?;
+    }
+    Ok(clean)
+}
+
+/// Replays one journal, from where an image left it and up to where the next one took over.
+fn replay(
+    state: &mut Recovered,
+    found: Found,
+    mut from: Option<Link>,
+    end: Option<Link>,
+) -> Result<bool> {
+    let Found {
+        name,
+        len,
+        file,
+        open,
+        ..
+    } = found;
+    let header = open.header.clone();
+    let key_id = open.key_id.clone();
+    // What the image holds may be logged behind it: see `apply`.
+    if header.first_revision < state.next_revision && header.first_revision > state.floor {
+        return Err(Error::corrupt(format!(
+            "begins with revision {}, not {}",
+            header.first_revision, state.next_revision
+        )));
+    }
+    state.next_revision = state.next_revision.max(header.first_revision);
+    state.lineage = header.lineage;
+    note_time(state, header.created_ms);
+    let mut reader = Reader::new(open, FileSource { file: file.clone() });
+    let mut scratch = Vec::new();
+    let clean = loop {
+        let here = reader.link();
+        if let Some(link) = from.filter(|link| link.sequence == here.sequence) {
+            // Seeing the link only by its sequence lets a wrong chain be told from a short file.
+            if link.chain != here.chain {
+                return Err(Error::corrupt("not the chain that the image names"));
+            }
+            from = None;
+        }
+        if let Some(link) = end.filter(|link| link.sequence == here.sequence) {
+            if link.chain != here.chain {
+                return Err(Error::corrupt("not the chain that the next journal names"));
+            }
+            break true;
+        }
+        let tail = match reader.step()? {
+            // What lies before the place that the image names is in the image.
+            Step::Frame(_) if from.is_some() => continue,
+            Step::Frame(frame) => {
+                for batch in record::batches(frame.payload) {
+                    apply(state, &batch?, &mut scratch)?;
+                }
+                continue;
+            }
+            Step::End(tail) => tail,
+        };
+        match end {
+            None if from.is_none() => break matches!(tail, Tail::Closed(_)),
+            Some(link) if from.is_none() && link == reader.link() => break true,
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "ends at sequence {} before the place that the file behind it names",
+                    here.sequence
+                )));
+            }
+        }
+    };
+    if end.is_none() && !clean {
+        secure(&*file, reader.offset())?;
+    }
+    state.link = reader.link();
+    let used = reader.offset() - FRAMES_AT;
+    state.journals.push(OldJournal {
+        name,
+        len,
+        used,
+        key_id,
+    });
+    Ok(clean)
+}
+
+/// Makes sure that what was read is on disk and not only in the page cache, where a failed sync
+/// may have left it: writes the same bytes again, and syncs.
+fn secure(file: &dyn DiskFile, end: u64) -> Result<()> {
+    let io = |e| Error::io("make durable what was recovered", e);
+    let mut at = 0;
+    let mut chunk = vec![0; 1 << 20];
+    while at < end {
+        let take = usize::try_from(end - at)
+            .unwrap_or(usize::MAX)
+            .min(chunk.len());
+        let part = chunk.get_mut(..take).unwrap_or_default();
+        file.read_at(at, part).map_err(io)?;
+        file.write_at(at, part).map_err(io)?;
+        at += take as u64;
+    }
+    file.sync().map_err(io)
+}
+
+fn apply(state: &mut Recovered, batch: &record::Batch<'_>, scratch: &mut Vec<u8>) -> Result<()> {
+    let revision = batch.revision;
+    if revision <= state.floor {
+        return Ok(());
+    }
+    if revision != state.next_revision {
+        return Err(Error::corrupt(format!(
+            "revision {revision} where {} was expected",
+            state.next_revision
+        )));
+    }
+    let index: &mut Index = &mut state.view.index;
+    for op in &batch.ops {
+        match *op {
+            record::Op::Set {
+                key,
+                value,
+                created,
+                version,
+                expires_at,
+            } => {
+                let entry = record::EntryRef {
+                    key,
+                    value,
+                    created,
+                    modified: revision,
+                    version,
+                    expires_at,
+                };
+                index.insert(Entry::pack(&entry, scratch));
+            }
+            record::Op::Delete { key } | record::Op::Expire { key } => {
+                index.remove(key);
+            }
+        }
+    }
+    state.view.revision = revision;
+    state.next_revision = revision + 1;
+    note_time(state, batch.time_ms);
+    Ok(())
+}
+
+fn note_time(state: &mut Recovered, time_ms: u64) {
+    state.last_ms = Some(state.last_ms.unwrap_or(0).max(time_ms));
+}

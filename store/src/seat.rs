@@ -1,0 +1,61 @@
+//! Where an owner sits: the disk, the world, and who it is. Everything that makes files has it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+use crate::env::Env;
+use crate::error::{Code, Error, Result};
+use crate::format::{self, FileId, FileKind, FileSpec, Lineage, Link, NewFile, StoreId};
+use crate::keyring::Encryption;
+use crate::layout::Epoch;
+use crate::options::Options;
+use crate::time::StoreTime;
+
+/// An owner's seat.
+pub(crate) struct Seat {
+    pub disk: Arc<dyn Disk>,
+    pub env: Env,
+    pub options: Options,
+    pub time: StoreTime,
+    pub store: StoreId,
+    pub lineage: Lineage,
+    pub epoch: u64,
+    /// Replaced when the keyring is loaded again.
+    pub encryption: Mutex<Encryption>,
+}
+
+impl Seat {
+    /// The beginning of a new file, with a fresh data key.
+    pub fn create(&self, kind: FileKind, first_revision: u64, link: Link) -> Result<NewFile> {
+        let spec = FileSpec {
+            kind,
+            store: self.store,
+            lineage: self.lineage,
+            file: FileId::random(&*self.env.random)?,
+            epoch: self.epoch,
+            first_revision,
+            link,
+            compression: self.options.compression,
+            key_size: self.options.key_size,
+            created_ms: self.time.now_ms(),
+        };
+        format::create(&spec, &self.encryption.lock(), &*self.env.random)
+    }
+
+    /// Reads the epoch by path: an error if another owner has taken over.
+    pub fn check_epoch(&self) -> Result<()> {
+        let found = Epoch::read(&*self.disk)?.epoch;
+        if found != self.epoch {
+            return Err(Error::new(
+                Code::Fenced,
+                format!(
+                    "another owner opened the store: its epoch is {found}, ours {}",
+                    self.epoch
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

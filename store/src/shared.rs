@@ -1,0 +1,77 @@
+//! What handles, readers and the committer share.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::error::{Code, Error};
+use crate::index::View;
+use crate::keyring::KeyId;
+use crate::seat::Seat;
+
+/// The part of a store that readers use without waiting for anyone.
+pub(crate) struct Shared {
+    pub seat: Arc<Seat>,
+    pub view: ArcSwap<View>,
+    pub gauges: Mutex<Gauges>,
+    pub keys: Mutex<FileKeys>,
+    poison: OnceLock<Error>,
+}
+
+/// The keys that wrap the files there are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FileKeys {
+    /// Of the journal that is written to.
+    pub current: Option<KeyId>,
+    /// Of all files that the store needs now.
+    pub needed: BTreeSet<KeyId>,
+}
+
+/// Numbers that the committer keeps up to date.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gauges {
+    pub disk_bytes: u64,
+    pub memory_bytes: u64,
+    pub journal_bytes: u64,
+    pub commits: u64,
+    pub groups: u64,
+    pub syncs: u64,
+    pub sync_nanos: u64,
+    pub folds: u64,
+    pub expired: u64,
+}
+
+impl Shared {
+    /// Shared state that shows `view`.
+    pub fn new(seat: Arc<Seat>, view: View) -> Shared {
+        Shared {
+            seat,
+            view: ArcSwap::from_pointee(view),
+            gauges: Mutex::default(),
+            keys: Mutex::default(),
+            poison: OnceLock::new(),
+        }
+    }
+
+    /// Why writes are refused, if they are.
+    pub fn poison(&self) -> Option<&Error> {
+        self.poison.get()
+    }
+
+    /// Refuses writes from now on. The first cause stays.
+    pub fn set_poison(&self, cause: &Error) {
+        let code = match cause.as_code() {
+            Code::Fenced => Code::Fenced,
+            _ => Code::Poisoned,
+        };
+        let error = Error::new(
+            code,
+            format!("writes are refused until the store is opened again, since: {cause}"),
+        )
+        .with_source(cause.clone());
+        // Another thread's cause may have come first, and is as good.
+        let _first = self.poison.set(error);
+    }
+}

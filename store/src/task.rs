@@ -1,0 +1,65 @@
+//! Work beside the commits: preparing journals and writing images, in steps.
+
+use crate::error::{Error, Result};
+use crate::image::{Image, WriteImage};
+use crate::journal::{Prepare, Spare};
+use crate::seat::Seat;
+
+/// One piece of background work.
+pub(crate) enum Task {
+    Prepare(Prepare),
+    Image(Box<WriteImage>),
+}
+
+/// What came of it.
+pub(crate) enum Done {
+    Spare(Spare),
+    Image(Image),
+}
+
+/// What the engine remembers of the task it started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Running {
+    /// A journal of this size.
+    Prepare { size: u64 },
+    /// An image of at most this size, of entries that take `live` bytes, after which the first
+    /// `older` journals are gone and `covered` bytes of the present one are not needed.
+    Image {
+        estimate: u64,
+        live: u64,
+        older: usize,
+        covered: u64,
+    },
+}
+
+impl Task {
+    /// One step; something once it is done.
+    pub fn step(&mut self, seat: &Seat) -> Result<Option<Done>> {
+        Ok(match self {
+            Task::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
+            Task::Image(task) => task.step(seat)?.map(Done::Image),
+        })
+    }
+
+    /// All steps.
+    pub fn run(&mut self, seat: &Seat, stopped: impl Fn() -> bool) -> Result<Done> {
+        while !stopped() {
+            if let Some(done) = self.step(seat)? {
+                return Ok(done);
+            }
+        }
+        Err(Error::new(crate::Code::Closed, "the store is closing"))
+    }
+}
+
+/// Who runs tasks: one at a time.
+pub(crate) trait Background: Send {
+    /// Begins a task.
+    fn start(&mut self, task: Task);
+    /// What came of the task, if it is done.
+    fn poll(&mut self) -> Option<Result<Done>>;
+    /// Waits until it is done.
+    fn wait(&mut self) -> Result<Done>;
+    /// Gives up what is running and takes nothing more.
+    fn stop(&mut self);
+}

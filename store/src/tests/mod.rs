@@ -1,0 +1,22 @@
+//! Tests of the whole engine, on real and on simulated disks.
+
+mod basic;
+mod crash;
+mod disk;
+mod faults;
+mod model;
+mod sim;
+mod space;
+mod threads;
+
+use crate::{Encryption, Key, KeyId, Keyring, Options};
+
+/// A keyring of one key.
+pub(crate) fn keyring(id: &str, byte: u8) -> Keyring {
+    Keyring::single(KeyId::new(id).unwrap(), Key::new(&[byte; 32]).unwrap())
+}
+
+/// Options of an encrypted store.
+pub(crate) fn options() -> Options {
+    Options::new(Encryption::Keyring(keyring("test-key", 7)))
+}

@@ -37,7 +37,12 @@ fn the_chart_template_is_switched_and_kept_and_nothing_in_it_is_taken_for_a_temp
 
 fn schema() -> JSONSchemaProps {
     let version = manifest::crd().spec.versions.remove(0);
-    version.schema.unwrap().open_api_v3_schema.unwrap()
+    let schema = version.schema.and_then(|s| s.open_api_v3_schema);
+    schema.expect("a schema")
+}
+
+fn schema_value() -> Value {
+    serde_json::to_value(schema()).expect("a schema is JSON")
 }
 
 /// Calls `visit` for every schema below, with its path.
@@ -111,15 +116,18 @@ fn names_columns_and_status_are_as_documented() {
 fn object(name: &str, spec: Option<&str>) -> Value {
     let mut object = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexStore", "metadata": {"name": name}});
     if let Some(spec) = spec {
-        object["spec"] = serde_yaml::from_str(spec).expect("YAML");
+        let spec: Value = serde_yaml::from_str(spec).expect("YAML");
+        object
+            .as_object_mut()
+            .expect("an object")
+            .insert("spec".to_owned(), spec);
     }
-    apply_defaults(&serde_json::to_value(schema()).unwrap(), &object)
+    apply_defaults(&schema_value(), &object)
 }
 
 /// The messages of the rules that an object breaks.
 fn broken(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let schema = serde_json::to_value(schema()).unwrap();
-    match Validator::new().validate(&schema, new, old) {
+    match Validator::new().validate(&schema_value(), new, old) {
         Ok(()) => Vec::new(),
         Err(errors) => errors.into_iter().map(|e| e.to_string()).collect(),
     }

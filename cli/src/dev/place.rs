@@ -70,11 +70,6 @@ impl Place {
         })
     }
 
-    /// The directory, absolute.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The store's files.
     pub fn data(&self) -> PathBuf {
         self.dir.join("data")
@@ -137,9 +132,9 @@ mod tests {
     fn the_directory_is_for_its_user_alone_and_out_of_git() {
         let root = tempfile::tempdir().unwrap();
         let place = Place::take(&root.path().join("a/b")).unwrap();
-        let mode = fs::metadata(place.dir()).unwrap().mode() & 0o777;
+        let mode = fs::metadata(&place.dir).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o700);
-        assert_eq!(fs::read(place.dir().join(".gitignore")).unwrap(), b"*\n");
+        assert_eq!(fs::read(place.dir.join(".gitignore")).unwrap(), b"*\n");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub mod manifest;
 
 pub use inject::{
     Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, decide, inject,
-    is_injected, patch, store_label,
+    is_injected, store_label,
 };
 pub use quantity::Quantity;
 pub use settings::{sidecar_env, spec_hash};

@@ -2,7 +2,7 @@
 
 mod common;
 
-use codexstore_crds::{admin_port, inject, is_injected, names, patch, spec_hash};
+use codexstore_crds::{admin_port, inject, is_injected, names, spec_hash};
 use common::{accepts, annotated, config, container, env, mounts, plain, pod, store, volume};
 
 #[test]
@@ -313,14 +313,6 @@ fn on_the_hosts_network_the_seed_chooses_the_port() {
         Some(ports[0]),
         "not one that the pod uses itself"
     );
-}
-
-#[test]
-fn a_second_injection_is_an_empty_patch() {
-    let once = accepts(&store("{}"), &plain());
-    assert!(!patch(&plain(), &once).unwrap().0.is_empty());
-    let again = inject(&once, &store("{}"), &config(), "other").unwrap();
-    assert!(patch(&once, &again).unwrap().0.is_empty());
 }
 
 #[test]

@@ -129,14 +129,6 @@ pub fn inject(
     Ok(pod)
 }
 
-/// The JSON patch from one pod to the other: empty if they are the same.
-pub fn patch(before: &Pod, after: &Pod) -> Result<json_patch::Patch, serde_json::Error> {
-    Ok(json_patch::diff(
-        &serde_json::to_value(before)?,
-        &serde_json::to_value(after)?,
-    ))
-}
-
 /// Whether the pod has a sidecar of ours.
 pub fn is_injected(pod: &Pod) -> bool {
     annotation(pod, names::INJECTED_BY_ANNOTATION).is_some() && our_sidecar(pod).is_some()

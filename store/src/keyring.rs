@@ -274,3 +274,123 @@ pub enum Encryption {
     /// Data keys are wrapped by the keyring's current key.
     Keyring(Keyring),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+        dir
+    }
+
+    #[track_caller]
+    fn check_refused(files: &[(&str, &[u8])], message: &str) {
+        let error = Keyring::load(dir(files).path()).unwrap_err();
+        assert_eq!(error.code(), "invalid-keyring");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+
+    const SECRET: &[u8] = b"0123456789abcdefSECRETsecretXYZ!";
+
+    #[test]
+    fn a_secret_as_kubernetes_mounts_it_is_loaded_with_all_sizes() {
+        let mount = tempfile::tempdir().unwrap();
+        let data = mount.path().join("..2026_11_23");
+        fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink("..2026_11_23", mount.path().join("..data")).unwrap();
+        let files = [
+            ("current", &b"k24\n"[..]),
+            ("k16", &SECRET[..16]),
+            ("k24", &SECRET[..24]),
+            ("k32", SECRET),
+        ];
+        for (name, content) in files {
+            fs::write(data.join(name), content).unwrap();
+            std::os::unix::fs::symlink(format!("..data/{name}"), mount.path().join(name)).unwrap();
+        }
+        let ring = Keyring::load(mount.path()).unwrap();
+        assert_eq!(ring.current().as_str(), "k24");
+        assert_eq!(
+            ring.ids().map(KeyId::as_str).collect::<Vec<_>>(),
+            ["k16", "k24", "k32"]
+        );
+        assert_eq!(ring.current_key().unwrap().size(), KeySize::Aes192);
+        assert_eq!(
+            ring.get(&KeyId::new("k32").unwrap()).unwrap().expose(),
+            SECRET
+        );
+    }
+
+    #[test]
+    fn a_plain_directory_is_loaded_and_dot_files_are_no_keys() {
+        let dir = dir(&[("current", b"a"), ("a", SECRET), (".hidden", b"x")]);
+        let ring = Keyring::load(dir.path()).unwrap();
+        assert_eq!(ring.ids().count(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_keyring_is_said_and_no_key_is_shown() {
+        check_refused(&[("a", SECRET)], "no file named current");
+        check_refused(&[("current", b"b"), ("a", SECRET)], "names b as current");
+        check_refused(&[("current", b""), ("a", SECRET)], "a key id is");
+        check_refused(&[("current", b"a"), ("a", &SECRET[..31])], "not 31");
+        check_refused(&[("current", b"a"), ("a", b"")], "not 0");
+        check_refused(
+            &[("current", b"a"), ("a", SECRET), ("b c", SECRET)],
+            "a key id is",
+        );
+        // A key by mistake where its name belongs, or with a newline.
+        check_refused(&[("current", SECRET), ("a", SECRET)], "a key id is");
+        let longer = [SECRET, b"\n"].concat();
+        check_refused(&[("current", b"a"), ("a", &longer)], "not 33");
+        let missing = Keyring::load(Path::new("/nowhere/keyring")).unwrap_err();
+        assert_eq!(missing.code(), "invalid-keyring");
+        for files in [
+            &[("current", SECRET), ("a", SECRET)][..],
+            &[("current", b"a"), ("a", &longer)],
+            &[("current", b"b"), ("a", SECRET)],
+        ] {
+            let error = Keyring::load(dir(files).path()).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(
+                !shown.contains("SECRET") && !shown.contains("0123456789"),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_key_bytes() {
+        let ring = Keyring::single(KeyId::new("a").unwrap(), Key::new(SECRET).unwrap());
+        let shown = format!("{:?} {:?}", ring, Encryption::Keyring(ring.clone()));
+        assert!(shown.contains("redacted") && shown.contains("256 bits"));
+        assert!(
+            !shown.contains("SECRET") && !shown.contains("48, 49"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn key_ids_are_names_of_secret_entries() {
+        for good in ["a", "20260801-ab12", "A.b_c-9", &"x".repeat(64)] {
+            assert!(KeyId::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ".a",
+            "..",
+            "current",
+            "a b",
+            "a/b",
+            "ä",
+            "a\n",
+            &"x".repeat(65),
+        ] {
+            assert!(KeyId::new(bad).is_err(), "{bad}");
+        }
+    }
+}

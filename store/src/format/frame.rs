@@ -8,7 +8,7 @@
 //!
 //! The end marker is one byte, so a write that is cut anywhere leaves it zero.
 
-use super::wire::Fields;
+use super::wire::{Fields, is_zero};
 use super::{Digest, MAX_PAYLOAD, SECTOR};
 use crate::crypto::{NONCE, TAG, same, sha256};
 
@@ -155,7 +155,7 @@ pub(crate) fn check(head: &Head, frame: &[u8], previous: &Digest) -> Result<Dige
     if !<&Digest>::try_from(sum).is_ok_and(|sum| same(sum, &expected)) {
         return Err("its chain hash does not match: it was changed, moved or comes from elsewhere");
     }
-    if padding.iter().any(|byte| *byte != 0) {
+    if !is_zero(padding) {
         return Err("its padding is not zero");
     }
     Ok(expected)

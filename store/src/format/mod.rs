@@ -56,3 +56,6 @@ pub const MAX_FILE: u64 = 64 << 30;
 pub const fn frame_len(payload: usize) -> u64 {
     frame::total_len(frame::body_len(payload, crate::crypto::TAG)) as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! The good slot with the highest generation counts.
 
 use super::PAGE;
-use super::wire::{Fields, Page};
+use super::wire::{Fields, Page, is_zero};
 use crate::crypto::NONCE;
 use crate::error::{Error, Result};
 use crate::keyring::KeyId;
@@ -57,7 +57,7 @@ impl KeySlot {
             nonce: fields.array()?,
             wrapped: fields.array()?,
         };
-        (zeros.iter().all(|byte| *byte == 0) && Page::rest_is_zero(&fields)).then_some(slot)
+        (is_zero(zeros) && Page::rest_is_zero(&fields)).then_some(slot)
     }
 }
 
@@ -75,7 +75,7 @@ impl Slots {
         let mut damaged = false;
         let slots = [pages.get(..PAGE), pages.get(PAGE..2 * PAGE)].map(|page| {
             let slot = page.and_then(KeySlot::decode);
-            damaged |= slot.is_none() && !page.is_some_and(|p| p.iter().all(|byte| *byte == 0));
+            damaged |= slot.is_none() && !page.is_some_and(is_zero);
             slot
         });
         Slots { slots, damaged }

@@ -3,8 +3,9 @@
 //! This decides whether bytes are dropped, so it gives a frame up only on evidence that its write
 //! never ended.
 
-use super::frame::{BOUND, Head};
+use super::frame::{BOUND, END_MARKER, Head};
 use super::read::Source;
+use super::wire::is_zero;
 use super::{PAGE, SECTOR};
 use crate::error::Result;
 
@@ -36,6 +37,7 @@ pub(crate) fn classify<S: Source>(
     file_len: u64,
     extent: Option<u64>,
 ) -> Result<Ending> {
+    let mut first_byte = None;
     let mut last_byte = None;
     let mut first_zero_sector = None;
     // The last byte of the sector that holds the last byte that is not zero.
@@ -49,14 +51,19 @@ pub(crate) fn classify<S: Source>(
         let bytes = chunk.get_mut(..len).unwrap_or_default();
         source.read_at(chunk_at, bytes)?;
         for (sector_at, sector) in (chunk_at..).step_by(SECTOR).zip(bytes.chunks(SECTOR)) {
-            let Some(last) = sector.iter().rposition(|byte| *byte != 0) else {
+            if is_zero(sector) {
                 first_zero_sector.get_or_insert(sector_at);
                 continue;
-            };
+            }
+            let last = sector.iter().rposition(|byte| *byte != 0).unwrap_or(0);
             if sector_at > at && sector.get(..BOUND).is_some_and(Head::begins) {
                 return Ok(Ending::Followed(sector_at));
             }
             last_byte = Some(sector_at + last as u64);
+            if first_byte.is_none() {
+                let first = sector.iter().position(|byte| *byte != 0).unwrap_or(last);
+                first_byte = Some(sector_at + first as u64);
+            }
             marker = sector.get(SECTOR - 1).copied().unwrap_or(0);
         }
         chunk_at += len as u64;
@@ -73,6 +80,10 @@ pub(crate) fn classify<S: Source>(
                 marker = 0;
             }
             extent
+        }
+        // One stray byte where an end marker would stand, and not that: space never written.
+        None if first_byte == Some(last_byte) && marker != END_MARKER => {
+            return Ok(Ending::Torn { len: written });
         }
         // The head is unreadable: the frame reaches at least as far as anything was written.
         None => written.next_multiple_of(SECTOR as u64),

@@ -44,9 +44,13 @@ pub fn keyring(id: &str, size: KeySize) -> Encryption {
 pub fn ring(ids: &[&str], size: KeySize) -> Keyring {
     let keys = ids.iter().map(|id| {
         let mut bytes = vec![0; size.bytes()];
-        Seed::new(id.bytes().map(u64::from).fold(7, |a, b| a * 257 + b))
-            .fill(&mut bytes)
-            .unwrap();
+        Seed::new(
+            id.bytes()
+                .map(u64::from)
+                .fold(7_u64, |a, b| a.wrapping_mul(257).wrapping_add(b)),
+        )
+        .fill(&mut bytes)
+        .unwrap();
         (KeyId::new(*id).unwrap(), Key::new(&bytes).unwrap())
     });
     Keyring::new(KeyId::new(ids[0]).unwrap(), keys.collect()).unwrap()

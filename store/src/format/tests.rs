@@ -1,0 +1,222 @@
+//! What only someone who knows the format can forge: frames whose checksums and chain are right.
+
+use proptest::prelude::*;
+
+use super::close::Tally;
+use super::frame::{self, HEAD, Head, INNER, TRAILER};
+use super::*;
+use crate::compress::Compression;
+use crate::crypto::Random;
+use crate::error::{Error, Result};
+use crate::keyring::{Encryption, Key, KeyId, KeySize, Keyring};
+
+struct Fixed;
+
+impl Random for Fixed {
+    fn fill(&self, out: &mut [u8]) -> Result<()> {
+        out.fill(0x3c);
+        Ok(())
+    }
+}
+
+fn encrypted() -> Encryption {
+    let key = Key::new(&[5; 32]).unwrap();
+    Encryption::Keyring(Keyring::single(KeyId::new("k").unwrap(), key))
+}
+
+fn new(encryption: &Encryption, compression: Compression) -> NewFile {
+    let spec = FileSpec {
+        kind: FileKind::Journal,
+        store: StoreId([1; 16]),
+        lineage: Lineage(2),
+        file: FileId([3; 16]),
+        epoch: 1,
+        first_revision: 1,
+        link: Link::default(),
+        compression,
+        key_size: KeySize::Aes256,
+        created_ms: 0,
+    };
+    create(&spec, encryption, &Fixed).unwrap()
+}
+
+fn sealed(new: &mut NewFile, payload: &[u8]) -> Vec<u8> {
+    let mut file = new.prefix.clone();
+    new.sealer
+        .seal(FrameKind::Batches, payload, &Fixed, &mut file)
+        .unwrap();
+    file
+}
+
+/// Makes the only frame's chain hash right again.
+fn rechain(file: &mut [u8]) {
+    let hash: Digest = file[PAGE - 32..PAGE].try_into().unwrap();
+    let at = FRAMES_AT as usize;
+    let end = file.len() - TRAILER;
+    let chain = frame::chain(&hash, &file[at..end]);
+    file[end..end + 32].copy_from_slice(&chain);
+}
+
+fn first_error(file: &[u8], encryption: &Encryption) -> Error {
+    let open = open(&file[..FRAMES_AT as usize], encryption).unwrap();
+    let mut reader = Reader::new(open, file);
+    loop {
+        match reader.step() {
+            Ok(Step::Frame(_)) => {}
+            Ok(Step::End(tail)) => panic!("read to {tail:?}"),
+            Err(error) => return error,
+        }
+    }
+}
+
+#[track_caller]
+fn check_refused(file: &[u8], encryption: &Encryption, what: &str) {
+    let error = first_error(file, encryption);
+    assert_eq!(error.code(), "corrupt", "{error:?}");
+    assert!(error.message().contains(what), "{error:?}");
+}
+
+#[test]
+fn a_changed_body_with_a_chain_made_to_fit_does_not_authenticate() {
+    let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");
+    let at = FRAMES_AT as usize;
+    // The nonce, the inner fields, the payload, the tag.
+    for byte in [24, HEAD, HEAD + INNER, HEAD + INNER + 7 + 15] {
+        file[at + byte] ^= 1;
+        rechain(&mut file);
+        check_refused(&file, &encrypted(), "does not authenticate");
+        file[at + byte] ^= 1;
+    }
+}
+
+#[test]
+fn a_changed_head_with_checksums_made_to_fit_does_not_authenticate() {
+    let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");
+    let at = FRAMES_AT as usize;
+    assert_eq!(file[at + 16], 1, "the kind");
+    file[at + 16] = 2;
+    let crc = crc32c::crc32c(&file[at..at + 20]);
+    file[at + 20..at + 24].copy_from_slice(&crc.to_le_bytes());
+    rechain(&mut file);
+    check_refused(&file, &encrypted(), "does not authenticate");
+}
+
+#[test]
+fn padding_is_zero_even_if_the_chain_covers_it() {
+    let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");
+    let end = file.len();
+    file[end - TRAILER - 1] = 1;
+    rechain(&mut file);
+    check_refused(&file, &encrypted(), "padding");
+}
+
+#[test]
+fn a_closing_frame_over_other_frames_is_refused() {
+    for encryption in [Encryption::None, encrypted()] {
+        for forget in [true, false] {
+            let mut new = new(&encryption, Compression::Zstd);
+            let mut file = sealed(&mut new, b"payload");
+            if forget {
+                let link = new.sealer.link();
+                let offset = new.sealer.offset();
+                new.sealer = new.sealer.resume(link, offset, Tally::default());
+            }
+            new.sealer.close(&Fixed, &mut file).unwrap();
+            if forget {
+                check_refused(&file, &encryption, "do not add up");
+            } else {
+                let open = open(&file[..FRAMES_AT as usize], &encryption).unwrap();
+                let mut reader = Reader::new(open, file.as_slice());
+                assert!(matches!(reader.step(), Ok(Step::Frame(_))));
+                assert!(matches!(reader.step(), Ok(Step::End(Tail::Closed(_)))));
+                assert!(
+                    matches!(reader.step(), Ok(Step::End(Tail::Closed(_)))),
+                    "and again"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_data_key_that_the_header_does_not_commit_to_is_refused_before_any_frame() {
+    // A header with another commitment, and the data key wrapped for that very header: only the
+    // commitment tells.
+    use crate::crypto::DataKey;
+    let made = new(&encrypted(), Compression::None);
+    let mut header = made.header.clone();
+    header.commitment[0] ^= 1;
+    let mut prefix = header.encode();
+    let kek = Key::new(&[5; 32]).unwrap();
+    let slot = KeySlot {
+        generation: 1,
+        key_id: KeyId::new("k").unwrap(),
+        nonce: [0x3c; 12],
+        wrapped: DataKey::generate(&Fixed)
+            .unwrap()
+            .wrap(&kek, &[0x3c; 12], &header.hash())
+            .unwrap(),
+    };
+    prefix.extend(slot.encode());
+    prefix.resize(FRAMES_AT as usize, 0);
+    let error = open(&prefix, &encrypted()).err().unwrap();
+    assert_eq!(error.code(), "wrong-key");
+    assert!(error.message().contains("commits"), "{error:?}");
+}
+
+#[test]
+fn the_newest_good_slot_counts() {
+    let slot = |generation, id: &str| KeySlot {
+        generation,
+        key_id: KeyId::new(id).unwrap(),
+        nonce: [1; 12],
+        wrapped: [2; 48],
+    };
+    for (a, b, newest) in [(1, 2, 1), (3, 2, 0)] {
+        let pages = [slot(a, "a").encode(), slot(b, "b").encode()].concat();
+        let slots = Slots::decode(&pages);
+        assert_eq!(slots.newest().unwrap().0, newest);
+        assert!(!slots.damaged);
+    }
+    let long = "x".repeat(KeyId::MAX);
+    let pages = [slot(u64::MAX, &long).encode(), vec![0; PAGE]].concat();
+    assert_eq!(
+        Slots::decode(&pages).newest().unwrap().1.key_id.as_str(),
+        long
+    );
+    assert!(Slots::decode(&vec![0; 2 * PAGE]).is_empty());
+    assert!(Slots::decode(&[]).damaged);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Arbitrary inner fields and data behind a good chain: what someone with write access can
+    /// do to a file that is not encrypted.
+    #[test]
+    fn no_inner_bytes_make_the_reader_panic_or_accept_a_wrong_payload(
+        inner in prop::collection::vec(any::<u8>(), INNER..400),
+        compression in 0..4_usize,
+        encoding in 0..3_u8,
+        len in 0..2000_u32,
+        plausible in any::<bool>(),
+    ) {
+        let encryption = Encryption::None;
+        let mut file = new(&encryption, Compression::ALL[compression]).prefix;
+        let at = file.len();
+        let head =
+            Head { kind: FrameKind::Batches, body: inner.len(), sequence: 1, nonce: [1; 12] };
+        head.put(&mut file);
+        let body_at = file.len();
+        file.extend_from_slice(&inner);
+        if plausible {
+            file[body_at + 32..body_at + 36].copy_from_slice(&[encoding, 0, 0, 0]);
+            file[body_at + 36..body_at + 40].copy_from_slice(&len.to_le_bytes());
+        }
+        crate::crypto::FrameCipher::None.seal(&[1; 12], &[], &mut file, body_at).unwrap();
+        file.resize(at + head.total(), 0);
+        *file.last_mut().unwrap() = frame::END_MARKER;
+        rechain(&mut file);
+        check_refused(&file, &encryption, "frame 1 at offset 12288");
+    }
+}

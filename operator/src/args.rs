@@ -48,7 +48,7 @@ pub struct RunArgs {
     /// Image of the sidecar that is injected, for example localhost/codexstore-sidecar:0.1.0
     #[arg(long, env = "CODEXSTORE_OPERATOR_SIDECAR_IMAGE", value_name = "IMAGE")]
     pub sidecar_image: String,
-    /// Pull policy of the injected sidecar: Always, IfNotPresent or Never; the cluster's default when absent
+    /// Pull policy of the injected sidecar: `Always`, `IfNotPresent` or `Never`; the cluster's default when absent
     #[arg(long, env = "CODEXSTORE_OPERATOR_SIDECAR_IMAGE_PULL_POLICY", value_name = "POLICY",
           value_parser = pull_policy)]
     pub sidecar_image_pull_policy: Option<PullPolicy>,
@@ -87,7 +87,7 @@ pub struct RunArgs {
         value_name = "NAME"
     )]
     pub webhook_service: String,
-    /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundle is kept right
+    /// Name of the mutating and of the validating webhook configuration whose `caBundle` is kept right
     #[arg(
         long,
         env = "CODEXSTORE_OPERATOR_WEBHOOK_CONFIG",
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn durations_have_units_and_bounds() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         for bad in [
             "",
             "5",

@@ -44,7 +44,7 @@ impl Facts {
         for extension in cert.extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::SubjectKeyIdentifier(id) => {
-                    facts.subject_key = Some(id.0.to_vec())
+                    facts.subject_key = Some(id.0.to_vec());
                 }
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     facts.authority_key = id.key_identifier.as_ref().map(|id| id.0.to_vec());

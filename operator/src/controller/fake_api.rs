@@ -1,4 +1,5 @@
 //! A small API server in this process: it keeps objects, writes down each call, and can fail at a chosen one.
+#![expect(clippy::missing_panics_doc, reason = "only tests call this")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -212,8 +213,8 @@ fn act(state: &mut State, verb: &str, path: &str, query: &str, kind: &str, body:
             if verb == "PUT" {
                 object = body;
             } else if kind.contains("json-patch") {
-                let patch: json_patch::Patch = serde_json::from_value(body).unwrap();
-                if json_patch::patch(&mut object, &patch).is_err() {
+                let changes: json_patch::Patch = serde_json::from_value(body).unwrap();
+                if json_patch::patch(&mut object, &changes).is_err() {
                     return failure(422, "Invalid");
                 }
             } else {

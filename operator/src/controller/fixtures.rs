@@ -1,4 +1,5 @@
 //! Objects for tests.
+#![expect(clippy::missing_panics_doc, reason = "only tests call this")]
 
 use codexstore_crds::store::Claim;
 use codexstore_crds::{CodexStore, CodexStoreSpec, InjectConfig, Quantity, inject, names};

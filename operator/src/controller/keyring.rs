@@ -1,6 +1,6 @@
 //! The keyring: made once, then only watched over.
 //!
-//! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a ConfigMap; pods are admitted
+//! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a `ConfigMap`; pods are admitted
 //! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
 //! is deleted and created again. [`plan`] decides, from live reads only; [`ensure`] does it, one step at a time, so that a crash
 //! between any two steps leaves something that the next look goes on from.
@@ -26,8 +26,8 @@ pub enum Keyring {
     Ready(Facts),
     /// Something changed under our hands: look again soon.
     Pending,
-    /// It cannot be used; the facts are those on record, if any.
-    Broken(Problem),
+    /// It cannot be used. The UID is that of the Secret on record, if there is one.
+    Broken(Problem, Option<String>),
 }
 
 /// What is known of a good keyring. Never the keys.
@@ -59,7 +59,7 @@ pub enum Happened {
 pub struct Seen {
     /// The Secret of the keyring's name.
     pub secret: Option<Secret>,
-    /// The ConfigMap of the record's name.
+    /// The `ConfigMap` of the record's name.
     pub record: Option<ConfigMap>,
     /// What holds data written with keys that are not there; only read when there is neither Secret nor record.
     pub holders: Vec<String>,
@@ -240,7 +240,16 @@ pub async fn ensure(
         seen.holders.extend(holders);
     }
     match plan(store, &seen) {
-        Plan::Broken(problem) => Ok((Keyring::Broken(problem), Happened::Nothing)),
+        Plan::Broken(problem) => {
+            let record = seen
+                .record
+                .as_ref()
+                .filter(|r| ownership(&r.metadata, store) == Ownership::Ours);
+            let uid = record
+                .map(|r| recorded(r).uid)
+                .filter(|uid| !uid.is_empty());
+            Ok((Keyring::Broken(problem, uid), Happened::Nothing))
+        }
         Plan::Steady(facts) => Ok((Keyring::Ready(facts), Happened::Nothing)),
         Plan::Create => {
             let secret = fresh(store)?;

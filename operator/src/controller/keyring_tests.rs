@@ -111,7 +111,7 @@ fn malformed_keyrings_are_named_without_their_content() {
         assert_eq!(problem.reason, "KeyMalformed");
         assert!(!problem.message.contains("canary"), "{}", problem.message);
     };
-    spoiled(|data| data.clear());
+    spoiled(BTreeMap::clear);
     spoiled(|data| drop(data.remove("current")));
     spoiled(|data| drop(data.insert("current".into(), ByteString(b"canary".to_vec()))));
     spoiled(|data| drop(data.insert("current".into(), ByteString(vec![0xff]))));

@@ -3,8 +3,8 @@ use crate::controller::fixtures::{pod, store};
 use codexstore_api::status::State;
 use k8s_openapi::api::core::v1::{ContainerStateRunning, ContainerStateWaiting};
 
-fn answered(state: State) -> Option<Result<Status, Unreachable>> {
-    Some(Ok(Status {
+fn answered(state: State) -> Status {
+    Status {
         state,
         revision: 7,
         keys: 3,
@@ -13,7 +13,11 @@ fn answered(state: State) -> Option<Result<Status, Unreachable>> {
         store_uid: "store-uid".into(),
         message: (state == State::KeyError).then(|| "wrong key".into()),
         ..Status::default()
-    }))
+    }
+}
+
+fn said(pod: Pod, status: Status) -> MemberStatus {
+    report(pod, Some(Ok(status)))
 }
 
 fn report(pod: Pod, answer: Option<Result<Status, Unreachable>>) -> MemberStatus {
@@ -26,11 +30,11 @@ fn report(pod: Pod, answer: Option<Result<Status, Unreachable>>) -> MemberStatus
 
 #[test]
 fn a_member_is_what_it_says_it_is() {
-    let ready = report(pod("web-0"), answered(State::Ready));
+    let ready = said(pod("web-0"), answered(State::Ready));
     assert!(ready.ready && !ready.outdated);
     assert_eq!((ready.keys, ready.revision), (Some(3), Some(7)));
     assert_eq!(ready.message, None);
-    let failed = report(pod("web-0"), answered(State::KeyError));
+    let failed = said(pod("web-0"), answered(State::KeyError));
     assert!(!failed.ready);
     assert_eq!(failed.state.as_deref(), Some("KeyError"));
     assert_eq!(failed.message.as_deref(), Some("wrong key"));
@@ -71,7 +75,7 @@ fn older_specs_operators_and_stores_are_outdated() {
     let outdated = |change: fn(&mut Pod)| {
         let mut pod = pod("web-0");
         change(&mut pod);
-        report(pod, answered(State::Ready))
+        said(pod, answered(State::Ready))
     };
     assert!(!outdated(|_| {}).outdated);
     let by_spec = outdated(|pod| {
@@ -84,11 +88,9 @@ fn older_specs_operators_and_stores_are_outdated() {
             .insert(names::INJECTED_BY_ANNOTATION.into(), "0.9".into());
     });
     assert!(by_operator.outdated && by_operator.message.unwrap().contains("operator 0.9"));
-    let Some(Ok(mut status)) = answered(State::Ready) else {
-        unreachable!()
-    };
+    let mut status = answered(State::Ready);
     status.store_uid = "an-older-uid".into();
-    assert!(report(pod("web-0"), Some(Ok(status))).outdated);
+    assert!(said(pod("web-0"), status).outdated);
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn a_pod_that_ends_is_not_ready() {
     ending.metadata.deletion_timestamp = Some(
         k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()),
     );
-    let member = report(ending, answered(State::Ready));
+    let member = said(ending, answered(State::Ready));
     assert!(!member.ready);
     assert_eq!(member.state.as_deref(), Some(TERMINATING));
 }
@@ -124,4 +126,147 @@ fn set_sidecar(pod: &mut Pod, ready: bool, state: ContainerState) {
         state: Some(state),
         ..ContainerStatus::default()
     }]);
+}
+
+mod over_the_wire {
+    //! Asking a member as it is asked in a cluster: TCP, TLS 1.3 with certificates both ways, HTTP.
+
+    use super::*;
+    use crate::controller::fake_api::FakeApi;
+    use crate::controller::tls::{self, Certificates};
+    use crate::metrics::Metrics;
+    use http_body_util::Full;
+    use hyper::body::Incoming;
+    use hyper::{Response, service::service_fn};
+    use k8s_openapi::api::core::v1::{PodStatus, Secret};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig};
+    use tokio::net::TcpListener;
+
+    async fn made(api: &FakeApi, store: &CodexStore) -> (Credentials, Secret) {
+        let made = tls::ensure(&api.client, store, &Metrics::default())
+            .await
+            .unwrap();
+        let Certificates::Ready(credentials) = made else {
+            unreachable!("no certificates: {made:?}")
+        };
+        let path = "/api/v1/namespaces/shop/secrets/cxs-orders-server";
+        (
+            credentials,
+            serde_json::from_value(api.get(path).unwrap()).unwrap(),
+        )
+    }
+
+    /// A member's admin listener with the certificate in `secret`, which answers `body`; returns its pod.
+    async fn member(secret: &Secret, body: Vec<u8>) -> Pod {
+        let entry = |key: &str| secret.data.as_ref().unwrap()[key].0.clone();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(&entry("ca.crt")).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(&entry("tls.crt")).unwrap()],
+                PrivateKeyDer::from_pem_slice(&entry("tls.key")).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let service = service_fn(move |_: Request<Incoming>| {
+                let response = Response::new(Full::new(Bytes::from(body.clone())));
+                async move { Ok::<_, std::convert::Infallible>(response) }
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        let mut pod = pod("web-0");
+        let inits = pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap();
+        inits[0].ports.as_mut().unwrap()[0].container_port = port.into();
+        pod.status = Some(PodStatus {
+            pod_ip: Some("127.0.0.1".into()),
+            ..PodStatus::default()
+        });
+        set_sidecar(&mut pod, true, running());
+        pod
+    }
+
+    async fn ask(pod: Pod, credentials: &Credentials) -> Result<Status, String> {
+        let poller = Poller::new(1, Duration::from_secs(5));
+        let mut all = poller.ask(vec![Arc::new(pod)], Some(credentials)).await;
+        all.remove(0)
+            .answer
+            .unwrap()
+            .map_err(|Unreachable(why)| why)
+    }
+
+    fn body(pod_uid: &str) -> Vec<u8> {
+        let status = Status {
+            pod_uid: pod_uid.into(),
+            ..answered(State::Ready)
+        };
+        serde_json::to_vec(&status).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_member_of_the_store_answers() {
+        let api = FakeApi::start().await;
+        let (credentials, secret) = made(&api, &store()).await;
+        let pod = member(&secret, body("web-0-uid")).await;
+        assert_eq!(ask(pod, &credentials).await.unwrap().revision, 7);
+    }
+
+    #[tokio::test]
+    async fn another_pod_at_the_address_is_not_taken_for_the_member() {
+        let api = FakeApi::start().await;
+        let (credentials, secret) = made(&api, &store()).await;
+        let pod = member(&secret, body("another-uid")).await;
+        assert!(
+            ask(pod, &credentials)
+                .await
+                .unwrap_err()
+                .contains("belongs to another pod")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_member_of_another_store_is_not_believed() {
+        let (api, other) = (FakeApi::start().await, FakeApi::start().await);
+        let (credentials, _) = made(&api, &store()).await;
+        let (_, secret) = made(&other, &store()).await;
+        let pod = member(&secret, body("web-0-uid")).await;
+        assert!(ask(pod, &credentials).await.unwrap_err().contains("TLS"));
+    }
+
+    #[tokio::test]
+    async fn an_endless_or_silent_answer_is_cut_off() {
+        let api = FakeApi::start().await;
+        let (credentials, secret) = made(&api, &store()).await;
+        let pod = member(&secret, vec![b' '; MAX_STATUS + 1]).await;
+        assert!(ask(pod, &credentials).await.is_err());
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut pod = member(&secret, body("web-0-uid")).await;
+        let inits = pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap();
+        let port = silent.local_addr().unwrap().port();
+        inits[0].ports.as_mut().unwrap()[0].container_port = port.into();
+        let poller = Poller::new(1, Duration::from_millis(100));
+        let all = poller.ask(vec![Arc::new(pod)], Some(&credentials)).await;
+        let Some(Err(Unreachable(why))) = &all[0].answer else {
+            unreachable!("it answered")
+        };
+        assert!(why.contains("NetworkPolicy"), "{why}");
+    }
 }

@@ -16,7 +16,7 @@ pub mod report;
 pub mod tls;
 
 #[cfg(test)]
-mod fake_api;
+pub mod fake_api;
 #[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]
@@ -123,7 +123,7 @@ struct Scope {
 }
 
 /// Longest pause after repeated failures.
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
+const MAX_BACKOFF: Duration = Duration::from_mins(5);
 /// Time for the caches to fill.
 const FILL: Duration = Duration::from_secs(30);
 
@@ -191,13 +191,12 @@ pub async fn run(
         .run(look, failed, scope)
         .for_each(|result| {
             match result {
-                Ok(_) => {}
                 Err(ControllerError::ObjectNotFound(gone)) => {
                     debug!(store = %gone, "store is gone");
                     shared.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
                 }
-                // Told where it happened.
-                Err(ControllerError::ReconcilerFailed(..)) => {}
+                // Failures of a look are told where they happen.
+                Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
                 Err(error) => warn!(%error, "watch"),
             }
             std::future::ready(())
@@ -282,6 +281,10 @@ async fn filled<E>(
 }
 
 /// After a failure: 1 s, then twice as long each time, up to five minutes.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature is the controller's"
+)]
 fn failed(guarded: Arc<Guarded>, why: &Error, scope: Arc<Scope>) -> Action {
     let shared = &scope.shared;
     let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());

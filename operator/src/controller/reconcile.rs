@@ -26,7 +26,7 @@ const STEADY: Duration = Duration::from_secs(30);
 const UNSTEADY: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(1);
 /// How long certificates are taken to be as they were last seen.
-const CERTIFICATES: Duration = Duration::from_secs(300);
+const CERTIFICATES: Duration = Duration::from_mins(5);
 
 /// What is remembered between two looks, so that not every look reads every Secret.
 #[derive(Default)]
@@ -235,7 +235,7 @@ async fn look_at_keyring(
         .collect();
     let (keyring, happened) = keyring::ensure(&shared.client, store, holders).await?;
     shared.remember(store, |memory| {
-        memory.keyring = Some((Instant::now(), keyring.clone()))
+        memory.keyring = Some((Instant::now(), keyring.clone()));
     });
     if let Keyring::Ready(facts) = &keyring {
         let secret = names::keyring_secret(&store.name_any());
@@ -290,7 +290,7 @@ async fn warn_of(
             .warning(&about, problem.reason, &problem.message)
             .await;
     }
-    let Keyring::Broken(problem) = keyring else {
+    let Keyring::Broken(problem, _) = keyring else {
         return;
     };
     shared

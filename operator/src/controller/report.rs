@@ -42,23 +42,9 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         conditions: before.conditions,
         ..CodexStoreStatus::default()
     };
-    match seen.keyring {
-        Keyring::Ready(facts) => {
-            status.key_id = Some(facts.current.clone());
-            status.keyring = Some(KeyringStatus {
-                secret_name: names::keyring_secret(&store.name_any()),
-                secret_uid: facts.secret_uid.clone(),
-            });
-        }
-        Keyring::NotEncrypted => {
-            status.key_id = None;
-            status.keyring = None;
-        }
-        // What was known before is still the best that is known.
-        Keyring::Pending | Keyring::Broken(_) => {}
-    }
+    known_keyring(&mut status, store, seen.keyring);
     let mut problems = Vec::new();
-    if let Keyring::Broken(problem) = seen.keyring {
+    if let Keyring::Broken(problem, _) = seen.keyring {
         problems.push(problem.clone());
     }
     problems.extend(seen.problems);
@@ -83,9 +69,10 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     let joined = waiting.join("; ");
     set(
         condition::PROGRESSING,
-        match waiting.is_empty() {
-            true => (Some(false), "Steady", "nothing is being waited for"),
-            false => (Some(true), "WaitingForMembers", joined.as_str()),
+        if waiting.is_empty() {
+            (Some(false), "Steady", "nothing is being waited for")
+        } else {
+            (Some(true), "WaitingForMembers", joined.as_str())
         },
     );
     let joined = problems
@@ -114,7 +101,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
                 "the store has no encryption, as its spec says",
             ),
             Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
-            Keyring::Broken(problem) => (Some(false), problem.reason, problem.message.as_str()),
+            Keyring::Broken(problem, _) => (Some(false), problem.reason, problem.message.as_str()),
         },
     );
     let word = if store.metadata.deletion_timestamp.is_some() {
@@ -130,6 +117,32 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     };
     status.phase = Some(word.to_owned());
     status
+}
+
+/// What the status says of the keyring.
+fn known_keyring(status: &mut CodexStoreStatus, store: &CodexStore, keyring: &Keyring) {
+    match keyring {
+        Keyring::Ready(facts) => {
+            status.key_id = Some(facts.current.clone());
+            status.keyring = Some(KeyringStatus {
+                secret_name: names::keyring_secret(&store.name_any()),
+                secret_uid: facts.secret_uid.clone(),
+            });
+        }
+        Keyring::NotEncrypted => {
+            status.key_id = None;
+            status.keyring = None;
+        }
+        // What is on record lets pods in: those of a store that was recreated wait for their Secret too.
+        Keyring::Broken(_, Some(uid)) => {
+            status.keyring = Some(KeyringStatus {
+                secret_name: names::keyring_secret(&store.name_any()),
+                secret_uid: uid.clone(),
+            });
+        }
+        // What was known before is still the best that is known.
+        Keyring::Pending | Keyring::Broken(_, None) => {}
+    }
 }
 
 fn ready(

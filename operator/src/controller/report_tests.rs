@@ -99,7 +99,7 @@ fn a_member_on_its_way_is_progress_and_a_failed_one_is_not() {
 fn running_members_stay_ready_when_the_keyring_is_gone() {
     let mut store = store();
     store.status = Some(check(&store, vec![member("a", "Ready")]));
-    let gone = Keyring::Broken(Problem::new(problem::SECRET_MISSING, "put it back"));
+    let gone = Keyring::Broken(Problem::new(problem::SECRET_MISSING, "put it back"), None);
     let status = status(&store, seen(&gone, vec![member("a", "Ready")]), &at(5));
     assert_eq!(is(&status, "KeysReady"), pair("False", "SecretMissing"));
     assert_eq!(is(&status, "Degraded"), pair("True", "SecretMissing"));

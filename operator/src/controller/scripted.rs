@@ -29,7 +29,7 @@ fn operator(api: &FakeApi) -> Shared {
         Arc::new(Metrics::default()),
         Events::new(api.client.clone(), "test".into()),
         Poller::new(4, Duration::from_millis(200)),
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         "1.0".into(),
     )
 }
@@ -138,6 +138,8 @@ async fn a_deleted_keyring_is_reported_and_never_made_anew() {
     recreate(&api);
     look(&api, &[pod_of(&store(), "web-0")]).await.unwrap();
     assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    // Pods of the new one are let in, to wait for the Secret.
+    assert!(api.get(STORE).unwrap()["status"]["keyring"]["secretUid"].is_string());
     assert_eq!(api.count("POST", SECRETS), posts);
     assert!(api.get(KEYRING).is_none());
     let told = |object: &str| {

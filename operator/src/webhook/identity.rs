@@ -99,8 +99,8 @@ impl Keeper {
 
     async fn look(&self, missing_told: &mut bool) -> Result<(), String> {
         let found = match &self.source {
-            Source::Secret { name, sans } => self.from_secret(name, sans).await?,
-            Source::Directory(dir) => from_directory(dir).await?,
+            Source::Secret { name, sans } => self.secret(name, sans).await?,
+            Source::Directory(dir) => directory(dir).await?,
         };
         // Trust first: a certificate must not be served before it can be verified.
         let trusted = match &found.bundle {
@@ -124,7 +124,7 @@ impl Keeper {
         trusted
     }
 
-    async fn from_secret(&self, name: &str, sans: &[San]) -> Result<Found, String> {
+    async fn secret(&self, name: &str, sans: &[San]) -> Result<Found, String> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let failed = |what: &str, e: kube::Error| format!("cannot {what} Secret {name}: {e}");
         let request = Request {
@@ -189,13 +189,14 @@ impl Keeper {
             self.trust::<ValidatingWebhookConfiguration>(bundle),
         );
         let (a, b) = (a?, b?);
-        if !(a && b) && !*missing_told {
+        let missing = !(a && b);
+        if missing && !*missing_told {
             warn!(
                 name = self.config,
                 "a webhook configuration of this name is missing: pods are not injected until it is there"
             );
         }
-        *missing_told = !(a && b);
+        *missing_told = missing;
         Ok(())
     }
 
@@ -328,7 +329,7 @@ fn replaced(before: &BTreeMap<String, ByteString>, after: &BTreeMap<String, Byte
     patch
 }
 
-async fn from_directory(dir: &std::path::Path) -> Result<Found, String> {
+async fn directory(dir: &std::path::Path) -> Result<Found, String> {
     let read = async |name: &str| {
         let path = dir.join(name);
         tokio::fs::read_to_string(&path)

@@ -8,17 +8,19 @@ use codexstore_crds::{CodexStore, desired, names};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 
+use crate::controller::ownership::{Ownership, ownership};
+
 /// Time between two looks for a keyring that is being made.
 const STEP: Duration = Duration::from_millis(200);
 
-/// State of a store's keyring, for admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a store's keyring was made, for admission.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    /// It was made, and that is on record (or the store is not encrypted): the pod may come.
-    Yes,
+    /// It was, and this is the UID of its Secret: pods may come. If the Secret is gone since, they wait for it.
+    Yes(String),
     /// Not yet.
     No,
-    /// A ConfigMap of the record's name exists that the operator did not make.
+    /// A `ConfigMap` of the record's name exists that the operator did not make.
     Foreign,
 }
 
@@ -52,20 +54,16 @@ impl Lookup {
         namespace: &str,
         store: &CodexStore,
     ) -> Result<Recorded, kube::Error> {
-        if !store.spec.encryption.is_on() {
-            return Ok(Recorded::Yes);
-        }
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
         let name = names::keyring_record(desired::store_name(store));
         let end = tokio::time::Instant::now() + self.wait;
         loop {
             if let Some(record) = api.get_opt(&name).await? {
-                let ours = desired::is_ours(&record.metadata, store);
-                return Ok(if ours {
-                    Recorded::Yes
-                } else {
-                    Recorded::Foreign
-                });
+                if ownership(&record.metadata, store) != Ownership::Ours {
+                    return Ok(Recorded::Foreign);
+                }
+                let uid = record.data.and_then(|mut data| data.remove("secretUid"));
+                return Ok(Recorded::Yes(uid.unwrap_or_default()));
             }
             if tokio::time::Instant::now() + STEP > end {
                 return Ok(Recorded::No);

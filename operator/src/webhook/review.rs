@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use codexstore_crds::status::condition::KEYS_READY;
 use codexstore_crds::{
-    CodexStore, Decision, InjectConfig, check_ephemeral, decide, inject, is_injected, names,
-    store_label,
+    CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, decide, inject,
+    is_injected, names, store_label,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -123,33 +124,11 @@ impl Reviewer {
             Ok(None) => return Verdict::Allow("skipped"),
             Err(verdict) => return verdict,
         };
-        match decide(pod, namespace, store.as_ref()) {
-            Decision::Skip { .. } => return Verdict::Allow("skipped"),
-            Decision::Refuse(refusal) => return Verdict::refuse(&refusal),
-            Decision::Inject => {}
-        }
-        let Some(store) = store else {
-            return Verdict::Error("a pod was to be injected for no store".to_owned());
+        let store = match self.decided(pod, namespace, store).await {
+            Ok(Some(store)) => store,
+            Ok(None) => return Verdict::Allow("skipped"),
+            Err(verdict) => return verdict,
         };
-        match self.lookup.recorded(namespace, &store).await {
-            Ok(Recorded::Yes) => {}
-            Ok(Recorded::No) => {
-                return Verdict::Refuse("KeyringPending".to_owned(), pending(&store));
-            }
-            Ok(Recorded::Foreign) => {
-                let record = names::keyring_record(&store.name_any());
-                return Verdict::Refuse(
-                    "ForeignObject".to_owned(),
-                    format!(
-                        "the ConfigMap {record} in namespace {namespace} was not made by the CodexStore operator, which \
-                         needs this name: rename yours, or delete it if it is not needed"
-                    ),
-                );
-            }
-            Err(error) => {
-                return Verdict::Error(format!("cannot look up the store's keyring: {error}"));
-            }
-        }
         match inject(pod, &store, &self.inject, &request.uid) {
             Ok(after) => {
                 let warnings = warnings(pod, &after);
@@ -181,11 +160,10 @@ impl Reviewer {
             Ok(None) => return Verdict::Allow("skipped"),
             Err(verdict) => return verdict,
         };
-        match decide(pod, namespace, store.as_ref()) {
-            Decision::Skip { .. } => Verdict::Allow("skipped"),
-            Decision::Refuse(refusal) => Verdict::refuse(&refusal),
-            Decision::Inject if is_injected(pod) => Verdict::Allow("allowed"),
-            Decision::Inject => Verdict::Refuse(
+        match self.decided(pod, namespace, store).await {
+            Ok(None) => Verdict::Allow("skipped"),
+            Ok(Some(_)) if is_injected(pod) => Verdict::Allow("allowed"),
+            Ok(Some(_)) => Verdict::Refuse(
                 "InjectionMissing".to_owned(),
                 format!(
                     "the pod has the label {} but not the sidecar: the mutating webhook was not called, or another one took \
@@ -193,6 +171,59 @@ impl Reviewer {
                     names::STORE_LABEL
                 ),
             ),
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// The store whose sidecar the pod gets; `None` when it gets none. Waits for a keyring that is being made.
+    async fn decided(
+        &self,
+        pod: &Pod,
+        namespace: &str,
+        store: Option<CodexStore>,
+    ) -> Result<Option<CodexStore>, Verdict> {
+        let refusal = match decide(pod, namespace, store.as_ref()) {
+            Decision::Skip { .. } => return Ok(None),
+            Decision::Inject => return Ok(store),
+            Decision::Refuse(refusal) => refusal,
+        };
+        let Some(mut store) = store.filter(|_| refusal.reason == Reason::KeyringPending) else {
+            return Err(Verdict::refuse(&refusal));
+        };
+        // The status may lag behind, or be a recreated store's: what counts is the record.
+        let recorded = match self.lookup.recorded(namespace, &store).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                return Err(Verdict::Error(format!(
+                    "cannot look up the store's keyring: {error}"
+                )));
+            }
+        };
+        let record = names::keyring_record(&store.name_any());
+        match recorded {
+            Recorded::Yes(secret_uid) => {
+                let keyring = KeyringStatus {
+                    secret_name: record,
+                    secret_uid,
+                };
+                store.status.get_or_insert_default().keyring = Some(keyring);
+                match decide(pod, namespace, Some(&store)) {
+                    Decision::Skip { .. } => Ok(None),
+                    Decision::Inject => Ok(Some(store)),
+                    Decision::Refuse(refusal) => Err(Verdict::refuse(&refusal)),
+                }
+            }
+            Recorded::No => {
+                let message = broken(&store).unwrap_or(refusal.message);
+                Err(Verdict::Refuse(refusal.reason.to_string(), message))
+            }
+            Recorded::Foreign => Err(Verdict::Refuse(
+                "ForeignObject".to_owned(),
+                format!(
+                    "the ConfigMap {record} in namespace {namespace} was not made by the CodexStore operator, which \
+                     needs this name: rename yours, or delete it if it is not needed"
+                ),
+            )),
         }
     }
 
@@ -255,17 +286,18 @@ fn creates_pod(request: &AdmissionRequest<Pod>) -> bool {
         && request.resource.resource == "pods"
 }
 
-fn pending(store: &CodexStore) -> String {
-    let name = store.name_any();
-    let status = store.status.as_ref();
-    let keys = status.and_then(|s| s.condition(codexstore_crds::status::condition::KEYS_READY));
-    match keys.filter(|c| c.status == "False") {
-        Some(keys) => format!("CodexStore {name} has no keyring: {}", keys.message),
-        None => format!(
-            "the keyring of CodexStore {name} is not made yet: try again in a few seconds (a Deployment, StatefulSet or Job does \
-             by itself); if it stays so, see `kubectl describe cxs {name}` and whether the operator runs"
-        ),
-    }
+/// Why a store has no keyring, where the operator knows.
+fn broken(store: &CodexStore) -> Option<String> {
+    let keys = store
+        .status
+        .as_ref()?
+        .condition(KEYS_READY)
+        .filter(|c| c.status == "False")?;
+    Some(format!(
+        "CodexStore {} has no keyring: {}",
+        store.name_any(),
+        keys.message
+    ))
 }
 
 /// What whoever creates the pod should know about what was done to it.
@@ -286,7 +318,7 @@ fn warnings(before: &Pod, after: &Pod) -> Vec<String> {
 fn failed(response: &mut AdmissionResponse, why: &str) -> &'static str {
     *response = response.clone().deny(format!("codexstore: {why}"));
     response.result.code = 500;
-    response.result.reason = "InternalError".to_owned();
+    "InternalError".clone_into(&mut response.result.reason);
     "error"
 }
 
@@ -322,3 +354,7 @@ fn read(body: &[u8]) -> Result<(Value, AdmissionRequest<Pod>), BadRequest> {
         .ok_or_else(|| BadRequest("the AdmissionReview has no request".to_owned()))?;
     Ok((object, request))
 }
+
+#[cfg(test)]
+#[path = "review_tests.rs"]
+mod tests;

@@ -51,8 +51,7 @@ pub fn protocol() -> Builder<TokioExecutor> {
         // A client may end its side after the request and still get its answer.
         .half_close(true)
         // `Guard` keeps this deadline without a timer for each request.
-        .header_read_timeout(None)
-        .pipeline_flush(true);
+        .header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())

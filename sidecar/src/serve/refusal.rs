@@ -6,7 +6,10 @@ use tokio::net::UnixStream;
 
 /// The answer to a header that did not arrive in time.
 pub fn slow() -> Vec<u8> {
-    render(&Problem::new("request-timeout", "the header did not arrive in time"))
+    render(&Problem::new(
+        "request-timeout",
+        "the header did not arrive in time",
+    ))
 }
 
 /// A refusal on its way out, in place of hyper's.

@@ -1,0 +1,125 @@
+//! What was acknowledged is there, whatever happens to the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use codexstore_api::client::{Client, Put};
+
+use crate::harness::{Place, runtime};
+
+const WRITERS: usize = 8;
+
+/// Writes numbers to a key of its own until told to stop; the last acknowledged one is the
+/// answer, and the one after it may or may not be there.
+async fn write(client: Client, key: Vec<u8>, from: u64, stop: Arc<AtomicBool>) -> u64 {
+    let mut last = from;
+    while !stop.load(Ordering::Relaxed) {
+        match client
+            .set(&key, (last + 1).to_string(), &Put::default())
+            .await
+        {
+            Ok(_) => last += 1,
+            Err(_) => break,
+        }
+    }
+    last
+}
+
+#[test]
+fn every_acknowledged_write_is_there_after_kill_9_under_load() {
+    let place = Place::new();
+    let mut acknowledged = vec![0; WRITERS];
+    for round in 0..6 {
+        let mut s = place.ready(&[]);
+        runtime().block_on(async {
+            for (n, last) in acknowledged.iter_mut().enumerate() {
+                let found = s.client().get(format!("w{n}").as_bytes()).await.unwrap();
+                let found = found.map_or(0, |f| String::from_utf8_lossy(&f.value).parse().unwrap());
+                // At most the write that was on its way.
+                assert!(
+                    found == *last || found == *last + 1,
+                    "w{n}: {found} after {last}"
+                );
+                *last = found;
+            }
+            let stop = Arc::new(AtomicBool::new(false));
+            let client = s.client();
+            let writers: Vec<_> = acknowledged
+                .iter()
+                .enumerate()
+                .map(|(n, from)| {
+                    let key = format!("w{n}").into_bytes();
+                    tokio::spawn(write(client.clone(), key, *from, Arc::clone(&stop)))
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(150 + 70 * round)).await;
+            s.kill();
+            stop.store(true, Ordering::Relaxed);
+            for (writer, last) in writers.into_iter().zip(&mut acknowledged) {
+                let now = writer.await.unwrap();
+                assert!(now >= *last);
+                *last = now;
+            }
+        });
+    }
+    assert!(
+        acknowledged.iter().sum::<u64>() > 100,
+        "too little load: {acknowledged:?}"
+    );
+    let s = place.ready(&[]);
+    for (n, last) in acknowledged.iter().enumerate() {
+        let found: u64 = s.get(&format!("/v1/keys/w{n}")).text().parse().unwrap();
+        assert!(found == *last || found == *last + 1);
+    }
+}
+
+#[test]
+fn the_client_reconnects_when_the_sidecar_restarts() {
+    let place = Place::new();
+    let mut s = place.ready(&[]);
+    runtime().block_on(async {
+        let client = Client::unix(place.socket()).patience(Duration::from_secs(20));
+        client.set(b"k", "1", &Put::default()).await.unwrap();
+        s.kill();
+        let restarted = {
+            let command = place.command(&[]);
+            std::thread::scope(|scope| {
+                let starting = scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(300));
+                    place.spawn(command)
+                });
+                let read =
+                    scope.spawn(|| runtime().block_on(async { client.clone().get(b"k").await }));
+                assert_eq!(&read.join().unwrap().unwrap().unwrap().value[..], b"1");
+                starting.join().unwrap()
+            })
+        };
+        // Its idle connection is one to the dead process: nothing was sent on it yet.
+        let fresh = Client::unix(place.socket()).patience(Duration::from_secs(20));
+        fresh.set(b"k", "2", &Put::default()).await.unwrap();
+        drop(restarted);
+    });
+}
+
+#[test]
+fn a_write_whose_connection_breaks_is_of_unknown_outcome() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let server = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+        }
+    });
+    runtime().block_on(async {
+        let client = Client::unix(&path).patience(Duration::ZERO);
+        let error = client.set(b"k", "v", &Put::default()).await.unwrap_err();
+        assert!(error.is("outcome-unknown"), "{error}");
+        let error = client.get(b"k").await.unwrap_err();
+        assert!(error.is("unreachable"), "{error}");
+        assert_eq!(error.exit_code(), codexstore_api::codes::EXIT_UNREACHABLE);
+    });
+    server.join().unwrap();
+}

@@ -1,0 +1,304 @@
+//! Starting a sidecar, asking it, ending it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use codexstore_api::{Client, Problem, Status};
+
+pub const KEY_ID: &str = "20260101-abcd";
+
+/// A directory for one test, with a keyring of one key.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        let place = Place {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        place.keyring(KEY_ID, &[(KEY_ID, &[7; 32])]);
+        place
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("s.sock")
+    }
+
+    /// Replaces the keyring as the kubelet does: a new directory, and one rename of `..data`.
+    pub fn keyring(&self, current: &str, keys: &[(&str, &[u8])]) {
+        let root = self.path("keyring");
+        std::fs::create_dir_all(&root).unwrap();
+        let version = (0..)
+            .map(|n| format!("..v{n}"))
+            .find(|n| !root.join(n).exists())
+            .unwrap();
+        std::fs::create_dir(root.join(&version)).unwrap();
+        std::fs::write(root.join(&version).join("current"), current).unwrap();
+        for (id, key) in keys {
+            std::fs::write(root.join(&version).join(id), key).unwrap();
+        }
+        std::os::unix::fs::symlink(&version, root.join("..tmp")).unwrap();
+        std::fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_codexstore-sidecar"));
+        command.arg("run");
+        command.arg("--data-dir").arg(self.path("data"));
+        command.arg("--socket").arg(self.socket());
+        if !args.contains(&"--no-encryption") {
+            command.arg("--keyring-dir").arg(self.path("keyring"));
+        }
+        command.args(["--max-disk", "256Mi", "--log-level", "debug"]);
+        command.args(args);
+        command
+    }
+
+    pub fn start(&self, args: &[&str]) -> Sidecar {
+        self.spawn(self.command(args))
+    }
+
+    pub fn spawn(&self, mut command: Command) -> Sidecar {
+        let log = self.path("log");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let sidecar = Sidecar {
+            child,
+            socket: self.socket(),
+            log,
+        };
+        sidecar.until("it answers", |_| {
+            UnixStream::connect(&sidecar.socket).is_ok()
+        });
+        sidecar
+    }
+
+    /// Starts a sidecar and waits until its store is open.
+    pub fn ready(&self, args: &[&str]) -> Sidecar {
+        let sidecar = self.start(args);
+        sidecar.until("it is ready", |s| s.get("/readyz").status == 200);
+        sidecar
+    }
+
+    /// Name and content of every file of the store.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = std::fs::read_dir(self.path("data"))
+            .unwrap()
+            .map(|file| {
+                let file = file.unwrap();
+                (
+                    file.file_name().into_string().unwrap(),
+                    std::fs::read(file.path()).unwrap(),
+                )
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+pub struct Sidecar {
+    pub child: Child,
+    pub socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.lines().rev().take(30).collect::<Vec<_>>();
+            eprintln!("--- end of the sidecar's log");
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Sidecar {
+    pub fn client(&self) -> Client {
+        Client::unix(&self.socket).patience(Duration::ZERO)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn until(&self, what: &str, holds: impl Fn(&Sidecar) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "not within 30 s: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+    }
+
+    /// Sends these bytes on a new connection, ends the sending side, and reads to the end.
+    pub fn send(&self, bytes: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        // A server that refuses early may close while we send.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        Answer::read(&mut stream)
+    }
+
+    pub fn request(&self, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut bytes = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        bytes.extend_from_slice(body);
+        self.send(&bytes)
+    }
+
+    pub fn get(&self, target: &str) -> Answer {
+        self.request("GET", target, "", b"")
+    }
+
+    pub fn put(&self, key: &str, value: &[u8]) -> Answer {
+        self.request("PUT", &format!("/v1/keys/{key}"), "", value)
+    }
+
+    pub fn status(&self) -> Status {
+        serde_json::from_slice(&self.get("/v1/status").body).unwrap()
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().unwrap()
+    }
+
+    /// Kills it as the kernel would, and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn read(stream: &mut UnixStream) -> Answer {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        Answer::parse(&bytes)
+    }
+
+    pub fn parse(bytes: &[u8]) -> Answer {
+        let at = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        let (head, body) = match at {
+            Some(at) => (&bytes[..at], &bytes[at + 4..]),
+            None => (bytes, &[][..]),
+        };
+        let head = String::from_utf8_lossy(head).to_lowercase();
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
+        Answer {
+            status,
+            head,
+            body: body.to_vec(),
+        }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let name = format!("{name}: ");
+        self.head.lines().find_map(|line| line.strip_prefix(&name))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as a problem, whose status must be the answer's.
+    #[track_caller]
+    pub fn problem(&self) -> Problem {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
+        let problem: Problem = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(problem.status, self.status);
+        problem
+    }
+
+    /// Checks status and code of a refusal.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) {
+        assert_eq!(
+            (self.status, self.problem().code.as_str()),
+            (status, code),
+            "{self:?}"
+        );
+    }
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Exit code and what was written to stderr, for a command that ends by itself.
+pub fn outcome(mut command: Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+pub fn ping(socket: &Path, args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_codexstore-sidecar"));
+    command.arg("ping").arg("--socket").arg(socket).args(args);
+    outcome(command)
+}

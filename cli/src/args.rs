@@ -117,7 +117,7 @@ pub enum Command {
     /// Takes the file that the cluster takes, checks it against the same schema and rules, makes a keyring once,
     /// and runs the sidecar with the settings that a pod would get. Data and keys stay in the directory until
     /// you delete it. Ctrl-C or SIGTERM stops it cleanly. With a command after `--`, runs that with
-    /// CODEXSTORE_SOCKET set, stops the store when it ends, and exits with its code.
+    /// `CODEXSTORE_SOCKET` set, stops the store when it ends, and exits with its code.
     #[command(
         after_help = "Examples:\n  codexctl dev -f codexstore.yaml\n  codexctl dev -f codexstore.yaml -- cargo test"
     )]
@@ -269,6 +269,6 @@ mod tests {
     fn a_time_of_zero_or_without_meaning_is_refused() {
         assert!(positive_duration("0s").is_err());
         assert!(positive_duration("soon").is_err());
-        assert_eq!(positive_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(positive_duration("2m"), Ok(Duration::from_mins(2)));
     }
 }

@@ -1,6 +1,9 @@
 //! What goes to stdout: tables, JSON, raw bytes.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -100,7 +103,8 @@ pub fn printable(bytes: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            // writing to a String does not fail
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{ORDERS, Ran, Store, codexctl, run, sidecar_is_built, signal};
+use crate::support::{ORDERS, Ran, Store, codexctl, end, run, sidecar_is_built, signal};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777
@@ -132,7 +132,7 @@ fn people_are_told_the_socket_and_what_to_type() {
     });
     std::thread::sleep(Duration::from_millis(300));
     signal(child.id(), "INT");
-    let status = child.wait().unwrap();
+    let status = end(&mut child);
     let mut text = String::new();
     std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
     assert!(status.success(), "{text}");
@@ -175,16 +175,17 @@ fn a_stop_ends_the_command_first_and_then_the_store() {
     let ctl = env!("CARGO_BIN_EXE_codexctl");
     // Its last act uses the store.
     let script = format!(
-        "trap '{ctl} set last words && exit 5' TERM; touch {}/up; while :; do sleep 0.05; done",
+        "trap '{ctl} set last words && exit 5' TERM; touch {}/up; for i in $(seq 200); do sleep 0.05; done",
         root.path().display()
     );
-    let child = dev(root.path(), ORDERS, &["sh", "-c", &script])
+    let mut child = dev(root.path(), ORDERS, &["sh", "-c", &script])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     wait_until("the command runs", || root.path().join("up").exists());
     signal(child.id(), "TERM");
+    end(&mut child);
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(5), "{ran:?}");
     let store = Store::start_in(root.path(), ORDERS);

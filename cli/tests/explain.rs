@@ -120,6 +120,28 @@ fn a_pod_that_names_no_store_hears_the_webhooks_words() {
 }
 
 #[test]
+fn a_cluster_without_the_operator_is_told_apart_from_one_without_the_store() {
+    // What an API server answers for a resource that it does not know is no Status.
+    let stores = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores";
+    let one = format!("{stores}/orders");
+    let webhooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    let none = json!({"items": [], "metadata": {}});
+    let server = Server::start(&[
+        (POD, 200, pod(&json!({"codexstore.dev/store": "orders"}))),
+        (stores, 404, json!("404 page not found")),
+        (&one, 404, json!("404 page not found")),
+        (webhooks, 200, none),
+    ]);
+    let text = server.explain(&["pod/web"]).ok();
+    assert!(
+        text.contains("the operator's webhook is not installed"),
+        "{text}"
+    );
+    let error = server.explain(&["cxs/orders"]).fails(3);
+    assert!(error.contains("the operator is not installed"), "{error}");
+}
+
+#[test]
 fn the_namespace_selector_of_the_webhook_is_applied() {
     let webhook = json!({"items": [{"metadata": {"name": "codexstore"}, "webhooks": [{
         "name": "inject.codexstore.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {},

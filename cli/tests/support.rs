@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -172,13 +173,13 @@ impl Store {
 
     /// Waits until it ends by itself.
     pub fn wait(mut self) -> ExitStatus {
-        self.child.wait().unwrap()
+        end(&mut self.child)
     }
 
     /// Stops it as a user's process manager would.
     pub fn stop(mut self) -> ExitStatus {
         signal(self.child.id(), "TERM");
-        self.child.wait().unwrap()
+        end(&mut self.child)
     }
 }
 
@@ -189,6 +190,21 @@ impl Drop for Store {
             let _ = self.child.wait();
         }
         drop(self.dir.take());
+    }
+}
+
+/// Waits until it ends, not for ever.
+pub fn end(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("codexctl did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -28,7 +28,7 @@ use self::{place::Place, sidecar::Sidecar};
 use crate::{
     args::Dev,
     failure::{Coded, Exit},
-    kv::read_input,
+    kv::{name_of, read_input},
     output::{self, Format},
 };
 
@@ -37,7 +37,7 @@ pub async fn dev(args: &Dev, format: Format) -> Result<()> {
     // Before anything runs: a signal from now on is a clean stop.
     let mut signals = Signals::new()?;
     let text = read_input(&args.file, "CodexStore")?;
-    let file = args.file.display().to_string();
+    let file = name_of(&args.file);
     let store = manifest::parse(&text, &file, args.store.as_deref())?;
     let binary = sidecar::find(args.sidecar.as_deref())?;
 

@@ -20,7 +20,7 @@ use crate::failure::Coded;
 
 const BINARY: &str = "codexstore-sidecar";
 /// Longest wait for a store to become ready: recovery of much data takes a while.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// Longest wait for a stop: the sidecar itself takes about a second.
 const STOP: Duration = Duration::from_secs(10);
 

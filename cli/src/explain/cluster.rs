@@ -80,9 +80,12 @@ impl Cluster {
         })
     }
 
-    /// A store.
+    /// A store. A cluster that does not even know the resource has none.
     pub async fn store(&self, name: &str) -> Result<Option<CodexStore>> {
-        let found = self.api::<CodexStore>().get_opt(name).await;
+        let found = match self.api::<CodexStore>().get_opt(name).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            other => other,
+        };
         read(found, || format!("read cxs/{name}"))
     }
 

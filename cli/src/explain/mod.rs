@@ -96,10 +96,12 @@ async fn store(cluster: &Cluster, name: &str, format: Format) -> Result<()> {
     let namespace = &cluster.namespace;
     let Some(store) = cluster.store(name).await? else {
         let others = cluster.store_names().await;
-        let others = if others.is_empty() {
-            "there are none".to_owned()
-        } else {
+        let others = if !others.is_empty() {
             format!("there is {}", others.join(", "))
+        } else if cluster.webhook().await == Webhook::Absent {
+            "the operator is not installed in this cluster".to_owned()
+        } else {
+            "there are none".to_owned()
         };
         return Err(Coded::not_found(format!(
             "cxs/{name} is not there in namespace {namespace}; {others}"

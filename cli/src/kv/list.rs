@@ -105,7 +105,7 @@ impl Printer {
         for (index, item) in items.iter().enumerate() {
             let comma = if self.any || index > 0 { "," } else { "" };
             let json = serde_json::to_string(&entry(item)?).context("make JSON")?;
-            text.push_str(&format!("{comma}\n  {json}"));
+            text.extend([comma, "\n  ", &json]);
         }
         Ok(text)
     }

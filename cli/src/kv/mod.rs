@@ -256,7 +256,8 @@ fn absent(key: &[u8]) -> Coded {
     Coded::not_found(format!("key `{}` is not there", printable(key)))
 }
 
-fn name_of(path: &Path) -> String {
+/// A file as messages call it.
+pub fn name_of(path: &Path) -> String {
     if path == Path::new("-") {
         "stdin".to_owned()
     } else {

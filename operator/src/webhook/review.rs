@@ -8,6 +8,7 @@ use codexstore_crds::{
     CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, decide, inject,
     is_injected, names, store_label,
 };
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
@@ -112,7 +113,7 @@ impl Reviewer {
         };
         self.metrics
             .admitted(endpoint.name(), decision, started.elapsed());
-        serde_json::to_vec(&response.into_review()).map_err(|e| BadRequest(e.to_string()))
+        encode(response).map_err(|e| BadRequest(e.to_string()))
     }
 
     async fn mutate(&self, request: &AdmissionRequest<Pod>) -> Verdict {
@@ -315,6 +316,19 @@ fn warnings(before: &Pod, after: &Pod) -> Vec<String> {
     warnings
 }
 
+/// The review that answers. The patch goes as text, as the API's definition says, and not as a list of numbers.
+fn encode(mut response: AdmissionResponse) -> Result<Vec<u8>, serde_json::Error> {
+    let patch = response.patch.take();
+    let mut review = serde_json::to_value(response.into_review())?;
+    if let (Some(patch), Some(response)) = (
+        patch,
+        review.get_mut("response").and_then(Value::as_object_mut),
+    ) {
+        response.insert("patch".to_owned(), serde_json::to_value(ByteString(patch))?);
+    }
+    serde_json::to_vec(&review)
+}
+
 fn failed(response: &mut AdmissionResponse, why: &str) -> &'static str {
     *response = response.clone().deny(format!("codexstore: {why}"));
     response.result.code = 500;
@@ -349,9 +363,10 @@ fn read(body: &[u8]) -> Result<(Value, AdmissionRequest<Pod>), BadRequest> {
             review.types.api_version
         )));
     }
-    let request = review
-        .request
-        .ok_or_else(|| BadRequest("the AdmissionReview has no request".to_owned()))?;
+    // The answer must carry the review's own kind and version; this passes them on.
+    let request: AdmissionRequest<Pod> = review
+        .try_into()
+        .map_err(|_| BadRequest("the AdmissionReview has no request".to_owned()))?;
     Ok((object, request))
 }
 

@@ -60,6 +60,9 @@ async fn ask(reviewer: &Reviewer, endpoint: Endpoint, review: &Value) -> Value {
     let body = serde_json::to_vec(review).unwrap();
     let answer = reviewer.answer(endpoint, &body).await.unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
+    // The API server takes no answer without these.
+    assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer["kind"], "AdmissionReview");
     assert_eq!(answer["response"]["uid"], "review-uid");
     answer["response"].clone()
 }
@@ -69,11 +72,9 @@ async fn mutated(reviewer: &Reviewer, object: &Value) -> Value {
     assert_eq!(response["allowed"], true, "{response}");
     let mut object = object.clone();
     if let Some(patch) = response.get("patch").filter(|p| !p.is_null()) {
-        let bytes: Vec<u8> = serde_json::from_value(patch.clone())
-            .or_else(|_| {
-                serde_json::from_value::<k8s_openapi::ByteString>(patch.clone()).map(|b| b.0)
-            })
-            .unwrap();
+        assert_eq!(response["patchType"], "JSONPatch");
+        let bytes: k8s_openapi::ByteString = serde_json::from_value(patch.clone()).unwrap();
+        let bytes = bytes.0;
         let patch: json_patch::Patch = serde_json::from_slice(&bytes).unwrap();
         json_patch::patch(&mut object, &patch).unwrap();
     }

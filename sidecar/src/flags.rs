@@ -50,10 +50,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the store until SIGTERM.
-    #[command(long_about = RUN_HELP, after_help = EXIT_CODES)]
+    #[command(long_about = RUN_HELP, after_help = EXIT_CODES, args_override_self = true)]
     Run(Box<RunFlags>),
     /// Ask a running sidecar whether it is alive, for exec probes.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, args_override_self = true)]
     Ping(PingFlags),
 }
 

@@ -23,6 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Longest pause where all data is read each time and only a restore will help.
+const INTEGRITY_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long a poisoned store goes on serving reads before it is opened again.
 const POISONED_FOR: Duration = Duration::from_secs(5);
 
@@ -113,7 +116,11 @@ impl Owner {
                 }
                 self.local.closed(state, why);
                 self.next_open = Some(Instant::now() + self.pause);
-                self.pause = (self.pause * 2).min(LAST_PAUSE);
+                let longest = match state {
+                    State::IntegrityError => INTEGRITY_PAUSE,
+                    _ => LAST_PAUSE,
+                };
+                self.pause = (self.pause * 2).min(longest);
             }
         }
     }

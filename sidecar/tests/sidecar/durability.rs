@@ -78,26 +78,28 @@ fn every_acknowledged_write_is_there_after_kill_9_under_load() {
 fn the_client_reconnects_when_the_sidecar_restarts() {
     let place = Place::new();
     let mut s = place.ready(&[]);
-    runtime().block_on(async {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
         let client = Client::unix(place.socket()).patience(Duration::from_secs(20));
         client.set(b"k", "1", &Put::default()).await.unwrap();
         s.kill();
-        let restarted = {
-            let command = place.command(&[]);
-            std::thread::scope(|scope| {
-                let starting = scope.spawn(|| {
-                    std::thread::sleep(Duration::from_millis(300));
-                    place.spawn(command)
-                });
-                let read =
-                    scope.spawn(|| runtime().block_on(async { client.clone().get(b"k").await }));
-                assert_eq!(&read.join().unwrap().unwrap().unwrap().value[..], b"1");
-                starting.join().unwrap()
-            })
-        };
-        // Its idle connection is one to the dead process: nothing was sent on it yet.
-        let fresh = Client::unix(place.socket()).patience(Duration::from_secs(20));
-        fresh.set(b"k", "2", &Put::default()).await.unwrap();
+        let command = place.command(&[]);
+        let (restarted, read) = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                place.spawn(command)
+            });
+            // Sent while nobody listens.
+            let read = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(client.get(b"k"))
+            });
+            (starting.join().unwrap(), read)
+        });
+        assert_eq!(&read.unwrap().unwrap().value[..], b"1");
+        client.set(b"k", "2", &Put::default()).await.unwrap();
         drop(restarted);
     });
 }

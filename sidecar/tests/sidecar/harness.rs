@@ -95,18 +95,29 @@ impl Place {
 
     /// Name and content of every file of the store.
     pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
-        let mut files: Vec<_> = std::fs::read_dir(self.path("data"))
-            .unwrap()
+        let files = std::fs::read_dir(self.path("data")).unwrap();
+        let mut files: Vec<_> = files
             .map(|file| {
                 let file = file.unwrap();
-                (
-                    file.file_name().into_string().unwrap(),
-                    std::fs::read(file.path()).unwrap(),
-                )
+                let name = file.file_name().into_string().unwrap();
+                (name, std::fs::read(file.path()).unwrap())
             })
             .collect();
         files.sort();
         files
+    }
+
+    /// Name, length and hash of every file of the store.
+    pub fn fingerprint(&self) -> Vec<(String, usize, u64)> {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let files = self.contents().into_iter();
+        files
+            .map(|(name, content)| {
+                let mut hasher = DefaultHasher::new();
+                content.hash(&mut hasher);
+                (name, content.len(), hasher.finish())
+            })
+            .collect()
     }
 }
 

@@ -10,7 +10,7 @@ fn a_wrong_key_is_an_encryption_error_that_changes_nothing_and_heals() {
     let mut s = place.ready(&[]);
     s.put("k", b"value");
     assert!(s.terminate().success());
-    let before = place.contents();
+    let before = place.fingerprint();
 
     place.keyring(KEY_ID, &[(KEY_ID, &[8; 32])]);
     let s = place.start(&[]);
@@ -30,7 +30,7 @@ fn a_wrong_key_is_an_encryption_error_that_changes_nothing_and_heals() {
     let (code, said) = ping(&s.socket, &["--ready"]);
     assert!(code == 1 && said.contains("wrong-key"), "{code} {said}");
     assert!(s.status().message.is_some());
-    assert_eq!(place.contents(), before, "nothing on disk has changed");
+    assert_eq!(place.fingerprint(), before, "nothing on disk has changed");
 
     place.keyring(KEY_ID, &[(KEY_ID, &[7; 32])]);
     s.until("it heals", |s| s.get("/readyz").status == 200);

@@ -31,12 +31,41 @@ pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
 }
 
 /// The cluster for a test that disturbs all others: it runs alone.
-pub fn exclusive() -> Option<(&'static Cluster, RwLockWriteGuard<'static, ()>)> {
+pub fn exclusive() -> Option<(&'static Cluster, Alone)> {
     let cluster = cluster()?;
+    let guard = OPERATOR.write().unwrap_or_else(PoisonError::into_inner);
     Some((
         cluster,
-        OPERATOR.write().unwrap_or_else(PoisonError::into_inner),
+        Alone {
+            cluster,
+            _guard: guard,
+        },
     ))
+}
+
+/// No other test runs while this lives. A test that failed half-way leaves the operator as it was for the others.
+pub struct Alone {
+    cluster: &'static Cluster,
+    _guard: RwLockWriteGuard<'static, ()>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // No further panic here: it would end the whole run.
+            self.cluster.helm(&[
+                "upgrade",
+                "--install",
+                RELEASE,
+                "charts/codexstore",
+                "-n",
+                SYSTEM,
+                "--reset-values",
+                "--wait",
+                "--timeout=120s",
+            ]);
+        }
+    }
 }
 
 /// The cluster; None when the run says `CODEXSTORE_SKIP_CLUSTER=1`.

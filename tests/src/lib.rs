@@ -33,6 +33,6 @@ mod socket;
 pub mod wait;
 
 pub use client::{Answer, path_of};
-pub use cluster::{Cluster, RELEASE, SYSTEM, cluster, exclusive};
+pub use cluster::{Alone, Cluster, RELEASE, SYSTEM, cluster, exclusive};
 pub use namespace::{Namespace, namespace};
 pub use socket::{CURL, Reply};

@@ -53,7 +53,7 @@ enum Method {
     None,
     Zstd(zstd::bulk::Compressor<'static>),
     Gzip,
-    Snappy(snap::raw::Encoder),
+    Snappy(Box<snap::raw::Encoder>),
 }
 
 impl Compressor {
@@ -65,7 +65,7 @@ impl Compressor {
                     .map_err(|e| Error::internal(format!("start zstd: {e}")))?,
             ),
             Compression::Gzip => Method::Gzip,
-            Compression::Snappy => Method::Snappy(snap::raw::Encoder::new()),
+            Compression::Snappy => Method::Snappy(Box::new(snap::raw::Encoder::new())),
         };
         Ok(Compressor {
             method,
@@ -153,7 +153,7 @@ mod tests {
     fn what_compresses_comes_back_and_what_does_not_is_left_alone() {
         let text = b"abcabcabcabd".repeat(200);
         let noise: Vec<u8> = (0_u32..2400)
-            .map(|i| (i.wrapping_mul(2_654_435_761).rotate_left(9) ^ (i * i)) as u8)
+            .map(|i| (i.wrapping_mul(2_654_435_761).rotate_left(9) ^ (i * i)).to_le_bytes()[0])
             .collect();
         for compression in Compression::ALL {
             let mut compressor = Compressor::new(compression).unwrap();

@@ -1,5 +1,10 @@
 //! What is written is read: every cipher with every compression, appended to, closed, rewrapped.
 
+// Helpers outside `#[test]` functions count as production code for these lints.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)] // small, fixed files
+#![allow(clippy::type_complexity)] // what a helper reads, or after how many frames it failed
+
 mod format_common;
 
 use codexstore::format::record::{self, EntryRef, Op};
@@ -20,7 +25,7 @@ fn every_cipher_and_compression_reads_what_it_wrote() {
     for (encryption, size) in protections() {
         for compression in Compression::ALL {
             let spec = spec(FileKind::Journal, compression, size);
-            let what = format!("{:?} {compression:?}", size);
+            let what = format!("{size:?} {compression:?}");
             for (close, zeros) in [(false, 0), (false, 4096), (true, 0), (true, 8192)] {
                 let new = format::create(&spec, &encryption, &Seed::new(5)).unwrap();
                 let header = new.header.clone();
@@ -70,7 +75,7 @@ fn the_chain_is_checked_without_a_key() {
         let open = format::open_without_key(prefix(&file)).unwrap();
         let encrypted = matches!(encryption, Encryption::Keyring(_));
         assert_eq!(
-            open.key_id.as_ref().map(|id| id.as_str()),
+            open.key_id.as_ref().map(codexstore::KeyId::as_str),
             encrypted.then_some("k1")
         );
         let (payloads, tail) = read_frames(open, &file).unwrap();

@@ -4,6 +4,11 @@
 //! codexstore --test format_golden`, which writes only files that are missing. A golden file that
 //! no longer reads, or a writer that makes other bytes of the same inputs, is a change of format.
 
+// Helpers outside `#[test]` functions count as production code for these lints.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)] // small, fixed files
+#![allow(clippy::type_complexity)] // what a helper reads, or after how many frames it failed
+
 mod format_common;
 
 use std::path::PathBuf;
@@ -25,6 +30,9 @@ struct Golden {
 }
 
 fn all() -> Vec<Golden> {
+    use Compression::{Gzip, None as Plain, Snappy, Zstd};
+    use KeySize::{Aes128, Aes192, Aes256};
+
     let golden = |name, kind, size: Option<KeySize>, compression, close, packed| Golden {
         name,
         kind,
@@ -34,8 +42,6 @@ fn all() -> Vec<Golden> {
         close,
         packed,
     };
-    use Compression::{Gzip, None as Plain, Snappy, Zstd};
-    use KeySize::{Aes128, Aes192, Aes256};
     vec![
         golden(
             "v1-journal-none",

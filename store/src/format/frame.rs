@@ -79,8 +79,7 @@ impl Head {
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let at = out.len();
         out.extend_from_slice(&MAGIC);
-        // `body` is at most MAX_BODY, which fits.
-        out.extend_from_slice(&(self.body as u32).to_le_bytes());
+        out.extend_from_slice(&field(self.body));
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&[self.kind.to_byte(), 0, 0, 0]);
         let crc = crc32c::crc32c(out.get(at..).unwrap_or_default());
@@ -120,6 +119,11 @@ impl Head {
     pub(crate) const fn total(&self) -> usize {
         total_len(self.body)
     }
+}
+
+/// A length as its field of four bytes. All are bounded by `MAX_BODY`, which fits.
+pub(crate) fn field(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 /// The chain's end behind a frame, from the end before it and the frame's bytes up to its trailer.

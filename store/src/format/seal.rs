@@ -155,8 +155,7 @@ impl Sealer {
         let body_at = out.len();
         out.extend_from_slice(&sum);
         out.extend_from_slice(&[encoding, 0, 0, 0]);
-        // At most MAX_PAYLOAD, which fits.
-        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        out.extend_from_slice(&frame::field(payload.len()));
         debug_assert_eq!(out.len() - body_at, INNER);
         out.extend_from_slice(data);
         let bound = out.get(at..at + frame::BOUND).unwrap_or_default();

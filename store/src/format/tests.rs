@@ -10,6 +10,9 @@ use crate::crypto::Random;
 use crate::error::{Error, Result};
 use crate::keyring::{Encryption, Key, KeyId, KeySize, Keyring};
 
+/// [`FRAMES_AT`] as a length.
+const PREFIX: usize = 3 * PAGE;
+
 struct Fixed;
 
 impl Random for Fixed {
@@ -51,14 +54,14 @@ fn sealed(new: &mut NewFile, payload: &[u8]) -> Vec<u8> {
 /// Makes the only frame's chain hash right again.
 fn rechain(file: &mut [u8]) {
     let hash: Digest = file[PAGE - 32..PAGE].try_into().unwrap();
-    let at = FRAMES_AT as usize;
+    let at = PREFIX;
     let end = file.len() - TRAILER;
     let chain = frame::chain(&hash, &file[at..end]);
     file[end..end + 32].copy_from_slice(&chain);
 }
 
 fn first_error(file: &[u8], encryption: &Encryption) -> Error {
-    let open = open(&file[..FRAMES_AT as usize], encryption).unwrap();
+    let open = open(&file[..PREFIX], encryption).unwrap();
     let mut reader = Reader::new(open, file);
     loop {
         match reader.step() {
@@ -79,7 +82,7 @@ fn check_refused(file: &[u8], encryption: &Encryption, what: &str) {
 #[test]
 fn a_changed_body_with_a_chain_made_to_fit_does_not_authenticate() {
     let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");
-    let at = FRAMES_AT as usize;
+    let at = PREFIX;
     // The nonce, the inner fields, the payload, the tag.
     for byte in [24, HEAD, HEAD + INNER, HEAD + INNER + 7 + 15] {
         file[at + byte] ^= 1;
@@ -92,7 +95,7 @@ fn a_changed_body_with_a_chain_made_to_fit_does_not_authenticate() {
 #[test]
 fn a_changed_head_with_checksums_made_to_fit_does_not_authenticate() {
     let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");
-    let at = FRAMES_AT as usize;
+    let at = PREFIX;
     assert_eq!(file[at + 16], 1, "the kind");
     file[at + 16] = 2;
     let crc = crc32c::crc32c(&file[at..at + 20]);
@@ -125,7 +128,7 @@ fn a_closing_frame_over_other_frames_is_refused() {
             if forget {
                 check_refused(&file, &encryption, "do not add up");
             } else {
-                let open = open(&file[..FRAMES_AT as usize], &encryption).unwrap();
+                let open = open(&file[..PREFIX], &encryption).unwrap();
                 let mut reader = Reader::new(open, file.as_slice());
                 assert!(matches!(reader.step(), Ok(Step::Frame(_))));
                 assert!(matches!(reader.step(), Ok(Step::End(Tail::Closed(_)))));
@@ -158,7 +161,7 @@ fn a_data_key_that_the_header_does_not_commit_to_is_refused_before_any_frame() {
             .unwrap(),
     };
     prefix.extend(slot.encode());
-    prefix.resize(FRAMES_AT as usize, 0);
+    prefix.resize(PREFIX, 0);
     let error = open(&prefix, &encrypted()).err().unwrap();
     assert_eq!(error.code(), "wrong-key");
     assert!(error.message().contains("commits"), "{error:?}");

@@ -5,6 +5,8 @@ use codexstore_tests::run::{self, Output};
 use codexstore_tests::{Cluster, namespace};
 use serde_json::{Value, json};
 
+use crate::protocol::sidecar_memory;
+
 /// codexctl on this machine, with the test cluster.
 fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
     let path = std::env::var("CODEXSTORE_TEST_CODEXCTL").unwrap_or_else(|_| {
@@ -167,4 +169,26 @@ fn children_carry_the_projects_labels_and_foreign_objects_are_left_alone() {
             "only a keyring has no owner"
         );
     }
+}
+
+#[test]
+fn a_fresh_sidecar_is_small_and_soon_ready() {
+    let Some(ns) = namespace("fresh") else { return };
+    ns.store("orders", json!({}));
+    let mut spec = objects::pod_spec(IDLE);
+    spec["shareProcessNamespace"] = json!(true);
+    ns.create(&objects::pod_with("app", Some("orders"), spec));
+    ns.pod_ready("app");
+    ns.status("orders", "it was asked for its state", |s| {
+        s["ready"] == "1/1"
+    });
+    let idle = sidecar_memory(&ns, "app", "VmRSS");
+    assert!(idle < 8 << 20, "{idle} bytes");
+    let log = ns.log("app", "codexstore");
+    let opened = log
+        .lines()
+        .find(|l| l.contains("the store is open"))
+        .expect("the log says when it opened");
+    let line: Value = serde_json::from_str(opened).expect("logs are JSON");
+    assert!(line["millis"].as_u64().is_some_and(|ms| ms < 300), "{line}");
 }

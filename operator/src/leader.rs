@@ -211,6 +211,25 @@ fn won(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::fake_api::{FakeApi, Fault};
+
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/lease";
+
+    fn candidate(api: &FakeApi, identity: &str) -> Election {
+        Election {
+            api: Api::namespaced(api.client.clone(), "ns"),
+            name: "lease".into(),
+            identity: identity.into(),
+            duration: Duration::from_secs(3),
+        }
+    }
+
+    fn holder(api: &FakeApi) -> String {
+        api.get(LEASE).unwrap()["spec"]["holderIdentity"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
 
     fn check(holder: Option<&str>, unchanged: u64) -> Step {
         let spec = LeaseSpec {
@@ -235,5 +254,69 @@ mod tests {
         assert_eq!(check(Some("me"), 100), Step::Renew);
         let duration = Duration::from_secs(15);
         assert_eq!(decide(None, "me", Duration::ZERO, duration), Step::Take);
+    }
+
+    #[tokio::test]
+    async fn one_of_two_candidates_wins_and_hands_over_when_it_stops() {
+        let api = FakeApi::start().await;
+        let (one, mut one_leads) = watch::channel(false);
+        let (two, mut two_leads) = watch::channel(false);
+        let (stop_one, stop_two) = (CancellationToken::new(), CancellationToken::new());
+        let first = tokio::spawn(candidate(&api, "one").run(one, stop_one.clone()));
+        one_leads.wait_for(|leads| *leads).await.unwrap();
+        let second = tokio::spawn(candidate(&api, "two").run(two, stop_two.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(*one_leads.borrow() && !*two_leads.borrow());
+        assert_eq!(holder(&api), "one");
+        stop_one.cancel();
+        first.await.unwrap();
+        assert!(!*one_leads.borrow());
+        // Sooner than the Lease would have run out.
+        let soon = Duration::from_secs(2);
+        tokio::time::timeout(soon, two_leads.wait_for(|leads| *leads))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(holder(&api), "two");
+        stop_two.cancel();
+        second.await.unwrap();
+        assert_eq!(holder(&api), "");
+    }
+
+    #[tokio::test]
+    async fn a_lost_race_is_an_answer_and_a_failure_is_not() {
+        let api = FakeApi::start().await;
+        assert!(candidate(&api, "one").attempt(&mut None).await.unwrap());
+        assert!(!candidate(&api, "two").attempt(&mut None).await.unwrap());
+        for fault in [Fault::Before, Fault::After] {
+            api.fail(1, fault);
+            assert!(candidate(&api, "one").attempt(&mut None).await.is_err());
+        }
+        // Another replica wrote between this one's read and write.
+        let stale: Lease = serde_json::from_value(api.get(LEASE).unwrap()).unwrap();
+        assert!(candidate(&api, "one").attempt(&mut None).await.unwrap());
+        let one = candidate(&api, "one");
+        let late = one
+            .api
+            .replace("lease", &PostParams::default(), &stale)
+            .await;
+        assert!(!won(late).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_cannot_renew_stops_before_another_can_start() {
+        let api = FakeApi::start().await;
+        let (sender, mut leads) = watch::channel(false);
+        let stop = CancellationToken::new();
+        tokio::spawn(candidate(&api, "one").run(sender, stop.clone()));
+        leads.wait_for(|leads| *leads).await.unwrap();
+        let started = Instant::now();
+        api.fail_all();
+        leads.wait_for(|leads| !*leads).await.unwrap();
+        assert!(
+            started.elapsed() < Duration::from_secs(3),
+            "the Lease ran out before it stopped"
+        );
+        stop.cancel();
     }
 }

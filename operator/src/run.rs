@@ -34,6 +34,10 @@ use crate::webhook::tls::{Current, server_config};
 /// The operator's version: noted on pods, so that pods of an older one are seen as outdated.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How long the webhook goes on after the order to stop: until every node knows that reviews go to another replica now.
+/// A review that finds nobody would refuse somebody's pod.
+const DRAIN: Duration = Duration::from_secs(4);
+
 /// Time for the API server to answer at the start.
 const START: Duration = Duration::from_secs(30);
 
@@ -74,10 +78,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         identity: identity.clone(),
     };
-    lead(term, stop.clone()).await;
+    lead(term, stop.clone(), &ready).await;
 
-    // Not ready first: the Service sends no more reviews while those in flight are answered.
-    ready.stopping.store(true, Ordering::Relaxed);
+    if ready.webhook.is_some() {
+        tokio::time::sleep(DRAIN).await;
+    }
     background.cancel();
     servers.close();
     if tokio::time::timeout(args.shutdown_timeout, servers.wait())
@@ -290,7 +295,7 @@ impl Term {
 }
 
 /// Reconciles while this replica leads, until `stop`; returns when nothing runs any more and the Lease is given back.
-async fn lead(term: Term, stop: CancellationToken) {
+async fn lead(term: Term, stop: CancellationToken, ready: &Ready) {
     let (sender, mut leading) = watch::channel(term.args.no_leader_election);
     let campaign = CancellationToken::new();
     let election = if term.args.no_leader_election {
@@ -327,6 +332,7 @@ async fn lead(term: Term, stop: CancellationToken) {
             },
         }
     }
+    ready.stopping.store(true, Ordering::Relaxed);
     if let Some((tasks, token)) = running.take() {
         end(tasks, &token, term.args.shutdown_timeout).await;
     }

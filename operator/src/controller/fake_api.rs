@@ -27,6 +27,7 @@ struct State {
     calls: Vec<(String, String)>,
     version: u64,
     fault: Option<(usize, Fault)>,
+    dead: bool,
 }
 
 /// The server.
@@ -72,6 +73,11 @@ impl FakeApi {
         let mut state = self.state.lock().unwrap();
         state.calls.clear();
         state.fault = Some((call, fault));
+    }
+
+    /// Fails all calls from now on.
+    pub fn fail_all(&self) {
+        self.state.lock().unwrap().dead = true;
     }
 
     /// Verb and path of all calls so far.
@@ -162,7 +168,7 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer 
         .fault
         .filter(|(call, _)| *call == number)
         .map(|(_, fault)| fault);
-    if fault == Some(Fault::Before) {
+    if state.dead || fault == Some(Fault::Before) {
         return failure(500, "InternalError");
     }
     let done = act(

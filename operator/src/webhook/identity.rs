@@ -370,6 +370,103 @@ pub fn names(service: &str, namespace: &str, further: &[String]) -> Vec<San> {
 mod tests {
     use super::*;
 
+    use crate::controller::fake_api::{FakeApi, Fault};
+
+    const SECRET: &str = "/api/v1/namespaces/ns/secrets/tls";
+    const CONFIG: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/hook";
+
+    fn keeper(api: &FakeApi) -> Keeper {
+        Keeper {
+            client: api.client.clone(),
+            namespace: "ns".into(),
+            config: "hook".into(),
+            source: Source::Secret {
+                name: "tls".into(),
+                sans: names("svc", "ns", &[]),
+            },
+            current: Arc::default(),
+            metrics: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn replicas_that_start_together_end_with_one_certificate_that_is_trusted() {
+        let api = FakeApi::start().await;
+        let webhook = json!({"name": "a.b.c", "clientConfig": {}, "admissionReviewVersions": ["v1"],
+            "sideEffects": "None"});
+        api.put(
+            CONFIG,
+            &json!({"metadata": {"name": "hook"}, "webhooks": [webhook]}),
+        );
+        let (one, two) = (keeper(&api), keeper(&api));
+        let mut told = [true, true];
+        let [x, y] = &mut told;
+        let (a, b) = tokio::join!(one.look(x), two.look(y));
+        a.and(b).unwrap();
+        assert!(one.current.loaded() && two.current.loaded());
+        let leaf = |k: &Keeper| k.current.0.read().unwrap().as_ref().unwrap().pem.clone();
+        assert_eq!(
+            leaf(&one),
+            leaf(&two),
+            "two replicas serve different certificates"
+        );
+        let bundle = api.get(CONFIG).unwrap()["webhooks"][0]["clientConfig"]["caBundle"].clone();
+        assert_eq!(bundle, api.get(SECRET).unwrap()["data"]["ca.crt"]);
+        let before = api.calls().len();
+        one.look(&mut true).await.unwrap();
+        assert!(
+            api.calls()
+                .iter()
+                .skip(before)
+                .all(|(verb, _)| verb == "GET")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_secret_of_somebody_else_is_not_touched_and_not_served() {
+        let api = FakeApi::start().await;
+        api.put(SECRET, &json!({"metadata": {"name": "tls"}, "data": {}}));
+        let keeper = keeper(&api);
+        let why = keeper.look(&mut true).await.unwrap_err();
+        assert!(why.contains("--webhook-secret"), "{why}");
+        assert!(!keeper.current.loaded());
+        assert_eq!(api.count("PATCH", "secrets"), 0);
+    }
+
+    #[tokio::test]
+    async fn dying_at_any_call_leaves_something_to_go_on_from() {
+        for call in 0..5 {
+            for fault in [Fault::Before, Fault::After] {
+                let api = FakeApi::start().await;
+                api.fail(call, fault);
+                let _ = keeper(&api).look(&mut true).await;
+                let next = keeper(&api);
+                next.look(&mut true).await.unwrap();
+                assert!(next.current.loaded());
+                assert_eq!(
+                    api.count("PATCH", "secrets"),
+                    0,
+                    "a good certificate was replaced"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_used_as_they_are_and_trusted_only_with_their_authority() {
+        let dir = std::env::temp_dir().join(format!("codexstore-operator-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        assert!(directory(&dir).await.is_err());
+        let (_, made) = plan(None, &request(), unix_now()).unwrap();
+        std::fs::write(dir.join("tls.crt"), &made.leaf.certificate).unwrap();
+        std::fs::write(dir.join("tls.key"), &made.leaf.key).unwrap();
+        assert_eq!(directory(&dir).await.unwrap().bundle, None);
+        std::fs::write(dir.join("ca.crt"), made.bundle.clone().unwrap()).unwrap();
+        let found = directory(&dir).await.unwrap();
+        assert_eq!((found.leaf, found.bundle), (made.leaf, made.bundle));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
     fn request() -> Request {
         Request {
             common_name: "test".into(),

@@ -14,10 +14,10 @@ use crate::certs::Leaf;
 
 /// Holds the certificate that new connections get.
 #[derive(Default)]
-pub struct Current(RwLock<Option<Loaded>>);
+pub struct Current(pub(super) RwLock<Option<Loaded>>);
 
-struct Loaded {
-    pem: String,
+pub(super) struct Loaded {
+    pub(super) pem: String,
     key: Arc<CertifiedKey>,
 }
 

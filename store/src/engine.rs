@@ -180,15 +180,11 @@ impl Engine {
         if let Some(error) = self.shared.poison() {
             return Err(error.clone());
         }
-        let flushed = self.flush();
-        if let Err(error) = &flushed {
-            self.poison(error);
-        }
-        flushed?;
-        match self.journal.take() {
+        let closed = self.flush().and_then(|()| match self.journal.take() {
             Some(journal) => journal.close(&self.seat),
             None => Ok(()),
-        }
+        });
+        closed.inspect_err(|error| self.poison(error))
     }
 
     /// Runs one program on the working copy. True if it wrote, and that was admitted.

@@ -32,7 +32,7 @@ impl Engine {
 
     fn fold_due(&self) -> bool {
         let live = self.index.image_bytes();
-        let worth = live.max(WORTH).min(self.seat.options.max_disk / 8);
+        let worth = live.max(WORTH).min(self.seat.space / 8);
         let since = self.since_image();
         (since >= worth || self.older.len() >= MOST) && since > 0 && self.image_may_fit()
     }

@@ -80,13 +80,7 @@ impl WriteImage {
         let result = self.advance(seat);
         let placed = matches!(self.stage, Stage::Remove(_));
         if result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull)) && !placed {
-            let name = layout::temporary(&self.name);
-            match seat.disk.remove(&name) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(format!("remove {name}"), e));
-                }
-                _ => {}
-            }
+            layout::remove_if_there(&*seat.disk, &layout::temporary(&self.name))?;
         }
         result
     }

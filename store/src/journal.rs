@@ -7,7 +7,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{FRAMES_AT, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len};
 use crate::keyring::KeyId;
-use crate::layout;
+use crate::layout::{self, Epoch};
 use crate::seat::Seat;
 
 /// Zeros written at once.
@@ -20,8 +20,10 @@ pub(crate) struct Spare {
     pub size: u64,
 }
 
-/// Makes a [`Spare`] in steps.
+/// Makes a [`Spare`] in steps: zeros, synced; its name, synced; and last, in the file `epoch`, that
+/// it must be there from now on.
 pub(crate) struct Prepare {
+    epoch: Epoch,
     number: u64,
     size: u64,
     file: Option<Arc<dyn DiskFile>>,
@@ -30,8 +32,13 @@ pub(crate) struct Prepare {
 
 impl Prepare {
     /// A journal of `size` bytes.
-    pub fn new(number: u64, size: u64) -> Prepare {
+    pub fn new(seat: &Seat, number: u64, size: u64) -> Prepare {
+        let epoch = Epoch {
+            journal: number,
+            ..seat.epoch_file()
+        };
         Prepare {
+            epoch,
             number,
             size,
             file: None,
@@ -45,8 +52,7 @@ impl Prepare {
         if result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull)) {
             let name = layout::journal(self.number);
             if self.file.take().is_some() {
-                disk.remove(&name)
-                    .map_err(|e| Error::io(format!("remove {name}"), e))?;
+                layout::remove_if_there(disk, &name)?;
             }
         }
         result
@@ -74,6 +80,7 @@ impl Prepare {
         }
         file.sync().map_err(doing("sync"))?;
         disk.sync_dir().map_err(doing("sync the directory of"))?;
+        self.epoch.publish(disk)?;
         Ok(Some(Spare {
             number: self.number,
             file,

@@ -21,8 +21,7 @@ pub(crate) const SUSPECT: &str = "suspect";
 const TMP: &str = ".tmp";
 const EPOCH_MAGIC: &[u8; 8] = b"CXSEPOCH";
 const EPOCH_LEN: usize = 64;
-const INITIALIZED: u16 = 1;
-const INTERVAL: u16 = 2;
+const INTERVAL: u16 = 1;
 
 /// Name of the image of a revision.
 pub(crate) fn image(revision: u64) -> String {
@@ -71,8 +70,19 @@ pub(crate) fn parse(name: &str) -> Name {
     }
 }
 
-/// Who owns the store. 64 bytes: magic (8), version (2), flags (2), zero (4), epoch (8), store id
-/// (16), lineage at the time (8), zero (12), CRC-32C of all before (4); little-endian.
+/// Removes a file, if it is there.
+pub(crate) fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<()> {
+    match disk.remove(name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {name}"), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who owns the store. 64 bytes: magic (8), version (2), flags (2: bit 0 set for `interval`), zero
+/// (4), epoch (8), store id (16), lineage at the time (8), journal (8), zero (4), CRC-32C of all
+/// before (4); little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch {
     /// Counts owners.
@@ -81,8 +91,9 @@ pub(crate) struct Epoch {
     pub store: StoreId,
     /// The line of history when the owner opened the store.
     pub lineage: Lineage,
-    /// The first journal is durable: from now on, a store without files has lost them.
-    pub initialized: bool,
+    /// The highest journal that must be there: it was made durable before this was written. 0
+    /// before the first. So a store whose last files are missing is not taken for a shorter one.
+    pub journal: u64,
     /// The owner acknowledges before it syncs.
     pub interval: bool,
 }
@@ -90,8 +101,7 @@ pub(crate) struct Epoch {
 impl Epoch {
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(EPOCH_LEN);
-        let flags = if self.initialized { INITIALIZED } else { 0 }
-            | if self.interval { INTERVAL } else { 0 };
+        let flags = if self.interval { INTERVAL } else { 0 };
         out.extend_from_slice(EPOCH_MAGIC);
         out.extend_from_slice(&crate::format::VERSION.to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
@@ -99,7 +109,8 @@ impl Epoch {
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&self.store.0);
         out.extend_from_slice(&self.lineage.0.to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&self.journal.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -131,7 +142,7 @@ impl Epoch {
             epoch: number(16)?,
             store: StoreId(field(24, 40)?.try_into().map_err(|_| damaged())?),
             lineage: Lineage(number(40)?),
-            initialized: flags & INITIALIZED != 0,
+            journal: number(48)?,
             interval: flags & INTERVAL != 0,
         })
     }
@@ -147,17 +158,15 @@ impl Epoch {
     pub fn publish(&self, disk: &dyn Disk) -> Result<()> {
         let name = temporary(EPOCH);
         let doing = |what: &'static str| move |e| Error::io(format!("{what} epoch"), e);
-        match disk.remove(&name) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(doing("remove the temporary")(e));
-            }
-            _ => {}
-        }
+        remove_if_there(disk, &name)?;
         let file = disk.create(&name).map_err(doing("create"))?;
         file.write_at(0, &self.encode()).map_err(doing("write"))?;
         file.sync().map_err(doing("sync"))?;
         disk.rename(&name, EPOCH).map_err(doing("rename"))?;
-        disk.sync_dir().map_err(doing("sync the directory of"))
+        // Never `disk-full`, which says that nothing has happened.
+        disk.sync_dir().map_err(|e| {
+            Error::new(Code::Io, format!("sync the directory of epoch: {e}")).with_source(e)
+        })
     }
 }
 
@@ -189,7 +198,7 @@ mod tests {
             epoch: 3,
             store: StoreId([7; 16]),
             lineage: Lineage(9),
-            initialized: true,
+            journal: 5,
             interval: false,
         };
         let bytes = epoch.encode();

@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::{Lineage, StoreId};
 use crate::journal::{Journal, Prepare, Spare};
-use crate::layout::{Epoch, Name, parse};
+use crate::layout::{Epoch, remove_if_there};
 use crate::options::{Durability, Options};
 use crate::recovery::Survey;
 use crate::seat::Seat;
@@ -37,13 +37,13 @@ where
     disk.tighten()
         .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
     let fresh = || Lineage::random(&*env.random);
-    let mut epoch = match survey.epoch {
+    let epoch = match survey.epoch {
         Some(last) => Epoch {
             epoch: last
                 .epoch
                 .checked_add(1)
                 .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
-            initialized: !survey.is_empty(),
+            journal: survey.newest(),
             interval: matches!(options.durability, Durability::Interval(_)),
             ..last
         },
@@ -51,21 +51,20 @@ where
             epoch: 1,
             store: StoreId::random(&*env.random)?,
             lineage: fresh()?,
-            initialized: false,
+            journal: 0,
             interval: matches!(options.durability, Durability::Interval(_)),
         },
     };
     publish(&epoch, &survey, &*disk)?;
+    let used = survey.bytes();
     let recovered = survey.recover(fresh)?;
     let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
     for name in &recovered.garbage {
-        if parse(name) != Name::Suspect {
-            disk.remove(name)
-                .map_err(|e| Error::io(format!("remove {name}"), e))?;
-        }
+        remove_if_there(&*disk, name)?;
     }
-    let first_size = Engine::first_size(options.max_disk);
+    let free = disk.free().unwrap_or(u64::MAX);
     let seat = Arc::new(Seat {
+        space: options.max_disk.min(used.saturating_add(free)),
         store: epoch.store,
         lineage: recovered.lineage,
         epoch: epoch.epoch,
@@ -75,13 +74,8 @@ where
         options,
         time,
     });
-    let spare = first_journal(&seat, recovered.number, first_size)?;
+    let spare = first_journal(&seat, recovered.number)?;
     let journal = Journal::begin(&seat, spare, recovered.link, recovered.next_revision)?;
-    if !epoch.initialized || epoch.lineage != recovered.lineage {
-        epoch.initialized = true;
-        epoch.lineage = recovered.lineage;
-        epoch.publish(&*seat.disk)?;
-    }
     let shared = Arc::new(Shared::new(seat.clone(), recovered.view.clone()));
     let suspect = recovered.suspect;
     let (background, extra) = background(seat)?;
@@ -98,8 +92,7 @@ fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
     match epoch.publish(disk) {
         Err(error) if error.is(Code::DiskFull) && !survey.unbegun.is_empty() => {
             for name in &survey.unbegun {
-                disk.remove(name)
-                    .map_err(|e| Error::io(format!("remove {name}"), e))?;
+                remove_if_there(disk, name)?;
             }
             epoch.publish(disk)
         }
@@ -108,9 +101,10 @@ fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
 }
 
 /// Makes the first journal of this owner, a small one if there is no space for a usual one.
-fn first_journal(seat: &Seat, number: u64, size: u64) -> Result<Spare> {
+fn first_journal(seat: &Seat, number: u64) -> Result<Spare> {
+    let size = Engine::first_size(seat.space);
     let make = |size| {
-        let mut task = Prepare::new(number, size);
+        let mut task = Prepare::new(seat, number, size);
         loop {
             if let Some(spare) = task.step(&*seat.disk)? {
                 return Ok(spare);

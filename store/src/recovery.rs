@@ -117,8 +117,26 @@ impl Survey {
         Ok(survey)
     }
 
+    /// The highest journal that was begun.
+    pub fn newest(&self) -> u64 {
+        self.journals
+            .iter()
+            .map(|found| found.number)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Bytes of all images and journals.
+    pub fn bytes(&self) -> u64 {
+        self.images
+            .values()
+            .chain(&self.journals)
+            .map(|found| found.len)
+            .sum()
+    }
+
     /// True if no file holds anything.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.images.is_empty() && self.journals.is_empty()
     }
 
@@ -131,10 +149,11 @@ impl Survey {
                 "epoch: the file is missing, but there are data files",
             ));
         };
-        if epoch.initialized && self.is_empty() {
-            return Err(Error::corrupt(
-                "the store was in use, but all of its images and journals are missing",
-            ));
+        if self.highest < epoch.journal {
+            return Err(Error::corrupt(format!(
+                "{}: the file is missing",
+                layout::journal(epoch.journal)
+            )));
         }
         for found in self.images.values().chain(&self.journals) {
             let header = &found.open.header;
@@ -247,14 +266,14 @@ fn find(
 /// True if a file has only zeros behind its header.
 fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<bool> {
     let mut at = FRAMES_AT;
-    let mut chunk = vec![0; 64 << 10];
+    let (mut chunk, zeros) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     while at < len {
         let take = usize::try_from(len - at)
             .unwrap_or(usize::MAX)
             .min(chunk.len());
         let part = chunk.get_mut(..take).unwrap_or_default();
         file.read_at(at, part)?;
-        if part.iter().any(|byte| *byte != 0) {
+        if zeros.get(..take) != Some(part) {
             return Ok(false);
         }
         at += take as u64;
@@ -441,8 +460,14 @@ fn replay(
     note_time(state, header.created_ms);
     let mut reader = Reader::new(open, FileSource { file: file.clone() });
     let mut scratch = Vec::new();
+    // Where the last frame begins, or the header if there is none.
+    let (mut last, mut offset) = (0, FRAMES_AT);
     let clean = loop {
         let here = reader.link();
+        if reader.offset() > offset {
+            last = offset;
+            offset = reader.offset();
+        }
         if let Some(link) = from.filter(|link| link.sequence == here.sequence) {
             // Seeing the link only by its sequence lets a wrong chain be told from a short file.
             if link.chain != here.chain {
@@ -478,8 +503,8 @@ fn replay(
             }
         }
     };
-    if end.is_none() && !clean {
-        secure(&*file, reader.offset())?;
+    if end.is_none() {
+        secure(&*file, last, reader.offset())?;
     }
     state.link = reader.link();
     let used = reader.offset() - FRAMES_AT;
@@ -492,21 +517,14 @@ fn replay(
     Ok(clean)
 }
 
-/// Makes sure that what was read is on disk and not only in the page cache, where a failed sync
-/// may have left it: writes the same bytes again, and syncs.
-fn secure(file: &dyn DiskFile, end: u64) -> Result<()> {
+/// Makes sure that the last frame is on disk and not only in the page cache, where a failed sync
+/// may have left it: writes the same bytes again, and syncs. The frames before it were synced, or
+/// it would not have been written.
+fn secure(file: &dyn DiskFile, last: u64, end: u64) -> Result<()> {
     let io = |e| Error::io("make durable what was recovered", e);
-    let mut at = 0;
-    let mut chunk = vec![0; 1 << 20];
-    while at < end {
-        let take = usize::try_from(end - at)
-            .unwrap_or(usize::MAX)
-            .min(chunk.len());
-        let part = chunk.get_mut(..take).unwrap_or_default();
-        file.read_at(at, part).map_err(io)?;
-        file.write_at(at, part).map_err(io)?;
-        at += take as u64;
-    }
+    let mut frame = vec![0; usize::try_from(end - last).unwrap_or_default()];
+    file.read_at(last, &mut frame).map_err(io)?;
+    file.write_at(last, &frame).map_err(io)?;
     file.sync().map_err(io)
 }
 

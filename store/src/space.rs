@@ -20,6 +20,9 @@ use crate::task::{Running, Task};
 const LARGEST: u64 = 64 << 20;
 const SMALLEST: u64 = 1 << 20;
 
+/// Kept free so that the store can be opened again: the next owner's first journal and epoch.
+const REOPEN: u64 = 128 << 10;
+
 /// How long the file system is taken to be full after it said so, unless something was freed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,7 @@ impl Shortage {
 impl Engine {
     /// Largest usual journal: a sixteenth of the budget, so that three of them are a small part.
     fn journal_cap(&self) -> u64 {
-        (self.seat.options.max_disk / 16).clamp(64 << 10, LARGEST) & !4095
+        (self.seat.space / 16).clamp(64 << 10, LARGEST) & !4095
     }
 
     /// Size of the next journal, with room for a payload.
@@ -59,8 +62,8 @@ impl Engine {
     }
 
     /// Size of the first journal after an open.
-    pub(crate) fn first_size(max_disk: u64) -> u64 {
-        (max_disk / 16).clamp(64 << 10, SMALLEST) & !4095
+    pub(crate) fn first_size(space: u64) -> u64 {
+        (space / 16).clamp(64 << 10, SMALLEST) & !4095
     }
 
     /// Bytes on disk.
@@ -253,11 +256,11 @@ impl Engine {
         let limit = self.disk_limit();
         let used = self.disk_used();
         let mut size = self.next_size(payload);
-        if used.saturating_add(size) > limit {
+        if used.saturating_add(size + REOPEN) > limit {
             // A smaller one is better than none.
             size = size_for(payload).max(64 << 10);
         }
-        if used.saturating_add(size) > limit {
+        if used.saturating_add(size + REOPEN) > limit {
             self.shortage.prepare = Some(now);
             return;
         }
@@ -265,7 +268,7 @@ impl Engine {
         self.number += 1;
         self.running = Some(Running::Prepare { size });
         self.background
-            .start(Task::Prepare(Prepare::new(number, size)));
+            .start(Task::Prepare(Prepare::new(&self.seat, number, size)));
     }
 
     /// Notes that the file system was full.

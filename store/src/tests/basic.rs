@@ -229,10 +229,8 @@ fn a_failed_or_panicking_program_changes_nothing() {
     });
     assert!(panicked.unwrap_err().is(Code::Internal));
     assert_eq!(store.get(b"a").unwrap().unwrap().value(), b"1");
-    assert_eq!(
-        (store.len(), store.set(b"c", b"3").unwrap().revision),
-        (2, 2)
-    );
+    assert_eq!(store.set(b"c", b"3").unwrap().revision, 2);
+    assert_eq!(store.len(), 2);
 }
 
 #[test]
@@ -249,17 +247,17 @@ fn limits_on_keys_and_values_are_errors() {
 }
 
 #[test]
-fn values_of_the_largest_size_are_kept() {
+fn a_value_larger_than_a_journal_is_kept() {
     let dir = temp();
     let mut options = options();
-    options.max_value = 64 << 20;
+    options.max_value = 20 << 20;
     options.compression = Compression::None;
     let store = Store::open(dir.path(), options.clone()).unwrap();
-    store.set(b"big", &vec![5; 64 << 20]).unwrap();
+    store.set(b"big", &vec![5; 20 << 20]).unwrap();
     store.set(b"small", b"1").unwrap();
     store.close().unwrap();
     let store = Store::open(dir.path(), options).unwrap();
-    assert_eq!(store.get(b"big").unwrap().unwrap().value().len(), 64 << 20);
+    assert_eq!(store.get(b"big").unwrap().unwrap().value().len(), 20 << 20);
     assert!(store.has(b"small").unwrap());
 }
 

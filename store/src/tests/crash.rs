@@ -1,1 +1,256 @@
-//! To come.
+//! Power loss at every call that changes the disk.
+
+use super::disk::{Fault, Keep, SimDisk};
+use super::sim::{Model, Sim};
+use super::workload::{check, quick, run};
+use crate::format::Lineage;
+use crate::{Batch, Code, Durability};
+
+/// Runs the workload once for each call, loses power there, and checks what several subsets of
+/// the effects that were not synced leave. Returns how many states were checked.
+fn sweep(seed: u64, broken: Option<&'static str>, subsets: u64) -> Result<u64, String> {
+    let new_disk = || {
+        let disk = SimDisk::default();
+        if let Some(part) = broken {
+            disk.break_sync(part);
+        }
+        disk
+    };
+    let disk = new_disk();
+    let trace = run(&disk, &quick(), seed);
+    assert!(trace.error.is_none(), "{:?}", trace.error);
+    assert!(trace.folds > 0, "the workload folds");
+    let mut states = 0;
+    for call in 1..=disk.changes() + 1 {
+        let disk = new_disk();
+        disk.arm(call, Fault::PowerLoss);
+        let trace = run(&disk, &quick(), seed);
+        let keeps = [Keep::Nothing, Keep::Everything]
+            .into_iter()
+            .chain((0..subsets).map(|n| Keep::Some(call * 1000 + n)));
+        for keep in keeps {
+            states += 1;
+            check(&disk.power_loss(keep), &quick(), &trace)
+                .map_err(|what| format!("call {call}, {keep:?}: {what}"))?;
+        }
+    }
+    Ok(states)
+}
+
+#[test]
+fn a_power_loss_at_any_call_loses_nothing_acknowledged() {
+    let states = sweep(1, None, 4).unwrap() + sweep(2, None, 4).unwrap();
+    println!("crash states checked: {states}");
+}
+
+#[test]
+fn the_sweep_notices_each_sync_that_is_left_out() {
+    for part in ["journal-", "image-", "epoch", "."] {
+        let noticed = sweep(1, Some(part), 2);
+        assert!(
+            noticed.is_err(),
+            "syncs of {part} could be left out unnoticed"
+        );
+    }
+}
+
+#[test]
+fn a_power_loss_during_recovery_is_recovered_from() {
+    let disk = SimDisk::default();
+    disk.arm(150, Fault::PowerLoss);
+    let trace = run(&disk, &quick(), 3);
+    assert!(disk.is_off());
+    let first = disk.power_loss(Keep::Some(1));
+    let mut call = 0;
+    loop {
+        call += 1;
+        let disk = first.restart();
+        disk.arm(call, Fault::PowerLoss);
+        let opened = Sim::open(&disk, quick(), 5);
+        if !disk.is_off() {
+            assert!(call > 5, "an open changes something");
+            break;
+        }
+        drop(opened);
+        for keep in [
+            Keep::Nothing,
+            Keep::Everything,
+            Keep::Some(call),
+            Keep::Some(call + 99),
+        ] {
+            check(&disk.power_loss(keep), &quick(), &trace)
+                .unwrap_or_else(|what| panic!("call {call}, {keep:?}: {what}"));
+        }
+    }
+}
+
+#[test]
+fn with_an_interval_a_power_loss_leaves_a_prefix_and_a_new_lineage() {
+    let mut options = quick();
+    options.durability = Durability::INTERVAL;
+    let mut lost = 0;
+    for call in 1..60 {
+        let disk = SimDisk::default();
+        disk.arm(call, Fault::PowerLoss);
+        let Ok(mut sim) = Sim::open(&disk, options.clone(), 1) else {
+            continue;
+        };
+        let lineage = sim.engine.seat.lineage;
+        let mut states = vec![Model::new()];
+        // Groups acknowledged more than an interval ago.
+        let mut safe = 0;
+        for n in 0..100_usize {
+            let mut model = states.last().unwrap().clone();
+            model.insert(vec![1, u8::try_from(n % 7).unwrap()], vec![0; 3000]);
+            model.insert(b"n".to_vec(), n.to_string().into_bytes());
+            let batch = Batch::new()
+                .set(vec![1, u8::try_from(n % 7).unwrap()], vec![0; 3000])
+                .set("n", n.to_string());
+            if sim.run(batch).is_err() {
+                break;
+            }
+            states.push(model);
+            sim.clock.advance(10);
+            if n >= 11 {
+                safe = n - 11;
+            }
+            if disk.is_off() {
+                break;
+            }
+        }
+        let given_out = sim.revision();
+        drop(sim);
+        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(call)] {
+            let sim = Sim::open(&disk.power_loss(keep), options.clone(), 2).unwrap();
+            let at = states
+                .iter()
+                .rposition(|state| *state == sim.content())
+                .unwrap_or_else(|| panic!("call {call}: not a prefix"));
+            assert!(at >= safe, "call {call}: lost more than the interval");
+            lost += states.len() - 1 - at;
+            assert_ne!(sim.engine.seat.lineage, lineage, "old ETags must not match");
+            assert!(sim.engine.next > given_out + (1 << 31), "nor old revisions");
+        }
+    }
+    assert!(lost > 0, "the test loses something");
+}
+
+#[test]
+fn a_clean_close_keeps_the_lineage_with_an_interval_too() {
+    let mut options = quick();
+    options.durability = Durability::INTERVAL;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    let lineage: Lineage = sim.engine.seat.lineage;
+    sim.run(Batch::new().set("a", "1")).unwrap();
+    sim.engine.close().unwrap();
+    let sim = Sim::open(&disk, options, 2).unwrap();
+    assert_eq!((sim.engine.seat.lineage, sim.engine.next), (lineage, 2));
+}
+
+/// A store of two journals and an image, closed.
+fn closed() -> (SimDisk, Model) {
+    let disk = SimDisk::default();
+    let trace = run(&disk, &quick(), 4);
+    trace.sim.unwrap().engine.close().unwrap();
+    (disk, trace.states.last().unwrap().clone())
+}
+
+#[test]
+fn a_missing_file_is_an_integrity_error_never_an_empty_store() {
+    use crate::Disk;
+    let (disk, content) = closed();
+    let undamaged = disk.restart();
+    let sim = Sim::open(&undamaged, quick(), 1).unwrap();
+    assert!(sim.content() == content);
+    // What an open removes was of no value: a spare, and what a fold had not yet removed.
+    let kept = undamaged.list().unwrap();
+    let names = disk.list().unwrap();
+    let needed = names.iter().filter(|name| kept.contains(name));
+    let mut checked = 0;
+    for name in needed {
+        let disk = disk.restart();
+        disk.remove(name).unwrap();
+        let error = Sim::open(&disk, quick(), 1).err();
+        let error = error.unwrap_or_else(|| panic!("{name} was missing, and nobody noticed"));
+        assert!(error.is(Code::Corrupt), "{name}: {error:?}");
+        checked += 1;
+    }
+    assert!(checked >= 3, "{names:?}");
+}
+
+#[test]
+fn a_flipped_bit_is_an_integrity_error_or_harmless() {
+    use crate::Disk;
+    let (disk, content) = closed();
+    let mut refused = 0;
+    for name in disk.list().unwrap() {
+        let bytes = disk.content(&name);
+        let ends = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        for at in (0..=ends).step_by(997) {
+            let disk = disk.restart();
+            disk.edit(&name, |bytes| bytes[at] ^= 0x10);
+            match Sim::open(&disk, quick(), 1) {
+                Err(error) => {
+                    let known = [Code::Corrupt, Code::UnsupportedVersion, Code::KeyMissing];
+                    assert!(
+                        known.contains(&error.as_code()),
+                        "{name} at {at}: {error:?}"
+                    );
+                    refused += 1;
+                }
+                Ok(sim) => assert!(sim.content() == content, "{name} at {at}"),
+            }
+        }
+    }
+    assert!(refused > 50, "{refused}");
+}
+
+#[test]
+fn a_torn_last_frame_is_dropped_at_every_cut() {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, quick(), 1).unwrap();
+    sim.run(Batch::new().set("a", vec![1; 700])).unwrap();
+    let name = disk
+        .list()
+        .unwrap()
+        .into_iter()
+        .find(|n| n.starts_with("journal-"))
+        .unwrap();
+    let before = disk.content(&name);
+    sim.run(Batch::new().set("a", vec![2; 1200])).unwrap();
+    drop(sim);
+    let after = disk.content(&name);
+    let start = before.iter().zip(&after).position(|(a, b)| a != b).unwrap();
+    let end = after.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for cut in (start..end).step_by(37).chain([start, end - 1]) {
+        let disk = disk.restart();
+        disk.edit(&name, |bytes| bytes[cut..].fill(0));
+        let sim = Sim::open(&disk, quick(), 2).unwrap();
+        assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "cut at {cut}");
+        let sim = Sim::open(&disk, quick(), 3).unwrap();
+        assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "and stays dropped");
+    }
+}
+
+#[test]
+fn an_owner_that_was_overtaken_acknowledges_nothing() {
+    let disk = SimDisk::default();
+    let mut first = Sim::open(&disk, quick(), 1).unwrap();
+    first.run(Batch::new().set("a", "1")).unwrap();
+    let mut second = Sim::open(&disk, quick(), 2).unwrap();
+    let error = first.run(Batch::new().set("a", "lost")).unwrap_err();
+    assert!(error.is(Code::OutcomeUnknown), "{error:?}");
+    assert!(
+        first
+            .run(Batch::new().set("a", "lost"))
+            .unwrap_err()
+            .is(Code::Fenced)
+    );
+    second.run(Batch::new().set("b", "2")).unwrap();
+    drop((first, second));
+    let third = Sim::open(&disk, quick(), 3).unwrap();
+    assert_eq!(third.content()[&b"a"[..]], b"1");
+    assert_eq!(third.content()[&b"b"[..]], b"2");
+}

@@ -80,6 +80,8 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     pending_names: Vec<NameEffect>,
     calls: u64,
+    /// Calls that change something.
+    changes: u64,
     fault: Option<(u64, Fault)>,
     off: bool,
     capacity: Option<usize>,
@@ -101,14 +103,20 @@ fn enospc() -> io::Error {
 }
 
 impl State {
-    /// Counts a call that changes something, or that may fail.
+    /// Counts a call that changes something.
+    fn change(&mut self) -> io::Result<()> {
+        self.changes += 1;
+        self.call()
+    }
+
+    /// Counts a call, which may fail.
     fn call(&mut self) -> io::Result<()> {
         self.calls += 1;
         if self.off {
             return Err(eio());
         }
         match self.fault {
-            Some((at, Fault::PowerLoss)) if self.calls >= at => {
+            Some((at, Fault::PowerLoss)) if self.changes >= at => {
                 self.off = true;
                 Err(eio())
             }
@@ -150,10 +158,9 @@ impl SimDisk {
         disk
     }
 
-    /// Arms a fault at a call, counted from now.
-    pub fn arm(&self, calls: u64, fault: Fault) {
-        let mut state = self.0.lock();
-        state.fault = Some((state.calls + calls, fault));
+    /// Arms a fault at a call; a power loss at a call that changes something.
+    pub fn arm(&self, call: u64, fault: Fault) {
+        self.0.lock().fault = Some((call, fault));
     }
 
     pub fn heal(&self) {
@@ -162,6 +169,15 @@ impl SimDisk {
 
     pub fn calls(&self) -> u64 {
         self.0.lock().calls
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+
+    /// True once the power has failed.
+    pub fn is_off(&self) -> bool {
+        self.0.lock().off
     }
 
     pub fn set_capacity(&self, bytes: usize) {
@@ -286,7 +302,7 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.0.lock();
-        state.call()?;
+        state.change()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -316,7 +332,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.call()?;
+        state.change()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
         state
@@ -327,7 +343,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.call()?;
+        state.change()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         state
             .pending_names
@@ -337,7 +353,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.call()?;
+        state.change()?;
         if state.broken != Some(".") {
             state.durable_names = state.names.clone();
             state.pending_names.clear();
@@ -385,7 +401,7 @@ impl DiskFile for SimFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.disk.0.lock();
         let offset = usize::try_from(offset).unwrap();
-        let result = state.call();
+        let result = state.change();
         let used = state.used();
         let capacity = state.capacity;
         let inode = &mut state.inodes[self.inode];
@@ -420,7 +436,7 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock();
-        let result = state.call();
+        let result = state.change();
         let off = state.off;
         let broken = state.broken.is_some_and(|part| self.name.contains(part));
         let inode = &mut state.inodes[self.inode];

@@ -8,6 +8,7 @@ mod model;
 mod sim;
 mod space;
 mod threads;
+mod workload;
 
 use crate::{Encryption, Key, KeyId, Keyring, Options};
 

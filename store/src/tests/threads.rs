@@ -1,1 +1,130 @@
-//! To come.
+//! Many threads on a real directory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use super::options;
+use crate::{Batch, Code, Store, Txn};
+
+#[test]
+fn concurrent_programs_are_serial_and_readers_see_them_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let increment = |store: &Store| {
+        store.run(|txn: &mut Txn<'_>| {
+            let old = txn.get(b"n")?.map_or(0, |entry| {
+                u64::from_le_bytes(entry.value().try_into().unwrap())
+            });
+            txn.set(b"n", &(old + 1).to_le_bytes())?;
+            txn.set(b"twice", &(2 * (old + 1)).to_le_bytes())?;
+            Ok(old + 1)
+        })
+    };
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let page = store.scan(&crate::Scan::all()).unwrap();
+                    let number = |at: usize| {
+                        let entry: &crate::Entry = &page.items[at];
+                        u64::from_le_bytes(entry.value().try_into().unwrap())
+                    };
+                    if page.items.len() == 2 {
+                        assert_eq!(2 * number(0), number(1), "a batch is seen whole");
+                        assert!(number(0) >= last, "time does not go back");
+                        last = number(0);
+                    }
+                }
+            });
+        }
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let mine = increment(&store).unwrap();
+                        let seen = store.get(b"n").unwrap().unwrap();
+                        let seen = u64::from_le_bytes(seen.value().try_into().unwrap());
+                        assert!(seen >= mine, "what was answered is read");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let status = store.status();
+    assert_eq!(status.commits, 400);
+    assert!(status.groups < 400, "concurrent commits share a sync");
+    store.close().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    assert_eq!(
+        store.get(b"n").unwrap().unwrap().value(),
+        400_u64.to_le_bytes()
+    );
+}
+
+#[test]
+fn a_full_queue_refuses_and_every_answer_is_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.max_queue = 4;
+    let store = Store::open(dir.path(), options).unwrap();
+    let (answers, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    for n in 0..1000_u32 {
+        let (answers, refused) = (answers.clone(), refused.clone());
+        store.submit(Batch::new().set(n.to_string(), "x"), move |result| {
+            answers.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = result {
+                assert!(error.is(Code::Overloaded), "{error:?}");
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let other = store.clone();
+    store.close().unwrap();
+    assert_eq!(answers.load(Ordering::Relaxed), 1000);
+    let refused = refused.load(Ordering::Relaxed);
+    assert!(refused > 0 && other.len() == 1000 - refused);
+    other.submit(Batch::new().set("late", "x"), move |result| {
+        assert!(result.unwrap_err().is(Code::Closed));
+        answers.fetch_add(1, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn writes_go_on_during_folds_and_all_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.max_disk = 64 << 20;
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    thread::scope(|scope| {
+        for writer in 0..4_u8 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut value = vec![0; 20_000];
+                for n in 0..200_u32 {
+                    let mut rng = super::disk::Rng(u64::from(n) << 8 | u64::from(writer));
+                    value.fill_with(|| rng.next().to_le_bytes()[0]);
+                    store
+                        .set(&[writer, (n % 50).to_le_bytes()[0]], &value)
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert!(store.status().folds > 0);
+    assert!(store.status().disk_bytes <= 64 << 20);
+    let before: Vec<_> = store.scan(&crate::Scan::all()).unwrap().items;
+    store.close().unwrap();
+    let store = Store::open(dir.path(), options).unwrap();
+    let after = store.scan(&crate::Scan::all()).unwrap().items;
+    assert_eq!(before.len(), 200);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before.unpack(), after.unpack());
+    }
+}

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use codexstore_operator::args::{Cli, Command, LogFormat, RunArgs};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let Command::Run(args) = Cli::parse().command;
@@ -20,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn start(args: RunArgs) -> anyhow::Result<()> {
-    let filter = match EnvFilter::try_new(&args.log_level) {
+    let filter = match args.log_level.parse::<Targets>() {
         Ok(filter) => filter,
         Err(why) => {
             eprintln!(
@@ -30,13 +33,14 @@ fn start(args: RunArgs) -> anyhow::Result<()> {
             std::process::exit(2);
         }
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match args.log_format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Text => layer.boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .init();
     // The one provider of cryptography; without this, the first TLS connection would have to guess.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -10,8 +10,8 @@ use crate::keyring::KeyId;
 use crate::layout::{self, Epoch};
 use crate::seat::Seat;
 
-/// Zeros written at once.
-const CHUNK: usize = 1 << 20;
+/// Zeros written at once: few enough that the allocator does not keep much of an idle store.
+const CHUNK: usize = 256 << 10;
 
 /// A file of zeros that is durable, with its name: the next journal.
 pub(crate) struct Spare {

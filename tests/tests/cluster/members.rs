@@ -51,7 +51,12 @@ fn a_spec_change_shows_members_as_outdated_and_codexctl_says_which() {
     assert_eq!(status["ready"], "1/1", "an outdated member still serves");
     let pod = format!("pod/{old}");
     let told = codexctl(ns.cluster, &["explain", &pod, "-n", &ns.name]).success("codexctl explain");
-    assert!(told.contains("outdated"), "{told}");
+    assert!(told.contains("the sidecar is outdated"), "{told}");
+    let told = codexctl(ns.cluster, &["explain", "cxs/orders", "-n", &ns.name]).out;
+    let named = told
+        .lines()
+        .any(|l| l.contains("outdated") && l.contains(&old));
+    assert!(named, "{told}");
 
     // A pod made by the new spec is up to date.
     ns.delete_and_wait(&format!("pods/{old}"));

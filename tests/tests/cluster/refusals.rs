@@ -80,6 +80,21 @@ fn a_container_that_mounts_our_volumes_is_refused() {
 }
 
 #[test]
+fn a_container_that_mounts_the_stores_own_pod_volume_is_refused() {
+    let Some(ns) = namespace("pod-volume") else {
+        return;
+    };
+    ns.store("orders", json!({"volume": {"podVolume": "work"}}));
+    let mut pod = objects::pod("app", Some("orders"));
+    pod["spec"]["volumes"] = json!([{"name": "work", "emptyDir": {}}]);
+    ns.dry_run(&pod)
+        .expect("the volume is there, and no container mounts it");
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "work", "mountPath": "/work"}]);
+    let message = ns.refused(&pod);
+    assert!(message.contains("work"), "{message}");
+}
+
+#[test]
 fn a_pod_that_mounts_the_keyring_secret_by_another_name_is_refused() {
     let Some(ns) = namespace("loot") else { return };
     ns.store("orders", json!({}));

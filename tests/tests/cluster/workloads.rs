@@ -23,7 +23,9 @@ fn a_deployment_has_a_store_in_each_replica() {
         .iter()
         .filter_map(|p| p["metadata"]["name"].as_str())
         .collect();
+    // The members are ready before their apps start.
     for name in &names {
+        ns.pod_ready(name);
         assert_eq!(ns.put(name, "who", name), 201);
     }
     // Each pod has a store of its own.

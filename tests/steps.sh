@@ -3,7 +3,7 @@
 
 STEPS=()  # "result seconds name"
 STEPS_FAILED=0
-STEP_OK=yes
+export STEP_OK=yes
 
 # Call it as a plain command: behind `if`, `&&` or `||` bash ignores `set -e` in all that it runs. STEP_OK tells the outcome.
 step() { # NAME COMMAND...

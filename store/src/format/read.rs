@@ -153,7 +153,7 @@ impl<S: Source> Reader<S> {
         let Some((head, at, chain)) = self.find()? else {
             return Ok(Step::End(self.end.unwrap_or(Tail::Open)));
         };
-        let place = self.unseal(&head, at)?;
+        let (place, sum) = self.unseal(&head, at)?;
         let (offset, total) = (self.offset, head.total() as u64);
         if head.kind == FrameKind::Close {
             let totals = self.check_totals(place)?;
@@ -163,8 +163,7 @@ impl<S: Source> Reader<S> {
             return Ok(Step::End(Tail::Closed(totals)));
         }
         if !matches!(place, Place::Sealed) {
-            let payload = self.payload(place);
-            let (len, sum) = (payload.len(), sha256(&[payload]));
+            let len = self.payload(place).len();
             self.tally.add(len, &sum);
         }
         self.advance(total, chain);
@@ -294,9 +293,9 @@ impl<S: Source> Reader<S> {
     }
 
     /// Decrypts the frame at `at` in the window, unpacks its payload and checks its sum.
-    fn unseal(&mut self, head: &Head, at: usize) -> Result<Place> {
+    fn unseal(&mut self, head: &Head, at: usize) -> Result<(Place, Digest)> {
         let Some(cipher) = &self.file.cipher else {
-            return Ok(Place::Sealed);
+            return Ok((Place::Sealed, [0; 32]));
         };
         let bytes = self
             .window
@@ -343,7 +342,7 @@ impl<S: Source> Reader<S> {
         if !same(&sha256(&[payload]), &sum) {
             return Err(self.corrupt("its payload does not have its sum"));
         }
-        Ok(place)
+        Ok((place, sum))
     }
 
     fn check_totals(&self, place: Place) -> Result<Totals> {

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::engine::Engine;
 use crate::http::App;
 use crate::http::answer::{Body, Reject, json, without_body};
+use crate::log::Throttle;
 use crate::metrics::{Operation, Protocol};
 use crate::serve::connections::Connections;
 use crate::serve::guard::Guard;
@@ -30,10 +31,16 @@ const CONNECTIONS: usize = 16;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Most time without a request.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// Pause before the address is bound again.
 const BIND_PAUSE: Duration = Duration::from_secs(5);
+
+/// Refused connections in the log.
+static REFUSED: Throttle = Throttle::new();
+
+/// Refused requests in the log.
+static DENIED: Throttle = Throttle::new();
 
 /// Serves the admin listener for ever. Nothing that fails here ends the process: the socket is
 /// served all the same.
@@ -49,7 +56,9 @@ pub async fn serve<E: Engine>(
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an admin connection");
+                if let Some(held_back) = REFUSED.pass() {
+                    tracing::warn!(%error, held_back, "cannot accept an admin connection");
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }
@@ -109,7 +118,9 @@ async fn shake(
     let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "an admin connection was refused");
+            if let Some(held_back) = REFUSED.pass() {
+                tracing::warn!(%error, held_back, "an admin connection was refused");
+            }
             return None;
         }
         Err(_) => return None,
@@ -134,7 +145,13 @@ fn answer<E: Engine>(
     let response = match decide(app, role, request) {
         Ok(response) if head => without_body(response),
         Ok(response) => response,
-        Err(reject) => reject.into_response(head),
+        Err(reject) => {
+            if let Some(held_back) = DENIED.pass() {
+                let role = role.map(Role::as_str);
+                tracing::warn!(role, held_back, "an admin request was refused");
+            }
+            reject.into_response(head)
+        }
     };
     app.metrics.done(
         Protocol::Admin,
@@ -164,14 +181,12 @@ fn decide<E: Engine>(
         return Err(Reject::method_not_allowed("GET, HEAD"));
     }
     let Some(role) = role else {
-        tracing::warn!("an admin request without a role was refused");
         return Err(Reject::new(
             "denied",
             "the client certificate names no role, or more than one",
         ));
     };
     if !role.may(verb) {
-        tracing::warn!(role = role.as_str(), "an admin request was refused");
         return Err(Reject::new(
             "denied",
             format!("role {} may not do this", role.as_str()),

@@ -19,8 +19,8 @@ pub use condition::{Conditions, Tag};
 /// Why there is no answer.
 #[derive(Debug, Clone)]
 pub enum Failure {
-    /// The store is not open; the error says why.
-    NotOpen(Error),
+    /// The store is not open; without an error it is being opened for the first time.
+    NotOpen(Option<Error>),
     /// The operation failed.
     Failed(Error),
 }
@@ -28,15 +28,6 @@ pub enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Failed(error)
-    }
-}
-
-impl Failure {
-    /// The error.
-    pub fn error(&self) -> &Error {
-        match self {
-            Failure::NotOpen(error) | Failure::Failed(error) => error,
-        }
     }
 }
 

@@ -133,7 +133,7 @@ struct PerOperation {
 pub struct Metrics {
     registry: Registry,
     http: Vec<PerOperation>,
-    admin: Counter,
+    admin: [Counter; 4],
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
     accepted: AtomicU64,
@@ -180,14 +180,17 @@ impl Default for Metrics {
                 }
             })
             .collect();
-        let admin = vec![
-            ("protocol", "admin"),
-            ("operation", "status"),
-            ("outcome", "ok"),
-        ];
+        let admin = OUTCOMES.map(|outcome| {
+            let labels = [
+                ("protocol", "admin"),
+                ("operation", "status"),
+                ("outcome", outcome),
+            ];
+            requests.get_or_create_owned(&labels.to_vec())
+        });
         Metrics {
             http,
-            admin: requests.get_or_create_owned(&admin),
+            admin,
             turned: Turned::ALL
                 .iter()
                 .map(|(_, reason)| turned.get_or_create_owned(&vec![("reason", *reason)]))
@@ -210,7 +213,9 @@ impl Metrics {
     ) {
         match protocol {
             Protocol::Admin => {
-                self.admin.inc();
+                if let Some(counter) = self.admin.get(outcome(status)) {
+                    counter.inc();
+                }
             }
             Protocol::Http => {
                 if let Some(counters) = self.http.get(operation as usize) {

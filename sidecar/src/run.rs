@@ -83,11 +83,13 @@ async fn serve(
         _ = interrupt.recv() => {}
     }
     let deadline = Instant::now() + settings.shutdown;
+    // Clients that hang must not use up the time that the store needs.
+    let patience = Instant::now() + settings.shutdown * 3 / 4;
     tracing::info!("stopping");
     all.stop();
     drop(file);
     let _ = accepting.await;
-    if tokio::time::timeout_at(deadline.into(), all.empty())
+    if tokio::time::timeout_at(patience.into(), all.empty())
         .await
         .is_err()
     {

@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 use crate::engine::Engine;
 use crate::http::answer::Body;
 use crate::http::{App, answer};
+use crate::log::Throttle;
 use crate::metrics::Turned;
 use connections::{Connection, Connections};
 use guard::Guard;
@@ -36,10 +37,14 @@ const MAX_FIELDS: usize = 64;
 const MAX_STREAMS: u32 = 128;
 
 /// Bytes that an HTTP/2 client may send ahead of being read, for a stream and for a connection.
-const WINDOW: u32 = 1 << 20;
+/// Small, since it is memory that each connection may claim.
+const WINDOW: u32 = 64 << 10;
 
 /// Pause after a failed accept: the reason, mostly a lack of descriptors, does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Failed accepts in the log.
+static REFUSED: Throttle = Throttle::new();
 
 /// HTTP as every listener here speaks it.
 pub fn protocol() -> Builder<TokioExecutor> {
@@ -78,7 +83,9 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors: make room, and go on with who is already here.
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(held_back) = REFUSED.pass() {
+                    tracing::warn!(%error, held_back, "cannot accept a connection");
+                }
                 app.metrics.turned(Turned::Descriptors);
                 if all.evict() {
                     app.metrics.turned(Turned::Evicted);

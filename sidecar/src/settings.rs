@@ -159,7 +159,7 @@ impl Settings {
             io: flags.io_timeout,
             idle: flags.idle_timeout,
         };
-        crate::log::check_filter(&flags.log_level)
+        crate::log::parse_filter(&flags.log_level)
             .with_context(|| format!("--log-level {}", flags.log_level))?;
         Ok(Settings {
             data_dir: flags.data_dir,

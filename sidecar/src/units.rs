@@ -60,7 +60,7 @@ pub fn parse_size(text: &str) -> Result<Size, String> {
 /// Parses a duration above zero.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     codexstore_api::time::parse_duration(text)
-        .filter(|duration| !duration.is_zero() && *duration <= Duration::from_secs(86_400))
+        .filter(|duration| !duration.is_zero() && *duration <= Duration::from_hours(24))
         .ok_or_else(|| {
             "a duration here is above zero and at most a day, such as 500ms, 30s, 5m or 1h30m"
                 .to_string()

@@ -1,6 +1,7 @@
 //! Certificates of the admin listener, loaded anew when their files change.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,10 @@ use crate::watch::Fingerprint;
 pub struct Certificates {
     dir: PathBuf,
     current: ArcSwapOption<ServerConfig>,
-    seen: Mutex<Option<Option<Fingerprint>>>,
+    /// The files as last read; `None` before the first time and while they cannot be read.
+    seen: Mutex<Option<Fingerprint>>,
+    /// Whether they were ever looked at.
+    looked: AtomicBool,
 }
 
 impl Certificates {
@@ -27,6 +31,7 @@ impl Certificates {
             dir,
             current: ArcSwapOption::empty(),
             seen: Mutex::default(),
+            looked: AtomicBool::new(false),
         }
     }
 
@@ -40,10 +45,11 @@ impl Certificates {
         let now = Fingerprint::of(&self.dir);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.as_ref() == Some(&now) {
+            let first = !self.looked.swap(true, Ordering::Relaxed);
+            if *seen == now && !first {
                 return;
             }
-            *seen = Some(now);
+            *seen = now;
         }
         match load(&self.dir) {
             Ok(config) => {

@@ -14,7 +14,7 @@ use super::{Conditions, Engine, Failure, Health, Put, Result, Tag, Value, Writte
 /// The store, while it is open.
 enum Slot {
     Open(Store),
-    Closed(State, Error),
+    Closed(State, Option<Error>),
 }
 
 /// The local store, which its [`super::owner::Owner`] opens and closes.
@@ -26,9 +26,8 @@ pub struct Local {
 
 impl Default for Local {
     fn default() -> Local {
-        let starting = Error::new(Code::Closed, "the store is being opened");
         Local {
-            slot: ArcSwap::from_pointee(Slot::Closed(State::Starting, starting)),
+            slot: ArcSwap::from_pointee(Slot::Closed(State::Starting, None)),
             notice: Mutex::default(),
         }
     }
@@ -42,7 +41,7 @@ impl Local {
 
     /// Stops serving and says why; the store that was served is handed back.
     pub fn closed(&self, state: State, why: Error) -> Option<Store> {
-        match &*self.slot.swap(Arc::new(Slot::Closed(state, why))) {
+        match &*self.slot.swap(Arc::new(Slot::Closed(state, Some(why)))) {
             Slot::Open(store) => Some(store.clone()),
             Slot::Closed(..) => None,
         }
@@ -237,8 +236,8 @@ impl Engine for Local {
             .clone();
         match &**self.slot.load() {
             Slot::Open(store) => {
-                let stats = store.status();
-                let (state, error) = match &stats.poisoned {
+                let numbers = store.status();
+                let (state, error) = match &numbers.poisoned {
                     Some(error) => (State::Poisoned, Some(error.clone())),
                     None => (State::Ready, None),
                 };
@@ -247,13 +246,13 @@ impl Engine for Local {
                     state,
                     message,
                     error,
-                    stats,
+                    stats: numbers,
                 }
             }
             Slot::Closed(state, why) => Health {
                 state: *state,
-                message: Some(why.to_string()),
-                error: Some(why.clone()),
+                message: why.as_ref().map(ToString::to_string),
+                error: why.clone(),
                 ..Health::default()
             },
         }

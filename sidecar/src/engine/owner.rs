@@ -24,7 +24,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Longest pause where all data is read each time and only a restore will help.
-const INTEGRITY_PAUSE: Duration = Duration::from_secs(60);
+const INTEGRITY_PAUSE: Duration = Duration::from_mins(1);
 
 /// How long a poisoned store goes on serving reads before it is opened again.
 const POISONED_FOR: Duration = Duration::from_secs(5);

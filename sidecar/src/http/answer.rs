@@ -12,6 +12,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::Failure;
+use crate::log::Throttle;
 
 /// Body of an answer: bytes at once, and what they are accounted to until they are sent.
 #[derive(Debug, Default)]
@@ -96,6 +97,9 @@ pub fn without_body(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, Body::empty())
 }
 
+/// Failures in the log.
+static FAILURES: Throttle = Throttle::new();
+
 /// A request that is not answered as asked, and why.
 #[derive(Debug)]
 pub struct Reject(Box<Inner>);
@@ -105,6 +109,8 @@ struct Inner {
     problem: Problem,
     allow: Option<&'static str>,
     close: bool,
+    /// Not worth a line in the log: its reason is there already.
+    quiet: bool,
 }
 
 impl Reject {
@@ -146,14 +152,19 @@ impl Reject {
             problem,
             allow,
             close,
+            quiet,
         } = *self.0;
         let code =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if code.is_server_error() {
+        if code.is_server_error()
+            && !quiet
+            && let Some(held_back) = FAILURES.pass()
+        {
             tracing::warn!(
                 code = problem.code,
                 status = problem.status,
                 detail = problem.detail,
+                held_back,
                 "a request failed"
             );
         }
@@ -183,19 +194,28 @@ impl From<Problem> for Reject {
             problem,
             allow: None,
             close: false,
+            quiet: false,
         }))
     }
 }
 
 impl From<Failure> for Reject {
     fn from(failure: Failure) -> Reject {
-        let error = failure.error();
-        let mut problem = Problem::of(codes::row(error.code()), error.message());
-        if matches!(failure, Failure::NotOpen(_)) {
-            // Whatever keeps the store closed, to a client it is the service that is missing.
-            problem.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        let of = |error: &codexstore::Error| Problem::of(codes::row(error.code()), error.message());
+        match failure {
+            Failure::Failed(error) => Reject::from(of(&error)),
+            Failure::NotOpen(why) => {
+                let mut problem = match why {
+                    Some(error) => of(&error),
+                    None => Problem::new("starting", "the store is being opened"),
+                };
+                // Whatever keeps the store closed, to a client it is the service that is missing.
+                problem.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+                let mut reject = Reject::from(problem);
+                reject.0.quiet = true;
+                reject
+            }
         }
-        Reject::from(problem)
     }
 }
 

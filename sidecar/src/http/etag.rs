@@ -80,7 +80,7 @@ fn ours(opaque: &str) -> Option<Tag> {
 mod tests {
     use super::*;
 
-    fn read(name: HeaderName, lines: &[&str]) -> Result<Conditions, Reject> {
+    fn read(name: &HeaderName, lines: &[&str]) -> Result<Conditions, Reject> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(name.clone(), line.parse().unwrap());
@@ -96,21 +96,21 @@ mod tests {
 
     #[test]
     fn tags_are_read_from_lists_and_several_lines() {
-        let one = read(IF_MATCH, &[TEXT]).unwrap();
+        let one = read(&IF_MATCH, &[TEXT]).unwrap();
         assert_eq!(one.if_match, Some(Match::Tags(vec![TAG])));
-        let more = read(IF_MATCH, &[&format!("\"x,y\" , {TEXT}"), TEXT]).unwrap();
+        let more = read(&IF_MATCH, &[&format!("\"x,y\" , {TEXT}"), TEXT]).unwrap();
         assert_eq!(more.if_match, Some(Match::Tags(vec![TAG, TAG])));
-        assert_eq!(read(IF_MATCH, &["*"]).unwrap().if_match, Some(Match::Any));
-        assert_eq!(read(IF_MATCH, &[]).unwrap(), Conditions::default());
+        assert_eq!(read(&IF_MATCH, &["*"]).unwrap().if_match, Some(Match::Any));
+        assert_eq!(read(&IF_MATCH, &[]).unwrap(), Conditions::default());
     }
 
     #[test]
     fn weak_tags_count_only_for_if_none_match() {
         let weak = format!("W/{TEXT}");
         let tags = |m| Some(Match::Tags(m));
-        assert_eq!(read(IF_MATCH, &[&weak]).unwrap().if_match, tags(vec![]));
+        assert_eq!(read(&IF_MATCH, &[&weak]).unwrap().if_match, tags(vec![]));
         assert_eq!(
-            read(IF_NONE_MATCH, &[&weak]).unwrap().if_none_match,
+            read(&IF_NONE_MATCH, &[&weak]).unwrap().if_none_match,
             tags(vec![TAG])
         );
     }
@@ -124,12 +124,12 @@ mod tests {
             "\"00000000000000ab-07\"",
         ] {
             assert_eq!(
-                read(IF_MATCH, &[foreign]).unwrap().if_match,
+                read(&IF_MATCH, &[foreign]).unwrap().if_match,
                 Some(Match::Tags(vec![]))
             );
         }
         for bad in ["", "abc", "\"abc", "\"a\" \"b\"", "*, \"a\"", "7"] {
-            assert!(read(IF_MATCH, &[bad]).is_err(), "{bad}");
+            assert!(read(&IF_MATCH, &[bad]).is_err(), "{bad}");
         }
     }
 }

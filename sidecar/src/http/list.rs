@@ -78,7 +78,7 @@ pub async fn list<E: Engine>(
     };
     let values = query.flag("values")?;
 
-    let scanning = scan_permit(app, deadline).await?;
+    let place = scan_permit(app, deadline).await?;
     // What a page takes: its entries are shared with the store, its text is a third longer than
     // the largest value that may end it.
     let bytes = if values {
@@ -86,10 +86,10 @@ pub async fn list<E: Engine>(
     } else {
         PAGE_BYTES
     };
-    let held = body::reserve(app, bytes, deadline).await?;
+    let share = body::reserve(app, bytes, deadline).await?;
     let engine = Arc::clone(&app.engine);
     let work = tokio::task::spawn_blocking(move || {
-        let _scanning = scanning;
+        let _place = place;
         page(&*engine, scan, limit, values)
     });
     let bytes = match timeout_at(deadline, work).await {
@@ -97,7 +97,10 @@ pub async fn list<E: Engine>(
         Ok(Err(_)) => return Err(Reject::new("internal", "the list ended early")),
         Err(_) => return Err(Reject::new("deadline", "the request's time is over")),
     };
-    Ok(typed("application/json", Body::holding(bytes.into(), held)))
+    Ok(typed(
+        "application/json",
+        Body::holding(bytes.into(), share),
+    ))
 }
 
 /// Computes a page as JSON.
@@ -167,9 +170,9 @@ pub async fn delete<E: Engine>(
             "an empty prefix removes every key: say all=true if that is meant".into(),
         ));
     }
-    let scanning = scan_permit(app, deadline).await?;
+    let place = scan_permit(app, deadline).await?;
     let (deleted, revision) = keys::in_time(deadline, app.engine.delete_prefix(prefix)).await?;
-    drop(scanning);
+    drop(place);
     json(&Deleted { deleted, revision })
 }
 

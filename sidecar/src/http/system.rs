@@ -41,7 +41,7 @@ pub fn answer<E: Engine>(
     Query::parse(head.uri.query(), &[])?;
     match route {
         Route::Status => status(app),
-        Route::Ready => ready(&app.engine.health()),
+        Route::Ready => Ok(ready(&app.engine.health())),
         Route::Metrics => metrics(app),
         Route::OpenApi => openapi::document(),
         _ => Ok(health()),
@@ -113,21 +113,24 @@ pub fn health() -> Response<Body> {
     description = "200 while the store is open for reads and writes; else the problem that keeps it from that.",
     responses((status = 200, description = "Ready.", body = String, content_type = "text/plain"),
         (status = 503, description = "Not ready, and why.", body = Problem, content_type = "application/problem+json")))]
-pub fn ready(health: &Health) -> Result<Response<Body>, Reject> {
+pub fn ready(health: &Health) -> Response<Body> {
     if health.state.is_ready() {
-        return Ok(typed("text/plain", "ok\n"));
+        return typed("text/plain", "ok\n");
     }
     let code = health
         .error
         .as_ref()
         .map_or("starting", |error| error.code());
-    let message = health.message.as_deref().unwrap_or_default();
+    let message = health
+        .message
+        .as_deref()
+        .unwrap_or("the store is being opened");
     let mut problem = Problem::of(codes::row(code), format!("{}: {message}", health.state));
     problem.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
     // Not a warning in the log for each probe: the owner has logged the reason once.
     let mut response = typed(codexstore_api::problem::MEDIA_TYPE, problem.to_json());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    Ok(response)
+    response
 }
 
 /// Metrics.

@@ -98,6 +98,13 @@ async fn connect(
     Ok(client.patience(std::time::Duration::ZERO))
 }
 
+/// In TLS 1.3 a client learns that it was refused with its first read.
+async fn refused(client: Result<Client, String>) {
+    if let Ok(client) = client {
+        assert!(client.status().await.unwrap_err().is("unreachable"));
+    }
+}
+
 const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
 #[test]
@@ -119,7 +126,7 @@ fn the_operator_reads_the_status_and_nobody_else_does() {
         assert!(error.is("no-such-route"), "{error}");
         assert!(
             operator
-                .list(&Default::default())
+                .list(&codexstore_api::bodies::ListQuery::default())
                 .await
                 .unwrap_err()
                 .is("no-such-route")
@@ -135,12 +142,6 @@ fn the_operator_reads_the_status_and_nobody_else_does() {
         assert!(unknown.status().await.unwrap_err().is("denied"));
         assert!(unknown.health().await.unwrap_err().is("denied"));
 
-        // In TLS 1.3 a client learns that it was refused with its first read.
-        async fn refused(client: Result<Client, String>) {
-            if let Ok(client) = client {
-                assert!(client.status().await.unwrap_err().is("unreachable"));
-            }
-        }
         refused(connect(address, &ca, None, TLS13).await).await;
         let foreign = self::ca();
         refused(connect(address, &ca, Some(identity(&foreign, "operator")), TLS13).await).await;

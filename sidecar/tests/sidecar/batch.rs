@@ -74,7 +74,7 @@ fn the_client_sends_batches_of_any_bytes() {
         let client = s.client();
         let batch = Batch {
             operations: vec![
-                Operation::set(&[0xff], &[0xfe, 0]).ttl(std::time::Duration::from_secs(60)),
+                Operation::set(&[0xff], &[0xfe, 0]).ttl(std::time::Duration::from_mins(1)),
                 Operation::set("ü".as_bytes(), b"text"),
             ],
             preconditions: vec![Precondition::new(&[0xff], Condition::Absent)],

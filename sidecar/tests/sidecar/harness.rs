@@ -37,7 +37,7 @@ impl Place {
     pub fn keyring(&self, current: &str, keys: &[(&str, &[u8])]) {
         let root = self.path("keyring");
         std::fs::create_dir_all(&root).unwrap();
-        let version = (0..)
+        let version = (0..1000)
             .map(|n| format!("..v{n}"))
             .find(|n| !root.join(n).exists())
             .unwrap();

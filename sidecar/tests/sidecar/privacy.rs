@@ -10,7 +10,8 @@ fn keys_and_values_are_in_no_log_metric_status_error_or_file() {
     let mut s = place.ready(&["--log-level", "trace"]);
     let mut told = String::new();
     let mut tell = |answer: crate::harness::Answer| {
-        told.push_str(&format!("{}{}", answer.head, answer.text()))
+        told.push_str(&answer.head);
+        told.push_str(&answer.text());
     };
     tell(s.put("canary-key", b"canary-value"));
     tell(s.request(

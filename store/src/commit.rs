@@ -171,12 +171,11 @@ impl Queue {
                 return false;
             }
             state.idle = true;
-            let late = match patience {
-                Some(patience) => self.wake.wait_for(&mut state, patience).timed_out(),
-                None => {
-                    self.wake.wait(&mut state);
-                    false
-                }
+            let late = if let Some(patience) = patience {
+                self.wake.wait_for(&mut state, patience).timed_out()
+            } else {
+                self.wake.wait(&mut state);
+                false
             };
             state.idle = false;
             if late {

@@ -14,7 +14,7 @@ const SHARE_FROM: usize = 512;
 
 /// Bytes that an entry costs besides its content: reference counts, the allocator's header, and
 /// its place in the index.
-const OVERHEAD: usize = 64;
+const OVERHEAD: usize = 80;
 
 /// A key with its value and revisions, as it was when it was read. Cloning is cheap and shares
 /// the memory.

@@ -103,22 +103,22 @@ impl WriteImage {
                 self.gather()?;
                 self.frame.clear();
                 if self.payload.is_empty() {
-                    let (sealed, _) = sealer.close(&*seat.env.random, &mut self.frame)?;
-                    file.write_at(sealed.offset, &self.frame)
+                    let (end, _) = sealer.close(&*seat.env.random, &mut self.frame)?;
+                    file.write_at(end.offset, &self.frame)
                         .map_err(doing("write"))?;
-                    self.stage = Stage::Place(file, sealed.offset + sealed.len as u64);
+                    self.stage = Stage::Place(file, end.offset + end.len as u64);
                 } else {
-                    let sealed = sealer.seal(
+                    let placed = sealer.seal(
                         FrameKind::Entries,
                         &self.payload,
                         &*seat.env.random,
                         &mut self.frame,
                     )?;
-                    file.write_at(sealed.offset, &self.frame)
+                    file.write_at(placed.offset, &self.frame)
                         .map_err(doing("write"))?;
-                    if sealed.offset - self.synced >= SYNC_EVERY {
+                    if placed.offset - self.synced >= SYNC_EVERY {
                         file.sync().map_err(doing("sync"))?;
-                        self.synced = sealed.offset;
+                        self.synced = placed.offset;
                     }
                     self.stage = Stage::Entries(file, sealer);
                 }

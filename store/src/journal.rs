@@ -64,12 +64,11 @@ impl Prepare {
             let name = name.clone();
             move |e| Error::io(format!("{what} {name}"), e)
         };
-        let file = match &self.file {
-            Some(file) => file.clone(),
-            None => {
-                let file = disk.create(&name).map_err(doing("create"))?;
-                self.file.insert(file).clone()
-            }
+        let file = if let Some(file) = &self.file {
+            file.clone()
+        } else {
+            let file = disk.create(&name).map_err(doing("create"))?;
+            self.file.insert(file).clone()
         };
         if self.at < self.size {
             let len = (self.size - self.at).min(CHUNK as u64);

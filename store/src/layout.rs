@@ -84,6 +84,7 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<()> {
 /// (4), epoch (8), store id (16), lineage at the time (8), journal (8), zero (4), CRC-32C of all
 /// before (4); little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // the number is what the file is named after
 pub(crate) struct Epoch {
     /// Counts owners.
     pub epoch: u64,

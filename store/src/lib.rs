@@ -1,4 +1,58 @@
 //! The CodexStore storage engine: a durable, encrypted, ordered key-value store in one directory.
+//!
+//! What it guarantees:
+//! - A write that was answered is on disk (durability `always`), and so is everything that a read
+//!   has shown. A batch is there as a whole or not at all.
+//! - What is on disk is encrypted, checksummed and chained: damage, and files that are missing,
+//!   moved or foreign, are an Integrity error and never wrong data or an emptier store.
+//! - After a failed write or sync nothing is acknowledged any more until the store is opened again,
+//!   and that does not trust what the page cache shows.
+//! - One owner at a time: a lock, and an epoch that an owner which was overtaken notices.
+//! - Reads never wait for the disk or for a writer.
+//!
+//! **The store knows nothing of tokio, HTTP or Kubernetes.** It is synchronous; [`Store::submit`]
+//! is what an asynchronous caller uses.
+//!
+//! ```
+//! use codexstore::{Batch, Encryption, Expect, Key, KeyId, Keyring, Options, Scan, Store};
+//!
+//! # fn main() -> codexstore::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! // In earnest: 32 random bytes, kept apart from the data.
+//! let keyring = Keyring::single(KeyId::new("2026-11")?, Key::new(&[7; 32])?);
+//! let store = Store::open(dir, Options::new(Encryption::Keyring(keyring)))?;
+//!
+//! store.set(b"user/ada", b"Lovelace")?;
+//! let entry = store.get(b"user/ada")?.expect("just set");
+//! assert_eq!(entry.value(), b"Lovelace");
+//!
+//! // Both or neither, and only if nobody has changed ada meanwhile.
+//! store.commit(
+//!     Batch::new()
+//!         .expect("user/ada", Expect::Revision(entry.modified()))
+//!         .set("user/ada", "King")
+//!         .set("user/alan", "Turing"),
+//! )?;
+//!
+//! // A program runs alone, so what it reads stays true until it has written.
+//! let visits = store.run(|txn: &mut codexstore::Txn<'_>| {
+//!     let visits = txn.get(b"visits")?.map_or(0, |entry| entry.value().len()) + 1;
+//!     txn.set(b"visits", &vec![b'x'; visits])?;
+//!     Ok(visits)
+//! })?;
+//! assert_eq!(visits, 1);
+//!
+//! assert_eq!(store.scan(&Scan::prefix("user/"))?.items.len(), 2);
+//! store.close()
+//! # }
+//! ```
+//!
+//! How it works, from the outside in: a [`Store`] hands programs to the committer's thread
+//! (`commit`), which owns the state machine (`engine`: commits, `space`, `fold`); that works on an
+//! `index` in memory and on files (`journal`, `image`), which `recovery` reads at the next open.
+//! Bytes have their meaning in [`format`]; `disk` and [`Env`] are the only doors to the world, so
+//! the tests drive everything with a simulated disk and clock.
 
 mod store;
 

@@ -30,8 +30,9 @@ pub enum Durability {
     /// When it is on disk, the default.
     #[default]
     Always,
-    /// When it is in the operating system's cache; it reaches the disk within the interval. A
-    /// crash of the machine may lose the writes of the last interval.
+    /// At once. What was acknowledged within an interval is written and synced together at its end:
+    /// a crash of the process or the machine may lose the writes of the last interval, and never
+    /// others, so that what is left is a prefix of what was acknowledged.
     Interval(Duration),
 }
 
@@ -92,7 +93,7 @@ impl Options {
             max_memory: u64::MAX,
             max_value: 8 << 20,
             max_queue: 4096,
-            max_clock_jump: Duration::from_secs(366 * 24 * 3600),
+            max_clock_jump: Duration::from_hours(366 * 24),
         }
     }
 

@@ -341,9 +341,12 @@ fn order(
     garbage: &mut Vec<String>,
 ) -> Result<Vec<Found>> {
     let mut rest: Vec<Found> = journals;
-    let wanted = |found: &Found| match has_image {
-        true => found.open.header.file == start.file,
-        false => found.open.header.link == Link::default(),
+    let wanted = |found: &Found| {
+        if has_image {
+            found.open.header.file == start.file
+        } else {
+            found.open.header.link == Link::default()
+        }
     };
     let Some(first) = rest.iter().position(wanted) else {
         return Err(Error::corrupt(if has_image {
@@ -353,10 +356,7 @@ fn order(
         }));
     };
     let mut chain = vec![rest.swap_remove(first)];
-    loop {
-        let Some(last) = chain.last().map(|found| found.open.header.file) else {
-            break;
-        };
+    while let Some(last) = chain.last().map(|found| found.open.header.file) {
         // An owner that was overtaken may have begun a journal too: the higher epoch counts.
         let next = rest
             .iter()

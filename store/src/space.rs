@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::format::frame_len;
 use crate::image::estimate;
-use crate::journal::{Prepare, size_for};
+use crate::journal::{Journal, Prepare, size_for};
 use crate::layout;
 use crate::task::{Running, Task};
 
@@ -183,7 +183,7 @@ impl Engine {
     }
 
     fn needed_with(&self, payload: usize, image: u64, journals: u64) -> u64 {
-        let room = self.journal.as_ref().map_or(0, |journal| journal.room());
+        let room = self.journal.as_ref().map_or(0, Journal::room);
         let spare = match (&self.spare, self.running) {
             (Some(spare), _) => spare.size,
             (None, Some(Running::Prepare { size })) => size,

@@ -97,7 +97,7 @@ pub(crate) mod tests {
         }
     }
 
-    const JUMP: Duration = Duration::from_millis(1000);
+    const JUMP: Duration = Duration::from_secs(1);
 
     #[test]
     fn time_never_starts_below_the_log_and_ignores_the_wall_afterwards() {

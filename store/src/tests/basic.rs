@@ -34,7 +34,7 @@ fn what_was_set_is_there_after_a_reopen() {
         let store = Store::open(dir.path(), options.clone()).unwrap();
         assert_eq!(store.set(b"a", b"1").unwrap().created, 1);
         assert_eq!(store.set(b"a", b"2").unwrap().updated, 1);
-        store.set(b"b", &[b'x'; 100_000]).unwrap();
+        store.set(b"b", &vec![b'x'; 100_000]).unwrap();
         assert_eq!(store.delete(b"nothing").unwrap().deleted, 0);
         let lineage = store.lineage();
         store.close().unwrap();

@@ -163,10 +163,6 @@ impl SimDisk {
         self.0.lock().fault = Some((call, fault));
     }
 
-    pub fn heal(&self) {
-        self.0.lock().fault = None;
-    }
-
     pub fn calls(&self) -> u64 {
         self.0.lock().calls
     }
@@ -235,7 +231,7 @@ impl SimDisk {
             Keep::Some(seed) => seed,
             _ => 0,
         });
-        let mut chosen = |rng: &mut Rng| match keep {
+        let chosen = |rng: &mut Rng| match keep {
             Keep::Nothing => false,
             Keep::Everything => true,
             Keep::Some(_) => rng.below(2) == 0,

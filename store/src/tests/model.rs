@@ -61,15 +61,12 @@ proptest! {
                 Step::Batch(ops) => {
                     let mut batch = Batch::new();
                     for (k, value) in ops {
-                        match value {
-                            Some(value) => {
+                        if let Some(value) = value {
                                 batch = batch.set(key(k), vec![value]);
                                 model.insert(key(k), vec![value]);
-                            }
-                            None => {
+                        } else {
                                 batch = batch.delete(key(k));
                                 model.remove(&key(k));
-                            }
                         }
                     }
                     sim.run(batch).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Nothing here talks to a cluster, a disk or a clock: the operator's webhook, `codexctl explain` and
 //! `codexctl dev` call the same functions, so what one says the others do. Same input, same output:
-//! [`inject`] applied to what it made changes nothing.
+//! [`inject()`] applied to what it made changes nothing.
 //!
 //! ```
 //! use codexstore_crds::{CodexStore, CodexStoreSpec, Decision, decide};

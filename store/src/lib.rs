@@ -51,7 +51,7 @@
 //! How it works, from the outside in: a [`Store`] hands programs to the committer's thread
 //! (`commit`), which owns the state machine (`engine`: commits, `space`, `fold`); that works on an
 //! `index` in memory and on files (`journal`, `image`), which `recovery` reads at the next open.
-//! Bytes have their meaning in [`format`]; `disk` and [`Env`] are the only doors to the world, so
+//! Bytes have their meaning in [`mod@format`]; `disk` and [`Env`] are the only doors to the world, so
 //! the tests drive everything with a simulated disk and clock.
 
 mod store;

@@ -70,7 +70,9 @@ pub fn run(
             let connection = all.get_mut(number).context("an event for no connection")?;
             match connection.stream.read(&mut chunk) {
                 Ok(0) => bail!("the sidecar closed a connection"),
-                Ok(n) => connection.answer.extend_from_slice(&chunk[..n]),
+                Ok(n) => connection
+                    .answer
+                    .extend_from_slice(chunk.get(..n).unwrap_or_default()),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
                 Err(e) => return Err(e.into()),
             }
@@ -91,7 +93,12 @@ pub fn run(
     }
     let rate = total as f64 / start.elapsed().as_secs_f64();
     latencies.sort_unstable();
-    let at = |share: f64| latencies[((total - 1) as f64 * share) as usize];
+    let at = |share: f64| {
+        latencies
+            .get(((total - 1) as f64 * share) as usize)
+            .copied()
+            .unwrap_or_default()
+    };
     Ok(Outcome {
         rate,
         p50: at(0.5),
@@ -118,7 +125,7 @@ fn complete(answer: &[u8]) -> Result<bool> {
     let Some(head) = answer.windows(4).position(|w| w == b"\r\n\r\n") else {
         return Ok(false);
     };
-    let text = std::str::from_utf8(&answer[..head])?;
+    let text = std::str::from_utf8(answer.get(..head).unwrap_or_default())?;
     let length = text
         .split("\r\n")
         .find_map(|line| {

@@ -115,7 +115,7 @@ fn bar(name: &str, unit: &str, ours: f64, limit: f64) -> Value {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Spreads request numbers over the keys without a generator's state (a Weyl sequence).
@@ -136,7 +136,7 @@ fn put(socket: &Path, connections: usize, total: usize) -> Result<f64> {
 fn fill(socket: &Path) -> Result<()> {
     let value = "x".repeat(VALUE);
     load::run(socket, 32, KEYS, "20", |number, buffer| {
-        write_put(buffer, number, &value)
+        write_put(buffer, number, &value);
     })?;
     Ok(())
 }

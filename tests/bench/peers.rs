@@ -19,7 +19,7 @@ pub struct Server {
 
 impl Server {
     fn start(mut command: Command, socket: PathBuf, ready: impl Fn(&Path) -> bool) -> Result<Self> {
-        let name = format!("{:?}", command.get_program());
+        let name = command.get_program().display().to_string();
         let start = Instant::now();
         let mut child = command
             .stdin(Stdio::null())

@@ -2,7 +2,7 @@
 //!
 //! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a `ConfigMap`; pods are admitted
 //! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
-//! is deleted and created again. [`plan`] decides, from live reads only; [`ensure`] does it, one step at a time, so that a crash
+//! is deleted and created again. `plan` decides, from live reads only; [`ensure`] does it, one step at a time, so that a crash
 //! between any two steps leaves something that the next look goes on from.
 
 use std::collections::{BTreeMap, BTreeSet};

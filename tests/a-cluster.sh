@@ -3,7 +3,7 @@
 # Sets CODEXSTORE_TEST_KUBECONFIG, and PATH to find helm and kubectl.
 
 CLUSTER_HOME=${CODEXSTORE_CLUSTER_HOME:-$HOME/.cache/codexstore-cluster}
-ARCHIVES=(target/images/sidecar.tar target/images/operator.tar target/images/test-app.tar target/images/test-noshell.tar)
+ARCHIVES=(target/images/sidecar.tar target/images/operator.tar target/images/test-app.tar)
 CLUSTER_IS_MINE=
 GIVEN=${CODEXSTORE_TEST_KUBECONFIG:-}
 
@@ -18,7 +18,7 @@ one_run_at_a_time() {
 
 build_images() {
   images/build 8>&-
-  images/test-apps 8>&-
+  images/test-app 8>&-
 }
 
 take_cluster() {

@@ -53,18 +53,7 @@ packages() {
   [ ${#packages[@]} != 0 ] || return 0
   command -v apt-get >/dev/null || die "this is no Debian or Ubuntu, so please install what has these: ${things[*]}"
   say "installing Debian packages: ${packages[*]}"
-  # The packages' own services (etcd, containerd) must not start: this tool runs its own, elsewhere.
-  local policy=/usr/sbin/policy-rc.d made_policy='' failed=''
-  if [ ! -e $policy ]; then
-    printf '#!/bin/sh\nexit 101\n' >$policy
-    chmod 0755 $policy
-    made_policy=yes
-  fi
-  apt-get update -q >/dev/null 9>&- || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove "${packages[@]}" \
-    >/dev/null 9>&- || failed=yes
-  [ -z "$made_policy" ] || rm -f $policy
-  [ -z "$failed" ] || die "apt-get could not install: ${packages[*]}"
+  "$HERE/../apt" "${packages[@]}" 9>&- || die "apt-get could not install: ${packages[*]}"
 }
 
 # Any Go from 1.21 on will do: it fetches the version that go.mod names, as a Go module.
@@ -106,5 +95,5 @@ go_from_debian() {
   [ -n "$name" ] || return 1
   [ "$(printf '%s\n' golang-1.21-go "$name" | sort -V | head -n 1)" = golang-1.21-go ] || return 1
   say "installing $name"
-  DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y -q --no-install-recommends "$name" >/dev/null 9>&-
+  "$HERE/../apt" "${options[@]}" "$name" 9>&-
 }

@@ -108,10 +108,12 @@ impl Engine {
 
     /// Goes on in the spare. The frames of the present journal are all synced.
     pub(crate) fn switch(&mut self) -> Result<()> {
-        let (Some(spare), Some(journal)) = (self.spare.take(), self.journal.take()) else {
+        let (Some(spare), Some(mut journal)) = (self.spare.take(), self.journal.take()) else {
             return Err(Error::internal("switch without a spare journal"));
         };
-        let begun = Journal::begin(&self.seat, spare, journal.link(), self.unlogged);
+        let used = journal.used() - self.covered;
+        let begun = Journal::begin(&self.seat, spare, journal.link(), self.unlogged)
+            .and_then(|next| journal.hand_over(&self.seat).map(|()| next));
         let next = match begun {
             Ok(next) => next,
             Err(error) => {
@@ -123,7 +125,7 @@ impl Engine {
         self.older.push(OldJournal {
             name: layout::journal(journal.number),
             len: journal.size,
-            used: journal.used() - self.covered,
+            used,
             key_id: journal.key_id,
         });
         self.covered = 0;

@@ -7,7 +7,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{FRAMES_AT, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len};
 use crate::keyring::KeyId;
-use crate::layout::{self, Epoch};
+use crate::layout;
 use crate::seat::Seat;
 
 /// Zeros written at once: few enough that the allocator does not keep much of an idle store.
@@ -20,10 +20,8 @@ pub(crate) struct Spare {
     pub size: u64,
 }
 
-/// Makes a [`Spare`] in steps: zeros, synced; its name, synced; and last, in the file `epoch`, that
-/// it must be there from now on.
+/// Makes a [`Spare`] in steps: zeros, synced; then its name, synced.
 pub(crate) struct Prepare {
-    epoch: Epoch,
     number: u64,
     size: u64,
     file: Option<Arc<dyn DiskFile>>,
@@ -32,13 +30,8 @@ pub(crate) struct Prepare {
 
 impl Prepare {
     /// A journal of `size` bytes.
-    pub fn new(seat: &Seat, number: u64, size: u64) -> Prepare {
-        let epoch = Epoch {
-            journal: number,
-            ..seat.epoch_file()
-        };
+    pub fn new(number: u64, size: u64) -> Prepare {
         Prepare {
-            epoch,
             number,
             size,
             file: None,
@@ -79,7 +72,6 @@ impl Prepare {
         }
         file.sync().map_err(doing("sync"))?;
         disk.sync_dir().map_err(doing("sync the directory of"))?;
-        self.epoch.publish(disk)?;
         Ok(Some(Spare {
             number: self.number,
             file,
@@ -171,6 +163,14 @@ impl Journal {
         self.file
             .sync()
             .map_err(|e| Error::io(format!("sync {name}"), e))
+    }
+
+    /// Ends it with an empty frame, behind the place that the next journal names: whoever finds
+    /// this one last knows that the next one is missing. That one is durable by now.
+    pub fn hand_over(&mut self, seat: &Seat) -> Result<()> {
+        let offset = self.seal(seat, &[])?;
+        self.write(offset)?;
+        self.sync()
     }
 
     /// Ends it with a closing frame and syncs.

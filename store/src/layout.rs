@@ -92,8 +92,9 @@ pub(crate) struct Epoch {
     pub store: StoreId,
     /// The line of history when the owner opened the store.
     pub lineage: Lineage,
-    /// The highest journal that must be there: it was made durable before this was written. 0
-    /// before the first. So a store whose last files are missing is not taken for a shorter one.
+    /// The journal that the owner began with, once that is durable; 0 before the first. It is
+    /// there until an image takes its place, so that a store whose last files are missing is not
+    /// taken for a shorter one. See also [`crate::fold`].
     pub journal: u64,
     /// The owner acknowledges before it syncs.
     pub interval: bool,

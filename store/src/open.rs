@@ -43,7 +43,6 @@ where
                 .epoch
                 .checked_add(1)
                 .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
-            journal: survey.newest(),
             interval: matches!(options.durability, Durability::Interval(_)),
             ..last
         },
@@ -76,6 +75,14 @@ where
     });
     let spare = first_journal(&seat, recovered.number)?;
     let journal = Journal::begin(&seat, spare, recovered.link, recovered.next_revision)?;
+    // From now on, a store without this journal has lost it.
+    seat.check_epoch()?;
+    let epoch = Epoch {
+        journal: journal.number,
+        lineage: seat.lineage,
+        ..epoch
+    };
+    epoch.publish(&*seat.disk)?;
     let shared = Arc::new(Shared::new(seat.clone(), recovered.view.clone()));
     let suspect = recovered.suspect;
     let (background, extra) = background(seat)?;
@@ -104,7 +111,7 @@ fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
 fn first_journal(seat: &Seat, number: u64) -> Result<Spare> {
     let size = Engine::first_size(seat.space);
     let make = |size| {
-        let mut task = Prepare::new(seat, number, size);
+        let mut task = Prepare::new(number, size);
         loop {
             if let Some(spare) = task.step(&*seat.disk)? {
                 return Ok(spare);

@@ -117,15 +117,6 @@ impl Survey {
         Ok(survey)
     }
 
-    /// The highest journal that was begun.
-    pub fn newest(&self) -> u64 {
-        self.journals
-            .iter()
-            .map(|found| found.number)
-            .max()
-            .unwrap_or(0)
-    }
-
     /// Bytes of all images and journals.
     pub fn bytes(&self) -> u64 {
         self.images
@@ -149,11 +140,10 @@ impl Survey {
                 "epoch: the file is missing, but there are data files",
             ));
         };
-        if self.highest < epoch.journal {
-            return Err(Error::corrupt(format!(
-                "{}: the file is missing",
-                layout::journal(epoch.journal)
-            )));
+        if epoch.journal > 0 && self.is_empty() {
+            return Err(Error::corrupt(
+                "the store was in use, but all of its images and journals are missing",
+            ));
         }
         for found in self.images.values().chain(&self.journals) {
             let header = &found.open.header;
@@ -213,6 +203,14 @@ impl Survey {
             state.image.is_some(),
             &mut state.garbage,
         )?;
+        let named = self.epoch.map_or(0, |epoch| epoch.journal);
+        let first = chain.first().map_or(0, |found| found.number);
+        if named >= first && !chain.iter().any(|found| found.number == named) {
+            return Err(Error::corrupt(format!(
+                "{}: the file is missing",
+                layout::journal(named)
+            )));
+        }
         let clean = replay_chain(&mut state, chain, start)?;
         if !clean && interval {
             // The last owner acknowledged before it synced: what it gave out may be gone.
@@ -460,6 +458,7 @@ fn replay(
     note_time(state, header.created_ms);
     let mut reader = Reader::new(open, FileSource { file: file.clone() });
     let mut scratch = Vec::new();
+    let mut goes_on = false;
     // Where the last frame begins, or the header if there is none.
     let (mut last, mut offset) = (0, FRAMES_AT);
     let clean = loop {
@@ -483,8 +482,12 @@ fn replay(
         }
         let tail = match reader.step()? {
             // What lies before the place that the image names is in the image.
-            Step::Frame(_) if from.is_some() => continue,
+            Step::Frame(frame) if from.is_some() => {
+                goes_on = frame.payload.is_empty();
+                continue;
+            }
             Step::Frame(frame) => {
+                goes_on = frame.payload.is_empty();
                 for batch in record::batches(frame.payload) {
                     apply(state, &batch?, &mut scratch)?;
                 }
@@ -493,6 +496,9 @@ fn replay(
             Step::End(tail) => tail,
         };
         match end {
+            None if from.is_none() && goes_on => {
+                return Err(Error::corrupt("the journal that follows it is missing"));
+            }
             None if from.is_none() => break matches!(tail, Tail::Closed(_)),
             Some(link) if from.is_none() && link == reader.link() => break true,
             _ => {

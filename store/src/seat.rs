@@ -10,7 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::{self, FileId, FileKind, FileSpec, Lineage, Link, NewFile, StoreId};
 use crate::keyring::Encryption;
 use crate::layout::Epoch;
-use crate::options::{Durability, Options};
+use crate::options::Options;
 use crate::time::StoreTime;
 
 /// An owner's seat.
@@ -44,17 +44,6 @@ impl Seat {
             created_ms: self.time.now_ms(),
         };
         format::create(&spec, &self.encryption.lock(), &*self.env.random)
-    }
-
-    /// What the file `epoch` says of this owner, but for the journal.
-    pub fn epoch_file(&self) -> Epoch {
-        Epoch {
-            epoch: self.epoch,
-            store: self.store,
-            lineage: self.lineage,
-            journal: 0,
-            interval: matches!(self.options.durability, Durability::Interval(_)),
-        }
     }
 
     /// Reads the epoch by path: an error if another owner has taken over.

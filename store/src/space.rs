@@ -268,7 +268,7 @@ impl Engine {
         self.number += 1;
         self.running = Some(Running::Prepare { size });
         self.background
-            .start(Task::Prepare(Prepare::new(&self.seat, number, size)));
+            .start(Task::Prepare(Prepare::new(number, size)));
     }
 
     /// Notes that the file system was full.

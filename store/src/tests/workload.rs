@@ -38,6 +38,14 @@ pub fn quick() -> Options {
     options
 }
 
+/// A value of random length and content, quickly.
+fn random_bytes(rng: &mut Rng) -> Vec<u8> {
+    let pattern = rng.next().to_le_bytes();
+    let mut value = pattern.repeat(1 + rng.below(850));
+    value.truncate(value.len() - rng.below(8));
+    value
+}
+
 /// One batch on a few keys.
 fn random_batch(rng: &mut Rng, model: &mut Model) -> Batch {
     let mut batch = Batch::new();
@@ -47,9 +55,7 @@ fn random_batch(rng: &mut Rng, model: &mut Model) -> Batch {
             model.remove(&key);
             batch = batch.delete(key);
         } else {
-            let value: Vec<u8> = (0..rng.below(7000))
-                .map(|_| rng.next().to_le_bytes()[0])
-                .collect();
+            let value = random_bytes(rng);
             model.insert(key.clone(), value.clone());
             batch = batch.set(key, value);
         }

@@ -1,7 +1,7 @@
 //! What the webhook makes of a pod, and that it keeps what the user set.
 
-use codexstore_tests::namespace;
 use codexstore_tests::objects::{self, IDLE, container};
+use codexstore_tests::{namespace, wait};
 use serde_json::{Value, json};
 
 #[test]
@@ -124,6 +124,69 @@ fn the_webhook_applied_to_its_own_result_changes_nothing() {
             once["metadata"]["annotations"], twice["metadata"]["annotations"],
             "{name}"
         );
+    }
+}
+
+#[test]
+fn defaults_and_quotas_of_the_namespace_hold_for_an_injected_pod() {
+    let Some(ns) = namespace("limits") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    // A limit that the namespace wants of each container is one that the store does not set.
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "cpu"}, "spec": {"limits": [
+            {"type": "Container", "default": {"cpu": "200m"}, "defaultRequest": {"cpu": "5m"}, "max": {"cpu": "1"}}]}}),
+    );
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "cpu"}, "spec": {
+            "hard": {"limits.cpu": "2"}}}),
+    );
+    wait::until("the quota is counted", wait::SHORT, || {
+        let quota = ns.get("resourcequotas/cpu").map_err(|e| e.to_string())?;
+        match &quota["status"]["hard"]["limits.cpu"] {
+            Value::Null => Err(quota.to_string()),
+            _ => Ok(()),
+        }
+    });
+    ns.create(&objects::pod("app", Some("orders")));
+    let pod = ns.pod_ready("app");
+    assert_eq!(sidecar(&pod)["resources"]["limits"]["cpu"], "200m");
+    assert_eq!(ns.put("app", "k", "v"), 201);
+}
+
+#[test]
+fn a_container_of_the_same_user_and_process_namespace_reaches_neither_keys_nor_files() {
+    let Some(ns) = namespace("shared-pids") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    let mut spec = objects::pod_spec(IDLE);
+    spec["shareProcessNamespace"] = json!(true);
+    spec["securityContext"]["runAsUser"] = json!(65532);
+    spec["securityContext"]["runAsGroup"] = json!(65532);
+    ns.create(&objects::pod_with("app", Some("orders"), spec));
+    ns.pod_ready("app");
+    // Runs a command with $p as the sidecar's directory below /proc; what it prints.
+    let near = |command: &str| {
+        let script = format!(
+            "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null)\" in \
+             /codexstore-sidecar\\ run*) {command};; esac; done"
+        );
+        ns.sh("app", "app", &script).out
+    };
+    assert!(
+        near("echo $p").contains("/proc/"),
+        "the app does not see the sidecar: nothing was tried"
+    );
+    for attempt in [
+        "head -c 1 $p/root/etc/codexstore/keyring/current",
+        "ls $p/root/var/lib/codexstore",
+        "head -c 1 $p/environ",
+        "head -c 1 $p/mem",
+        "ls $p/fd/",
+    ] {
+        assert_eq!(near(attempt), "", "{attempt}");
     }
 }
 

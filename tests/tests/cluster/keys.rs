@@ -43,22 +43,24 @@ fn a_deleted_keyring_stops_nothing_that_runs_and_is_never_replaced() {
     wait::until("the new pod waits in ContainerCreating", wait::LONG, || {
         waits(&ns, "web-0")
     });
-    wait::until("an event says why", wait::LONG, || {
+    let uid = ns.get("pods/web-0").unwrap()["metadata"]["uid"].clone();
+    wait::until("an event on that pod says why", wait::LONG, || {
         let events = ns.list("events");
         let ours = events.iter().filter(|e| {
-            let of = e["involvedObject"]["kind"].as_str();
             let by = e["reportingComponent"].as_str().unwrap_or_default();
-            by.contains("codexstore") && matches!(of, Some("Pod" | "CodexStore"))
+            by.contains("codexstore") && e["involvedObject"]["uid"] == uid
         });
-        let texts: Vec<_> = ours
-            .filter_map(|e| e["message"].as_str().or(e["note"].as_str()))
-            .collect();
+        let texts: Vec<_> = ours.filter_map(|e| e["message"].as_str()).collect();
         let told = texts.iter().any(|t| t.contains("cxs-orders-keyring"));
         if told {
             Ok(())
         } else {
             Err(format!("{texts:?}"))
         }
+    });
+    ns.status("orders", "the member says why it waits", |s| {
+        let message = s["members"][0]["message"].as_str().unwrap_or_default();
+        s["ready"] == "0/1" && message.contains("cxs-orders-keyring")
     });
 
     // Nothing makes a new key, not even for a store that was deleted and created again.
@@ -132,6 +134,16 @@ fn a_wrong_key_is_an_encryption_error_that_modifies_nothing() {
         ns.log("app", "codexstore")
     );
     assert_eq!(ns.condition("orders", "Ready").unwrap()["status"], "False");
+    // Neither key is in what is said about them.
+    let said = format!(
+        "{status}{}{}",
+        ns.get("events").unwrap(),
+        ns.log("app", "codexstore")
+    );
+    for key in [&right, &wrong] {
+        let key = key["data"][&id].as_str().unwrap();
+        assert!(!said.contains(&key[..24]), "a key is in: {said}");
+    }
     wait::stays("no file changes", Duration::from_secs(3), || {
         match files(&ns) {
             now if now == before => Ok(()),

@@ -2,7 +2,7 @@
 
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::run::{self, Output};
-use codexstore_tests::{Cluster, namespace};
+use codexstore_tests::{Cluster, namespace, path_of};
 use serde_json::{Value, json};
 
 use crate::protocol::sidecar_memory;
@@ -132,10 +132,11 @@ fn the_columns_of_kubectl_get_are_those_of_the_conventions() {
             "{column}"
         );
     }
-    assert!(
-        get(&["codexstore"])[1].iter().any(|c| c.contains("orders")),
-        "by category or kind"
-    );
+    // One word for all that CodexStore has in a namespace.
+    let crd = path_of("", "customresourcedefinitions/codexstores.codexstore.dev");
+    let names = ns.cluster.get(&crd).unwrap()["spec"]["names"].clone();
+    assert_eq!(names["categories"], json!(["codexstore"]));
+    assert_eq!(names["shortNames"], json!(["cxs"]));
 }
 
 #[test]

@@ -135,6 +135,16 @@ fn an_ephemeral_container_that_mounts_our_volumes_is_refused_and_another_is_not(
     for volume in ["codexstore-data", "codexstore-keyring", "codexstore-tls"] {
         refused("thief", volume);
     }
+    let mut c = container("near", "true");
+    c.as_object_mut().unwrap().remove("resources");
+    c["targetContainerName"] = json!("codexstore");
+    let body = json!({"spec": {"ephemeralContainers": [c]}});
+    let path = ns.path("pods/app/ephemeralcontainers");
+    let e = ns
+        .cluster
+        .patch_as(&path, &body, "application/strategic-merge-patch+json")
+        .expect_err("one in the sidecar's process namespace");
+    assert!(e.message.contains("codexstore.dev"), "{e}");
     add("look", None).expect("an ephemeral container that touches nothing of ours");
     // Without its label the pod still has our volumes.
     ns.patch(

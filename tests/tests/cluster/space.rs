@@ -41,9 +41,16 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
     spec["containers"][0]["volumeMounts"] = json!([{"name": "small", "mountPath": "/small"}]);
     ns.create(&objects::pod_with("glutton", None, spec));
     ns.pod_ready("glutton");
-    let eat = "mkdir -p /small/waste && i=0; while dd if=/dev/zero of=/small/waste/$i bs=64k count=16 2>/dev/null; do i=$((i+1)); done; \
-               dd if=/dev/zero of=/small/waste/rest bs=512 2>/dev/null; df -k /small | tail -1";
-    let df = ns.sh("glutton", "app", eat).success("filling the disk");
+    // Part of it: the store finds the disk full long before its own budget, and lives in what is left.
+    eat(&ns, "dd if=/dev/zero of=/small/waste/most bs=1M count=24");
+    check_full(&ns, "app");
+
+    // All of it: now nothing can make room, and still nothing is lost.
+    let df = eat(
+        &ns,
+        "i=0; while dd if=/dev/zero of=/small/waste/$i bs=64k count=16; do i=$((i+1)); done; \
+         dd if=/dev/zero of=/small/waste/rest bs=512",
+    );
     let free = df
         .split_whitespace()
         .nth(3)
@@ -52,9 +59,10 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
         free.is_some_and(|kib| kib < 64),
         "the disk is not full: {df}"
     );
-
+    let mut count = 0;
     let full = wait::until("writes are refused", wait::SHORT, || {
-        match put_random(&ns, "app", "more") {
+        count += 1;
+        match put_random(&ns, "app", &format!("more-{count}")) {
             reply if reply.status == 507 => Ok(reply),
             reply => Err(format!("{} {}", reply.status, reply.body)),
         }
@@ -82,6 +90,12 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
         200
     );
     assert_eq!(ns.sidecar_restarts("app"), 0);
+}
+
+/// Lets the glutton take a part of the volume; the last line of `df`.
+fn eat(ns: &Namespace, how: &str) -> String {
+    let script = format!("mkdir -p /small/waste; {{ {how}; }} 2>/dev/null; df -k /small | tail -1");
+    ns.sh("glutton", "app", &script).success("filling the disk")
 }
 
 /// Writes until the store is full; then reads must go on, deletes must make room, and a write must work again.

@@ -31,7 +31,7 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
     spec["volumes"] = volume.clone();
     ns.create(&objects::pod_with("app", Some("orders"), spec));
     ns.pod_ready("app");
-    for i in 0..8 {
+    for i in 0..4 {
         assert_eq!(put_random(&ns, "app", &format!("early-{i}")).status, 201);
     }
     // Another pod, that is no member, takes the rest of the disk, so that the store's own budget is not what ends it.
@@ -42,7 +42,7 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
     ns.create(&objects::pod_with("glutton", None, spec));
     ns.pod_ready("glutton");
     // Part of it: the store finds the disk full long before its own budget, and lives in what is left.
-    eat(&ns, "dd if=/dev/zero of=/small/waste/most bs=1M count=24");
+    eat(&ns, "dd if=/dev/zero of=/small/waste/most bs=1M count=16");
     check_full(&ns, "app");
 
     // All of it: now nothing can make room, and still nothing is lost.
@@ -68,7 +68,7 @@ fn a_full_64_mib_volume_refuses_writes_and_recovers() {
         }
     });
     assert_eq!(full.code(), "disk-full", "{full:?}");
-    for i in 0..8 {
+    for i in 0..4 {
         let reply = ns.http("app", &format!("-o /dev/null http://s/v1/keys/early-{i}"));
         assert_eq!(reply.status, 200, "reads go on: {reply:?}");
     }

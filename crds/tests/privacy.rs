@@ -178,3 +178,20 @@ fn ephemeral_containers_do_not_see_what_is_the_sidecars() {
     unlabelled.metadata.labels = None;
     check_ephemeral(&old, &unlabelled).expect_err("the label can be taken off a running pod");
 }
+
+#[test]
+fn an_ephemeral_container_does_not_target_the_sidecar() {
+    let with = |old: &Pod, target: &str| {
+        let mut new = old.clone();
+        let debug = format!("[{{name: debug, targetContainerName: {target}}}]");
+        new.spec.as_mut().unwrap().ephemeral_containers =
+            Some(serde_yaml::from_str(&debug).unwrap());
+        new
+    };
+    let old = accepts(&store(EPHEMERAL), &plain());
+    let refusal = check_ephemeral(&old, &with(&old, "codexstore")).expect_err("its processes");
+    assert_eq!(refusal.reason, Reason::PrivateProcess);
+    check_ephemeral(&old, &with(&old, "app")).expect("a container of the user's");
+    let another = pod("{initContainers: [{name: codexstore}], containers: [{name: app}]}");
+    check_ephemeral(&another, &with(&another, "codexstore")).expect("not ours, but called so");
+}

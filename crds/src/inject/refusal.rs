@@ -44,6 +44,8 @@ pub enum Reason {
     PathClash,
     /// A container of the user's would see the store's data, keys or certificates.
     PrivateVolume,
+    /// A container of the user's would see the sidecar's processes.
+    PrivateProcess,
     /// `podVolume` names a volume that the pod lacks, or that cannot hold a store.
     BadPodVolume,
 }

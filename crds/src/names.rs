@@ -47,6 +47,8 @@ pub const SOCKET_DIR: &str = "/run/codexstore";
 pub const SOCKET_PATH: &str = "/run/codexstore/codexstore.sock";
 /// Variable in the app's containers that holds [`SOCKET_PATH`].
 pub const SOCKET_ENV: &str = "CODEXSTORE_SOCKET";
+/// Variable in the sidecar that holds its store's name.
+pub const STORE_ENV: &str = "CODEXSTORE_STORE";
 /// Where the data volume is mounted; the store is in its subdirectory `data`.
 pub const DATA_DIR: &str = "/var/lib/codexstore";
 /// Where the keyring is mounted.

@@ -177,6 +177,12 @@ fn ephemeral_containers_do_not_see_what_is_the_sidecars() {
     );
     unlabelled.metadata.labels = None;
     check_ephemeral(&old, &unlabelled).expect_err("the label can be taken off a running pod");
+    for secret in ["keyring", "server", "ca", "client-operator"] {
+        let env = format!("envFrom: [{{secretRef: {{name: cxs-orders-{secret}}}}}]");
+        let mut unlabelled = with(&old, &env);
+        unlabelled.metadata.labels = None;
+        check_ephemeral(&old, &unlabelled).expect_err(secret);
+    }
 }
 
 #[test]

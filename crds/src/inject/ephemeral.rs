@@ -1,6 +1,6 @@
 //! Ephemeral containers: added to a running pod, so checked without its store.
 
-use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::{Reason, Refusal, our_sidecar, podspec, private::volume_secrets, store_label};
 use crate::names;
@@ -13,8 +13,11 @@ pub fn check_ephemeral(old: &Pod, new: &Pod) -> Result<(), Refusal> {
     };
     let known: Vec<_> = containers(old).map(|c| c.name.as_str()).collect();
     let (volumes, mut secrets) = private_of(spec);
-    secrets.extend(store_label(new).into_iter().flat_map(names::secrets));
-    let sidecar = our_sidecar(new).is_some();
+    let sidecar = our_sidecar(new);
+    // the label can be changed on a running pod, and the sidecar cannot
+    let stores = sidecar.and_then(store_of).into_iter();
+    secrets.extend(stores.chain(store_label(new)).flat_map(names::secrets));
+    let sidecar = sidecar.is_some();
     for container in containers(new).filter(|c| !known.contains(&c.name.as_str())) {
         if sidecar && container.target_container_name.as_deref() == Some(names::CONTAINER) {
             return Refusal::new(
@@ -30,6 +33,12 @@ pub fn check_ephemeral(old: &Pod, new: &Pod) -> Result<(), Refusal> {
         check(container, &volumes, &secrets)?;
     }
     Ok(())
+}
+
+/// The store that a sidecar serves.
+fn store_of(sidecar: &Container) -> Option<&str> {
+    let mut env = sidecar.env.iter().flatten();
+    env.find(|e| e.name == names::STORE_ENV)?.value.as_deref()
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {

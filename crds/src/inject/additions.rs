@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity as K8sQuantity,
 };
 
-use super::{InjectConfig, annotation, podspec};
+use super::{InjectConfig, annotation, podspec, sidecar::clean_path};
 use crate::{CodexStore, Quantity, names, settings::spec_hash};
 
 /// How close the earlier injection is to this one.
@@ -34,13 +34,22 @@ impl Earlier {
     }
 }
 
-/// Keeps variables and mounts; after the same version the image (another webhook may have pointed it to a mirror);
-/// and under the same spec the resources that the store does not set. Of a pod's YAML that is applied again after the
+/// Keeps variables and mounts; after the same version the image, if another webhook pointed it to a mirror, and what the
+/// API server sets of itself; and under the same spec the resources that the store does not set. Of a pod's YAML that is applied again after the
 /// operator or the store changed, nothing of that is kept: it may be what we ourselves had set then.
 pub(super) fn keep(new: &mut Container, old: Container, earlier: Earlier) {
     if earlier.version {
-        new.image = old.image;
+        if is_mirror(old.image.as_deref(), new.image.as_deref()) {
+            new.image = old.image;
+        }
         new.image_pull_policy = old.image_pull_policy;
+        new.resize_policy = old.resize_policy;
+        let context = new.security_context.get_or_insert_default();
+        if let Some(old) = old.security_context {
+            // from the pod's annotations, and from the policies of a cluster
+            context.app_armor_profile = old.app_armor_profile;
+            context.se_linux_options = old.se_linux_options;
+        }
     }
     if let Some(old) = old.resources {
         keep_resources(new.resources.get_or_insert_default(), old, earlier);
@@ -54,12 +63,44 @@ pub(super) fn keep(new: &mut Container, old: Container, earlier: Earlier) {
     }
     let mounts = new.volume_mounts.get_or_insert_default();
     for mount in old.volume_mounts.into_iter().flatten() {
-        let taken = mounts.iter().any(|m| m.mount_path == mount.mount_path);
-        let data = mount.mount_path == names::DATA_DIR;
-        if !taken && !data && !podspec::VOLUMES.contains(&mount.name.as_str()) {
+        let path = clean_path(&mount.mount_path);
+        // also where the data was by an earlier spec
+        let taken = path == names::DATA_DIR || mounts.iter().any(|m| m.mount_path == path);
+        if !taken && !podspec::VOLUMES.contains(&mount.name.as_str()) {
             mounts.push(mount);
         }
     }
+}
+
+/// Whether `image` is `ours` in another registry: the same last part of the repository's name, and the same digest, or
+/// where we name none, the same tag (with which a digest may have been written).
+fn is_mirror(image: Option<&str>, ours: Option<&str>) -> bool {
+    let (Some(image), Some(ours)) = (image.map(parts), ours.map(parts)) else {
+        return false;
+    };
+    let same = match ours.digest {
+        Some(digest) => image.digest == Some(digest),
+        None => image.tag == ours.tag,
+    };
+    same && image.name == ours.name
+}
+
+/// Of an image's reference, what a mirror does not change.
+struct Parts<'a> {
+    name: &'a str,
+    tag: Option<&'a str>,
+    digest: Option<&'a str>,
+}
+
+fn parts(image: &str) -> Parts<'_> {
+    let (image, digest) = image
+        .split_once('@')
+        .map_or((image, None), |(i, d)| (i, Some(d)));
+    let last = image.rsplit('/').next().unwrap_or(image);
+    let (name, tag) = last
+        .split_once(':')
+        .map_or((last, None), |(n, t)| (n, Some(t)));
+    Parts { name, tag, digest }
 }
 
 fn keep_resources(new: &mut ResourceRequirements, old: ResourceRequirements, earlier: Earlier) {

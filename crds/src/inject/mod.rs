@@ -12,6 +12,7 @@ mod podspec;
 mod private;
 mod refusal;
 mod sidecar;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 pub use self::{
     ephemeral::check_ephemeral,
     refusal::{Reason, Refusal},
+    verify::check_injected,
 };
 use crate::{CodexStore, desired::store_name, names, settings::spec_hash};
 

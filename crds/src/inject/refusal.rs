@@ -46,6 +46,8 @@ pub enum Reason {
     PrivateVolume,
     /// A container of the user's would see the sidecar's processes.
     PrivateProcess,
+    /// The pod is not as it was injected.
+    SidecarChanged,
     /// `podVolume` names a volume that the pod lacks, or that cannot hold a store.
     BadPodVolume,
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use codexstore_crds::status::condition::KEYS_READY;
 use codexstore_crds::{
-    CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, decide, inject,
-    is_injected, names, store_label,
+    CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, check_injected,
+    decide, inject, is_injected, names, store_label,
 };
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
@@ -163,7 +163,12 @@ impl Reviewer {
         };
         match self.decided(pod, namespace, store).await {
             Ok(None) => Verdict::Allow("skipped"),
-            Ok(Some(_)) if is_injected(pod) => Verdict::Allow("allowed"),
+            Ok(Some(store)) if is_injected(pod) => {
+                match check_injected(pod, &store, &self.inject) {
+                    Ok(()) => Verdict::Allow("allowed"),
+                    Err(refusal) => Verdict::refuse(&refusal),
+                }
+            }
             Ok(Some(_)) => Verdict::Refuse(
                 "InjectionMissing".to_owned(),
                 format!(

@@ -207,6 +207,19 @@ async fn a_pod_whose_sidecar_was_taken_out_again_is_refused() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_sidecar_was_changed_afterwards_is_refused() {
+    let api = cluster().await;
+    let reviewer = reviewer(&api);
+    let mut changed = mutated(&reviewer, &pod()).await;
+    changed["spec"]["initContainers"][0]["image"] = json!("evil:1");
+    let message = refusal(&ask(&reviewer, Endpoint::Validate, &review(&changed)).await);
+    assert!(
+        message.contains("image of container codexstore"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn an_ephemeral_container_cannot_mount_the_data_even_without_the_label() {
     let api = cluster().await;
     let reviewer = reviewer(&api);

@@ -218,7 +218,8 @@ pub struct Volume {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<Ephemeral>,
 
-    /// A PersistentVolumeClaim per pod, named `cxs-STORE-POD` and made by the operator. For pods with
+    /// A PersistentVolumeClaim per pod, named `cxs-STORE-POD` (`cxsN-STORE-POD` where the
+    /// store's name has N hyphens) and made by the operator. For pods with
     /// lasting names: those of a StatefulSet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,

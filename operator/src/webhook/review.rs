@@ -130,6 +130,9 @@ impl Reviewer {
             Ok(None) => return Verdict::Allow("skipped"),
             Err(verdict) => return verdict,
         };
+        if let Err(verdict) = self.claim(namespace, &store, pod).await {
+            return verdict;
+        }
         match inject(pod, &store, &self.inject, &request.uid) {
             Ok(after) => {
                 let warnings = warnings(pod, &after);
@@ -165,7 +168,10 @@ impl Reviewer {
             Ok(None) => Verdict::Allow("skipped"),
             Ok(Some(store)) if is_injected(pod) => {
                 match check_injected(pod, &store, &self.inject) {
-                    Ok(()) => Verdict::Allow("allowed"),
+                    Ok(()) => match self.claim(namespace, &store, pod).await {
+                        Ok(()) => Verdict::Allow("allowed"),
+                        Err(verdict) => verdict,
+                    },
                     Err(refusal) => Verdict::refuse(&refusal),
                 }
             }
@@ -230,6 +236,17 @@ impl Reviewer {
                      needs this name: rename yours, or delete it if it is not needed"
                 ),
             )),
+        }
+    }
+
+    /// Refuses a pod whose claim is somebody else's.
+    async fn claim(&self, namespace: &str, store: &CodexStore, pod: &Pod) -> Result<(), Verdict> {
+        match self.lookup.foreign_claim(namespace, store, pod).await {
+            Ok(None) => Ok(()),
+            Ok(Some(message)) => Err(Verdict::Refuse("ForeignObject".to_owned(), message)),
+            Err(error) => Err(Verdict::Error(format!(
+                "cannot look up the pod's claim: {error}"
+            ))),
         }
     }
 

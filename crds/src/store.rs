@@ -349,9 +349,9 @@ pub struct Limits {
     /// CPU; by default no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Quantity>,
-    /// Memory; by default 256Mi, at least 32Mi. The store keeps to 70 % of it.
+    /// Memory; by default 256Mi, at least 64Mi. The store keeps to 70 % of it.
     #[serde(default = "default_memory_limit")]
-    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('32Mi')) >= 0").message("limits.memory is at least 32Mi: write for example 256Mi"))]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('64Mi')) >= 0").message("limits.memory is at least 64Mi: write for example 256Mi"))]
     pub memory: Quantity,
 }
 

@@ -201,3 +201,67 @@ fn an_ephemeral_container_does_not_target_the_sidecar() {
     let another = pod("{initContainers: [{name: codexstore}], containers: [{name: app}]}");
     check_ephemeral(&another, &with(&another, "codexstore")).expect("not ours, but called so");
 }
+
+#[test]
+fn the_data_is_not_mounted_by_another_volume_of_the_same_source() {
+    let with = |data: &str, other: &str| {
+        pod(&format!(
+            "{{volumes: [{{name: state, {data}}}, {{name: mine, {other}}}], containers: [{{name: app}}]}}"
+        ))
+    };
+    let csi = "csi: {driver: d, volumeAttributes: {share: x}}";
+    for (data, other) in [
+        ("hostPath: {path: /data}", "hostPath: {path: /data}"),
+        (
+            "hostPath: {path: /data}",
+            "hostPath: {path: /data/, type: Directory}",
+        ),
+        ("hostPath: {path: /data}", "hostPath: {path: /data/x}"),
+        ("hostPath: {path: /data/x}", "hostPath: {path: /}"),
+        (
+            "nfs: {server: s, path: /a}",
+            "nfs: {server: s, path: /a/, readOnly: true}",
+        ),
+        (
+            csi,
+            "csi: {driver: d, readOnly: true, volumeAttributes: {share: x}}",
+        ),
+        (
+            "ephemeral: {}",
+            "persistentVolumeClaim: {claimName: web-0-state}",
+        ),
+        (
+            "persistentVolumeClaim: {claimName: web-0-mine}",
+            "ephemeral: {}",
+        ),
+        (
+            "persistentVolumeClaim: {claimName: c}",
+            "persistentVolumeClaim: {claimName: c, readOnly: true}",
+        ),
+        (
+            "iscsi: {iqn: q, lun: 0, targetPortal: p}",
+            "iscsi: {iqn: q, lun: 0, targetPortal: p}",
+        ),
+    ] {
+        refuses(
+            &store(POD_VOLUME),
+            &with(data, other),
+            Reason::PrivateVolume,
+            "volume mine",
+        );
+        accepts(&store(EPHEMERAL), &with(data, other));
+    }
+    for (data, other) in [
+        ("hostPath: {path: /data}", "hostPath: {path: /database}"),
+        ("nfs: {server: s, path: /a}", "nfs: {server: t, path: /a}"),
+        (csi, "csi: {driver: d, volumeAttributes: {share: y}}"),
+        ("emptyDir: {}", "emptyDir: {}"),
+        ("ephemeral: {}", "ephemeral: {}"),
+        (
+            "ephemeral: {}",
+            "persistentVolumeClaim: {claimName: web-1-state}",
+        ),
+    ] {
+        accepts(&store(POD_VOLUME), &with(data, other));
+    }
+}

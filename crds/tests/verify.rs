@@ -1,5 +1,7 @@
 //! What may be different on a pod at the end of its admission, and what may not.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // also in helpers: a failed one fails its test
+
 mod common;
 
 use codexstore_crds::{Reason, check_injected, inject};
@@ -8,6 +10,9 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 const POD: &str = "{volumes: [{name: mine, emptyDir: {}}], initContainers: [{name: prepare}], containers: [{name: app}]}";
+
+/// A change to the JSON of a pod's spec.
+type Change = fn(&mut Value);
 
 /// The injected pod with a change made to its JSON.
 fn changed(change: impl Fn(&mut Value)) -> Pod {
@@ -22,7 +27,7 @@ fn push(list: &mut Value, item: Value) {
 
 #[test]
 fn what_others_may_rightly_add_passes_and_stays() {
-    let additions: [fn(&mut Value); 9] = [
+    let additions: [Change; 9] = [
         |_| {},
         |spec| spec["initContainers"][0]["imagePullPolicy"] = json!("IfNotPresent"),
         |spec| spec["initContainers"][0]["image"] = json!("mirror:5000/library/sidecar:1"),
@@ -50,7 +55,7 @@ fn what_others_may_rightly_add_passes_and_stays() {
 
 #[test]
 fn what_was_changed_or_taken_away_is_refused_by_name() {
-    let changes: [(&str, fn(&mut Value)); 11] = [
+    let changes: [(&str, Change); 11] = [
         ("image of container codexstore", |spec| {
             spec["initContainers"][0]["image"] = json!("evil/sidecar:2");
         }),

@@ -33,8 +33,8 @@ pub mod inject;
 pub mod manifest;
 
 pub use inject::{
-    Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, decide, inject,
-    is_injected, store_label,
+    Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, check_injected, decide,
+    inject, is_injected, store_label,
 };
 pub use quantity::Quantity;
 pub use settings::{sidecar_env, spec_hash};

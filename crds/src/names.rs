@@ -47,6 +47,8 @@ pub const SOCKET_DIR: &str = "/run/codexstore";
 pub const SOCKET_PATH: &str = "/run/codexstore/codexstore.sock";
 /// Variable in the app's containers that holds [`SOCKET_PATH`].
 pub const SOCKET_ENV: &str = "CODEXSTORE_SOCKET";
+/// Variable in the sidecar that holds its store's name.
+pub const STORE_ENV: &str = "CODEXSTORE_STORE";
 /// Where the data volume is mounted; the store is in its subdirectory `data`.
 pub const DATA_DIR: &str = "/var/lib/codexstore";
 /// Where the keyring is mounted.
@@ -109,9 +111,14 @@ pub fn member_claim(store: &str, pod: &str) -> String {
     format!("{}{pod}", member_claim_prefix(store))
 }
 
-/// What the names of all claims of a store start with.
+/// What the names of all claims of a store start with, and of no other store's: `cxs-STORE-`, or `cxsN-STORE-` where
+/// the store's name has N hyphens. Without the number, the claims of `orders` for pod `web-api-0` and of `orders-web`
+/// for pod `api-0` would be one; with it, a name says where the store's ends.
 pub fn member_claim_prefix(store: &str) -> String {
-    format!("cxs-{store}-")
+    match store.matches('-').count() {
+        0 => format!("cxs-{store}-"),
+        hyphens => format!("cxs{hyphens}-{store}-"),
+    }
 }
 
 /// DNS name in the server certificate, which clients verify instead of an address.
@@ -121,3 +128,37 @@ pub fn server_dns_name(store_uid: &str) -> String {
 
 /// URI in the operator's client certificate.
 pub const OPERATOR_ROLE_URI: &str = "codexstore://role/operator";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_stores_share_a_claim() {
+        assert_eq!(member_claim("orders", "web-0"), "cxs-orders-web-0");
+        assert_eq!(member_claim("orders-web", "api-0"), "cxs1-orders-web-api-0");
+        let names = [
+            "a", "b", "1", "a-b", "a--b", "b-a", "a-b-a", "a-1", "1-a", "a.b", "a-b.a", "a.b-a",
+        ];
+        let mut seen = std::collections::BTreeMap::new();
+        for store in names {
+            for pod in names {
+                let claim = member_claim(store, pod);
+                assert!(claim.starts_with(&member_claim_prefix(store)));
+                let strangers = names
+                    .iter()
+                    .filter(|s| **s != store && claim.starts_with(&member_claim_prefix(s)));
+                assert_eq!(strangers.count(), 0, "{claim} looks like another store's");
+                if let Some(other) = seen.insert(claim.clone(), (store, pod)) {
+                    unreachable!("{claim} is of {other:?} and of {:?}", (store, pod));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_store_name_leaves_room_for_a_label_of_a_pod() {
+        let longest = format!("{}aa", "a-".repeat(MAX_STORE_NAME / 2 - 1));
+        assert!(member_claim(&longest, &"p".repeat(200)).len() <= MAX_OBJECT_NAME);
+    }
+}

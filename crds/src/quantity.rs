@@ -46,6 +46,11 @@ impl Quantity {
         u64::try_from(thousandths.div_ceil(1000)).unwrap_or(u64::MAX)
     }
 
+    /// Times 1000, rounded up: the same for every spelling of an amount.
+    pub(crate) fn thousandths(&self) -> u128 {
+        thousandths(&self.0).unwrap_or_default()
+    }
+
     /// `percent` of it, in whole units, rounded down.
     pub fn percent(&self, percent: u64) -> u64 {
         let part = u128::from(self.units()) * u128::from(percent) / 100;

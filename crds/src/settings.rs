@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use crate::store::{CodexStore, CodexStoreSpec, Compression, Durability, Strategy};
+use crate::{
+    names,
+    store::{CodexStore, CodexStoreSpec, Compression, Durability, Strategy},
+};
 
 /// Share of the volume that the store may use, in percent: kubelet evicts a pod over its limit, and file
 /// systems need room of their own.
@@ -18,7 +21,7 @@ pub fn sidecar_env(store: &CodexStore) -> Vec<(String, String)> {
     let mut env = settings(&store.spec);
     let mut add = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
     add(
-        "CODEXSTORE_STORE",
+        names::STORE_ENV,
         store.metadata.name.as_deref().unwrap_or_default(),
     );
     if let Some(uid) = &store.metadata.uid {

@@ -218,7 +218,8 @@ pub struct Volume {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<Ephemeral>,
 
-    /// A PersistentVolumeClaim per pod, named `cxs-STORE-POD` and made by the operator. For pods with
+    /// A PersistentVolumeClaim per pod, named `cxs-STORE-POD` (`cxsN-STORE-POD` where the
+    /// store's name has N hyphens) and made by the operator. For pods with
     /// lasting names: those of a StatefulSet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
@@ -348,9 +349,9 @@ pub struct Limits {
     /// CPU; by default no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Quantity>,
-    /// Memory; by default 256Mi, at least 32Mi. The store keeps to 70 % of it.
+    /// Memory; by default 256Mi, at least 64Mi. The store keeps to 70 % of it.
     #[serde(default = "default_memory_limit")]
-    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('32Mi')) >= 0").message("limits.memory is at least 32Mi: write for example 256Mi"))]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('64Mi')) >= 0").message("limits.memory is at least 64Mi: write for example 256Mi"))]
     pub memory: Quantity,
 }
 

@@ -202,8 +202,8 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         ),
         ("{encryption: {none: {}, keySize: 128}}", "drop `keySize`"),
         (
-            "{resources: {limits: {memory: 16Mi}}}",
-            "write for example 256Mi",
+            "{resources: {limits: {memory: 63Mi}, requests: {memory: 32Mi}}}",
+            "limits.memory is at least 64Mi: write for example 256Mi",
         ),
         (
             "{resources: {requests: {memory: 1Gi}}}",

@@ -177,4 +177,91 @@ fn ephemeral_containers_do_not_see_what_is_the_sidecars() {
     );
     unlabelled.metadata.labels = None;
     check_ephemeral(&old, &unlabelled).expect_err("the label can be taken off a running pod");
+    for secret in ["keyring", "server", "ca", "client-operator"] {
+        let env = format!("envFrom: [{{secretRef: {{name: cxs-orders-{secret}}}}}]");
+        let mut unlabelled = with(&old, &env);
+        unlabelled.metadata.labels = None;
+        check_ephemeral(&old, &unlabelled).expect_err(secret);
+    }
+}
+
+#[test]
+fn an_ephemeral_container_does_not_target_the_sidecar() {
+    let with = |old: &Pod, target: &str| {
+        let mut new = old.clone();
+        let debug = format!("[{{name: debug, targetContainerName: {target}}}]");
+        new.spec.as_mut().unwrap().ephemeral_containers =
+            Some(serde_yaml::from_str(&debug).unwrap());
+        new
+    };
+    let old = accepts(&store(EPHEMERAL), &plain());
+    let refusal = check_ephemeral(&old, &with(&old, "codexstore")).expect_err("its processes");
+    assert_eq!(refusal.reason, Reason::PrivateProcess);
+    check_ephemeral(&old, &with(&old, "app")).expect("a container of the user's");
+    let another = pod("{initContainers: [{name: codexstore}], containers: [{name: app}]}");
+    check_ephemeral(&another, &with(&another, "codexstore")).expect("not ours, but called so");
+}
+
+#[test]
+fn the_data_is_not_mounted_by_another_volume_of_the_same_source() {
+    let with = |data: &str, other: &str| {
+        pod(&format!(
+            "{{volumes: [{{name: state, {data}}}, {{name: mine, {other}}}], containers: [{{name: app}}]}}"
+        ))
+    };
+    let csi = "csi: {driver: d, volumeAttributes: {share: x}}";
+    for (data, other) in [
+        ("hostPath: {path: /data}", "hostPath: {path: /data}"),
+        (
+            "hostPath: {path: /data}",
+            "hostPath: {path: /data/, type: Directory}",
+        ),
+        ("hostPath: {path: /data}", "hostPath: {path: /data/x}"),
+        ("hostPath: {path: /data/x}", "hostPath: {path: /}"),
+        (
+            "nfs: {server: s, path: /a}",
+            "nfs: {server: s, path: /a/, readOnly: true}",
+        ),
+        (
+            csi,
+            "csi: {driver: d, readOnly: true, volumeAttributes: {share: x}}",
+        ),
+        (
+            "ephemeral: {}",
+            "persistentVolumeClaim: {claimName: web-0-state}",
+        ),
+        (
+            "persistentVolumeClaim: {claimName: web-0-mine}",
+            "ephemeral: {}",
+        ),
+        (
+            "persistentVolumeClaim: {claimName: c}",
+            "persistentVolumeClaim: {claimName: c, readOnly: true}",
+        ),
+        (
+            "iscsi: {iqn: q, lun: 0, targetPortal: p}",
+            "iscsi: {iqn: q, lun: 0, targetPortal: p}",
+        ),
+    ] {
+        refuses(
+            &store(POD_VOLUME),
+            &with(data, other),
+            Reason::PrivateVolume,
+            "volume mine",
+        );
+        accepts(&store(EPHEMERAL), &with(data, other));
+    }
+    for (data, other) in [
+        ("hostPath: {path: /data}", "hostPath: {path: /database}"),
+        ("nfs: {server: s, path: /a}", "nfs: {server: t, path: /a}"),
+        (csi, "csi: {driver: d, volumeAttributes: {share: y}}"),
+        ("emptyDir: {}", "emptyDir: {}"),
+        ("ephemeral: {}", "ephemeral: {}"),
+        (
+            "ephemeral: {}",
+            "persistentVolumeClaim: {claimName: web-1-state}",
+        ),
+    ] {
+        accepts(&store(POD_VOLUME), &with(data, other));
+    }
 }

@@ -2,7 +2,10 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 
-use super::{Reason, Refusal, annotation, is_injected, podspec, private, sidecar, user_containers};
+use super::{
+    Reason, Refusal, annotation, is_injected, our_sidecar, podspec, private, sidecar,
+    user_containers,
+};
 use crate::{CodexStore, desired::store_name, names, store::CodexStoreSpec};
 
 /// The store that a pod may have now.
@@ -66,6 +69,7 @@ pub(super) fn pod(pod: &Pod, store: &CodexStore) -> Result<(), Refusal> {
     volume_names(pod, &spec)?;
     pod_volume(&spec, &store.spec)?;
     private::volumes(pod, &spec, store)?;
+    sidecar_mounts(pod)?;
     for container in user_containers(&spec) {
         private::mounts(container, store)?;
         private::environment(container, store)?;
@@ -283,6 +287,38 @@ fn socket_path(container: &Container) -> Result<(), Refusal> {
                 format!(
                     "container {} mounts volume {} at {}, where the store's socket belongs: mount it elsewhere",
                     container.name, mount.name, mount.mount_path
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What others mounted in a sidecar hides neither its program nor its files, nor shows them what is not theirs.
+fn sidecar_mounts(pod: &Pod) -> Result<(), Refusal> {
+    let ours = [
+        names::SIDECAR_BINARY,
+        names::SOCKET_DIR,
+        names::DATA_DIR,
+        names::KEYRING_DIR,
+        names::TLS_DIR,
+        names::TOKEN_DIR,
+    ];
+    let mounts = our_sidecar(pod)
+        .into_iter()
+        .flat_map(|c| c.volume_mounts.iter().flatten());
+    // our own are made anew, and so is the data's, whatever volume it was on
+    for mount in mounts.filter(|m| !podspec::VOLUMES.contains(&m.name.as_str())) {
+        let path = sidecar::clean_path(&mount.mount_path);
+        let clash = ours.iter().find(|o| sidecar::overlap(&path, o));
+        if let Some(clash) = clash.filter(|_| path != names::DATA_DIR) {
+            return Refusal::new(
+                Reason::PathClash,
+                format!(
+                    "volume {} is mounted at {} in the sidecar {}, over {clash}, which is its own: remove the mount",
+                    mount.name,
+                    mount.mount_path,
+                    names::CONTAINER
                 ),
             );
         }

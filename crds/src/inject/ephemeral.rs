@@ -1,23 +1,44 @@
 //! Ephemeral containers: added to a running pod, so checked without its store.
 
-use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
-use super::{Reason, Refusal, podspec, private::volume_secrets, store_label};
+use super::{Reason, Refusal, our_sidecar, podspec, private::volume_secrets, store_label};
 use crate::names;
 
 /// Checks an update of a pod's ephemeral containers: new ones may not mount what is the sidecar's alone, nor
-/// take environment from its Secrets.
+/// take environment from its Secrets, nor share its processes: `/proc/PID/root` of one shows its files.
 pub fn check_ephemeral(old: &Pod, new: &Pod) -> Result<(), Refusal> {
     let Some(spec) = new.spec.as_ref() else {
         return Ok(());
     };
     let known: Vec<_> = containers(old).map(|c| c.name.as_str()).collect();
     let (volumes, mut secrets) = private_of(spec);
-    secrets.extend(store_label(new).into_iter().flat_map(names::secrets));
+    let sidecar = our_sidecar(new);
+    // the label can be changed on a running pod, and the sidecar cannot
+    let stores = sidecar.and_then(store_of).into_iter();
+    secrets.extend(stores.chain(store_label(new)).flat_map(names::secrets));
+    let sidecar = sidecar.is_some();
     for container in containers(new).filter(|c| !known.contains(&c.name.as_str())) {
+        if sidecar && container.target_container_name.as_deref() == Some(names::CONTAINER) {
+            return Refusal::new(
+                Reason::PrivateProcess,
+                format!(
+                    "ephemeral container {} targets {}, the store's sidecar, and would see its memory and files: name \
+                     a container of yours in targetContainerName (kubectl debug --target), or leave it out",
+                    container.name,
+                    names::CONTAINER
+                ),
+            );
+        }
         check(container, &volumes, &secrets)?;
     }
     Ok(())
+}
+
+/// The store that a sidecar serves.
+fn store_of(sidecar: &Container) -> Option<&str> {
+    let mut env = sidecar.env.iter().flatten();
+    env.find(|e| e.name == names::STORE_ENV)?.value.as_deref()
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {

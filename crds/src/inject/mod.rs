@@ -5,12 +5,14 @@
 //! again, a pod's YAML applied again) is recognised by its annotation and the sidecar's command; our parts of
 //! it are made anew, and what others added to it is kept.
 
+mod additions;
 mod checks;
 mod ephemeral;
 mod podspec;
 mod private;
 mod refusal;
 mod sidecar;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 pub use self::{
     ephemeral::check_ephemeral,
     refusal::{Reason, Refusal},
+    verify::check_injected,
 };
 use crate::{CodexStore, desired::store_name, names, settings::spec_hash};
 
@@ -86,8 +89,7 @@ pub fn inject(
 ) -> Result<Pod, Refusal> {
     checks::pod(pod, store)?;
     let again = is_injected(pod);
-    let by_this_version = again
-        && annotation(pod, names::INJECTED_BY_ANNOTATION) == Some(cfg.operator_version.as_str());
+    let earlier = additions::Earlier::of(pod, store, cfg);
     let port = admin_port(pod)
         .filter(|_| again)
         .unwrap_or_else(|| podspec::free_port(pod, seed));
@@ -100,7 +102,7 @@ pub fn inject(
     let mut container = sidecar::container(store, cfg, &sidecar::Place::of(spec, port));
     let inits = spec.init_containers.get_or_insert_default();
     if let Some(index) = inits.iter().position(|c| c.name == names::CONTAINER) {
-        podspec::keep_additions(&mut container, inits.remove(index), by_this_version);
+        additions::keep(&mut container, inits.remove(index), earlier);
     }
     inits.insert(0, container);
 

@@ -9,6 +9,7 @@ use k8s_openapi::{
 };
 use sha2::{Digest, Sha256};
 
+use super::additions;
 use crate::{CodexStore, desired::store_name, names};
 
 /// Names of all volumes that are ours.
@@ -59,30 +60,6 @@ pub(super) fn free_port(pod: &Pod, seed: &str) -> u16 {
     (0..span).map(port).find(free).unwrap_or(HOST_PORTS.start)
 }
 
-/// Keeps what others added to a sidecar that was injected before: variables, mounts, and, if the same version
-/// injected it, its image (another webhook may have pointed it to a mirror).
-pub(super) fn keep_additions(new: &mut Container, old: Container, same_version: bool) {
-    if same_version {
-        new.image = old.image;
-        new.image_pull_policy = old.image_pull_policy;
-    }
-    let env = new.env.get_or_insert_default();
-    for var in old.env.into_iter().flatten() {
-        // a variable of ours that is gone from the spec must go from the pod as well
-        if !var.name.starts_with("CODEXSTORE_") && env.iter().all(|v| v.name != var.name) {
-            env.push(var);
-        }
-    }
-    let mounts = new.volume_mounts.get_or_insert_default();
-    for mount in old.volume_mounts.into_iter().flatten() {
-        let taken = mounts.iter().any(|m| m.mount_path == mount.mount_path);
-        let data = mount.mount_path == names::DATA_DIR;
-        if !taken && !data && !VOLUMES.contains(&mount.name.as_str()) {
-            mounts.push(mount);
-        }
-    }
-}
-
 /// Sets our volumes and removes those that the store no longer needs; returns the name of the data volume.
 pub(super) fn set_volumes(spec: &mut PodSpec, store: &CodexStore, pod_name: &str) -> String {
     let name = store_name(store);
@@ -118,9 +95,12 @@ pub(super) fn set_volumes(spec: &mut PodSpec, store: &CodexStore, pod_name: &str
     let volumes = spec.volumes.get_or_insert_default();
     volumes
         .retain(|v| !VOLUMES.contains(&v.name.as_str()) || wanted.iter().any(|w| w.name == v.name));
-    for volume in wanted {
+    for mut volume in wanted {
         match volumes.iter_mut().find(|v| v.name == volume.name) {
-            Some(old) => *old = volume,
+            Some(old) => {
+                additions::keep_size_spelling(&mut volume, old);
+                *old = volume;
+            }
             None => volumes.push(volume),
         }
     }

@@ -2,7 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 
-use super::{Reason, Refusal, is_injected, podspec};
+use serde_json::Value;
+
+use super::{
+    Reason, Refusal, is_injected, podspec,
+    sidecar::{clean_path, overlap},
+};
 use crate::{CodexStore, desired::store_name, names};
 
 /// No volume of the user's leads to what is the sidecar's alone under another name.
@@ -15,10 +20,11 @@ pub(super) fn volumes(pod: &Pod, spec: &PodSpec, store: &CodexStore) -> Result<(
         .flatten()
         .filter(|v| !(injected && podspec::VOLUMES.contains(&v.name.as_str())));
     let data = store.spec.volume.pod_volume.as_deref();
-    let data_claim = data
-        .and_then(|name| spec.volumes.iter().flatten().find(|v| v.name == name))
-        .and_then(|v| v.persistent_volume_claim.as_ref())
-        .map(|c| c.claim_name.as_str());
+    let data_volume = spec
+        .volumes
+        .iter()
+        .flatten()
+        .find(|v| data == Some(&v.name));
     let claims = names::member_claim_prefix(store_name(store));
     for volume in theirs {
         if let Some(secret) = volume_secrets(volume).find(|s| secrets.iter().any(|o| o == s)) {
@@ -30,16 +36,10 @@ pub(super) fn volumes(pod: &Pod, spec: &PodSpec, store: &CodexStore) -> Result<(
                 ),
             );
         }
-        let Some(claim) = volume
-            .persistent_volume_claim
-            .as_ref()
-            .map(|c| c.claim_name.as_str())
-        else {
-            continue;
-        };
-        let members = store.spec.volume.claim.is_some() && claim.starts_with(&claims);
-        let same = data_claim == Some(claim) && data != Some(volume.name.as_str());
-        if members || same {
+        if let Some(claim) = claim(volume, pod)
+            && store.spec.volume.claim.is_some()
+            && claim.starts_with(&claims)
+        {
             return Refusal::new(
                 Reason::PrivateVolume,
                 format!(
@@ -49,8 +49,61 @@ pub(super) fn volumes(pod: &Pod, spec: &PodSpec, store: &CodexStore) -> Result<(
                 ),
             );
         }
+        let Some(data) = data_volume.filter(|d| d.name != volume.name) else {
+            continue;
+        };
+        if let Some(what) = shared(data, volume, pod) {
+            return Refusal::new(
+                Reason::PrivateVolume,
+                format!(
+                    "volume {} is {what}, as is volume {}, which holds the store's data and is for the sidecar alone: \
+                     give one of them another source",
+                    volume.name, data.name
+                ),
+            );
+        }
     }
     Ok(())
+}
+
+/// The claim that a volume is; that of a generic ephemeral volume is named after the pod and the volume.
+fn claim(volume: &Volume, pod: &Pod) -> Option<String> {
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return Some(claim.claim_name.clone());
+    }
+    let pod = pod.metadata.name.as_deref();
+    volume.ephemeral.as_ref()?;
+    Some(format!("{}-{}", pod?, volume.name))
+}
+
+/// What two volumes of a pod share, for people: a claim, overlapping paths, or the same source otherwise.
+fn shared(data: &Volume, other: &Volume, pod: &Pod) -> Option<String> {
+    if let (Some(a), Some(b)) = (claim(data, pod), claim(other, pod)) {
+        return (a == b).then(|| format!("the claim {b}"));
+    }
+    let overlap = |a: &str, b: &str| overlap(&clean_path(a), &clean_path(b));
+    if let (Some(a), Some(b)) = (&data.host_path, &other.host_path) {
+        return overlap(&a.path, &b.path).then(|| format!("the path {} of the node", b.path));
+    }
+    if let (Some(a), Some(b)) = (&data.nfs, &other.nfs) {
+        let same = a.server == b.server && overlap(&a.path, &b.path);
+        return same.then(|| format!("the path {} of {}", b.path, b.server));
+    }
+    let (kind, source) = source(data)?;
+    (self::source(other)? == (kind.clone(), source)).then(|| format!("the same {kind}"))
+}
+
+/// Kind and source of a volume, whether it is read-only aside; `None` for what is each volume's own by its nature.
+fn source(volume: &Volume) -> Option<(String, Value)> {
+    let Ok(Value::Object(fields)) = serde_json::to_value(volume) else {
+        return None;
+    };
+    let (kind, mut source) = fields.into_iter().find(|(field, _)| field != "name")?;
+    if ["emptyDir", "ephemeral", "gitRepo"].contains(&kind.as_str()) {
+        return None;
+    }
+    source.as_object_mut()?.remove("readOnly");
+    Some((kind, source))
 }
 
 /// The Secrets that a volume shows.

@@ -44,6 +44,10 @@ pub enum Reason {
     PathClash,
     /// A container of the user's would see the store's data, keys or certificates.
     PrivateVolume,
+    /// A container of the user's would see the sidecar's processes.
+    PrivateProcess,
+    /// The pod is not as it was injected.
+    SidecarChanged,
     /// `podVolume` names a volume that the pod lacks, or that cannot hold a store.
     BadPodVolume,
 }

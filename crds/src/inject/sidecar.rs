@@ -166,13 +166,24 @@ fn probe(args: &[&str], period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-/// A path without doubled or trailing slashes and `.` parts.
+/// A path without doubled or trailing slashes, `.` and `..`.
 pub(super) fn clean_path(path: &str) -> String {
-    path.split('/')
-        .filter(|p| !p.is_empty() && *p != ".")
-        .fold(String::new(), |mut clean, part| {
-            clean.push('/');
-            clean.push_str(part);
-            clean
-        })
+    let mut parts = Vec::new();
+    for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Whether one of two clean paths is the other or above it.
+pub(super) fn overlap(a: &str, b: &str) -> bool {
+    let above = |a: &str, b: &str| {
+        let rest = b.strip_prefix(a.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    above(a, b) || above(b, a)
 }

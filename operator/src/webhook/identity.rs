@@ -83,16 +83,24 @@ impl Keeper {
     pub async fn run(self, stop: CancellationToken) {
         let mut missing_told = false;
         loop {
-            let pause = match self.look(&mut missing_told).await {
-                Ok(()) => PERIOD,
-                Err(why) => {
-                    error!(error = why, "webhook certificate");
-                    RETRY
-                }
-            };
+            let pause = self.step(&mut missing_told).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One look, and the time until the next.
+    async fn step(&self, missing_told: &mut bool) -> Duration {
+        match self.look(missing_told).await {
+            // A configuration that comes late has no bundle: until the next look the API server cannot call us, and
+            // refuses every labelled pod.
+            Ok(()) if *missing_told => RETRY,
+            Ok(()) => PERIOD,
+            Err(why) => {
+                error!(error = why, "webhook certificate");
+                RETRY
             }
         }
     }
@@ -420,6 +428,19 @@ mod tests {
                 .skip(before)
                 .all(|(verb, _)| verb == "GET")
         );
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_missing_is_looked_for_soon() {
+        let api = FakeApi::start().await;
+        let keeper = keeper(&api);
+        let mut missing = false;
+        assert_eq!(keeper.step(&mut missing).await, RETRY);
+        let config = json!({"metadata": {"name": "hook"}, "webhooks": []});
+        api.put(CONFIG, &config);
+        assert_eq!(keeper.step(&mut missing).await, RETRY, "one of the two");
+        api.put(&CONFIG.replace("mutating", "validating"), &config);
+        assert_eq!(keeper.step(&mut missing).await, PERIOD);
     }
 
     #[tokio::test]

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use codexstore_crds::{CodexStore, desired, names};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::{Api, Client, ResourceExt as _};
 
 use crate::controller::ownership::{Ownership, ownership};
 
@@ -70,5 +70,38 @@ impl Lookup {
             }
             tokio::time::sleep(STEP).await;
         }
+    }
+
+    /// Why a pod cannot have the claim that its store would give it: one of this name is there and somebody else's. A
+    /// kubelet would mount it all the same, and without encryption the sidecar would serve what is on it.
+    pub async fn foreign_claim(
+        &self,
+        namespace: &str,
+        store: &CodexStore,
+        pod: &Pod,
+    ) -> Result<Option<String>, kube::Error> {
+        let Some(pod) = pod.metadata.name.as_deref() else {
+            return Ok(None); // refused elsewhere: a claim needs the pod's name
+        };
+        if store.spec.volume.claim.is_none() {
+            return Ok(None);
+        }
+        let own = desired::store_name(store);
+        let name = names::member_claim(own, pod);
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
+        let Some(claim) = api.get_opt(&name).await? else {
+            return Ok(None);
+        };
+        let Ownership::Foreign(why) = ownership(&claim.metadata, store) else {
+            return Ok(None);
+        };
+        let whose = match claim.labels().get(names::STORE_LABEL) {
+            Some(other) if other != own => format!("belongs to CodexStore {other}"),
+            _ => "was not made by the CodexStore operator".to_owned(),
+        };
+        Ok(Some(format!(
+            "CodexStore {own} keeps this pod's data in the PersistentVolumeClaim {name}, and that of this name in namespace \
+             {namespace} {whose} ({why}): give the pod another name, or delete that claim if its data is not needed"
+        )))
     }
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use codexstore_crds::status::condition::KEYS_READY;
 use codexstore_crds::{
-    CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, decide, inject,
-    is_injected, names, store_label,
+    CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, check_injected,
+    decide, inject, is_injected, names, store_label,
 };
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
@@ -130,6 +130,9 @@ impl Reviewer {
             Ok(None) => return Verdict::Allow("skipped"),
             Err(verdict) => return verdict,
         };
+        if let Err(verdict) = self.claim(namespace, &store, pod).await {
+            return verdict;
+        }
         match inject(pod, &store, &self.inject, &request.uid) {
             Ok(after) => {
                 let warnings = warnings(pod, &after);
@@ -163,7 +166,15 @@ impl Reviewer {
         };
         match self.decided(pod, namespace, store).await {
             Ok(None) => Verdict::Allow("skipped"),
-            Ok(Some(_)) if is_injected(pod) => Verdict::Allow("allowed"),
+            Ok(Some(store)) if is_injected(pod) => {
+                match check_injected(pod, &store, &self.inject) {
+                    Ok(()) => match self.claim(namespace, &store, pod).await {
+                        Ok(()) => Verdict::Allow("allowed"),
+                        Err(verdict) => verdict,
+                    },
+                    Err(refusal) => Verdict::refuse(&refusal),
+                }
+            }
             Ok(Some(_)) => Verdict::Refuse(
                 "InjectionMissing".to_owned(),
                 format!(
@@ -225,6 +236,17 @@ impl Reviewer {
                      needs this name: rename yours, or delete it if it is not needed"
                 ),
             )),
+        }
+    }
+
+    /// Refuses a pod whose claim is somebody else's.
+    async fn claim(&self, namespace: &str, store: &CodexStore, pod: &Pod) -> Result<(), Verdict> {
+        match self.lookup.foreign_claim(namespace, store, pod).await {
+            Ok(None) => Ok(()),
+            Ok(Some(message)) => Err(Verdict::Refuse("ForeignObject".to_owned(), message)),
+            Err(error) => Err(Verdict::Error(format!(
+                "cannot look up the pod's claim: {error}"
+            ))),
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::fake_api::FakeApi;
-use crate::controller::fixtures::store;
+use crate::controller::fixtures::{claim_store, store};
 
 const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
@@ -204,6 +204,50 @@ async fn a_pod_whose_sidecar_was_taken_out_again_is_refused() {
     let api = cluster().await;
     let message = refusal(&ask(&reviewer(&api), Endpoint::Validate, &review(&pod())).await);
     assert!(message.contains("sidecar"), "{message}");
+}
+
+#[tokio::test]
+async fn a_pod_whose_sidecar_was_changed_afterwards_is_refused() {
+    let api = cluster().await;
+    let reviewer = reviewer(&api);
+    let mut changed = mutated(&reviewer, &pod()).await;
+    changed["spec"]["initContainers"][0]["image"] = json!("evil:1");
+    let message = refusal(&ask(&reviewer, Endpoint::Validate, &review(&changed)).await);
+    assert!(
+        message.contains("image of container codexstore"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_claim_of_another_store_or_of_nobody_is_not_mounted() {
+    const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
+    let api = cluster().await;
+    api.put(STORE, &claim_store("1Gi"));
+    let reviewer = reviewer(&api);
+    let mut named = pod();
+    named["metadata"]["name"] = json!("web-0");
+    let injected = mutated(&reviewer, &named).await;
+    let mut claim = desired::member_claim(&claim_store("1Gi"), "web-0", false).unwrap();
+    api.put(CLAIM, &claim);
+    mutated(&reviewer, &named).await;
+    let labels = claim.metadata.labels.as_mut().unwrap();
+    labels.insert(names::STORE_LABEL.to_owned(), "invoices".to_owned());
+    api.put(CLAIM, &claim);
+    for (endpoint, pod) in [(Endpoint::Mutate, &named), (Endpoint::Validate, &injected)] {
+        let message = refusal(&ask(&reviewer, endpoint, &review(pod)).await);
+        for words in [
+            "CodexStore orders",
+            "belongs to CodexStore invoices",
+            "cxs-orders-web-0",
+        ] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+    claim.metadata.labels = None;
+    api.put(CLAIM, &claim);
+    let message = refusal(&ask(&reviewer, Endpoint::Mutate, &review(&named)).await);
+    assert!(message.contains("not made by"), "{message}");
 }
 
 #[tokio::test]

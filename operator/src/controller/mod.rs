@@ -8,6 +8,7 @@
 pub mod claims;
 pub mod events;
 pub mod keyring;
+pub mod live;
 pub mod members;
 pub mod ownership;
 pub mod problem;

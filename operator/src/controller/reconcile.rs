@@ -71,7 +71,7 @@ pub async fn reconcile(
     };
 
     // The record that follows lets pods in, so all that they mount is there before it.
-    let keyring = look_at_keyring(shared, store, pods, changed).await?;
+    let keyring = look_at_keyring(shared, store, changed).await?;
     if keyring == Keyring::Pending {
         waiting.push("the keyring is being made".to_owned());
     }
@@ -217,7 +217,6 @@ async fn credentials(
 async fn look_at_keyring(
     shared: &Shared,
     store: &CodexStore,
-    pods: &[Arc<Pod>],
     changed: bool,
 ) -> Result<Keyring, Error> {
     let known = shared.remember(store, |memory| memory.keyring.clone());
@@ -228,12 +227,7 @@ async fn look_at_keyring(
     {
         return Ok(keyring);
     }
-    let holders = pods
-        .iter()
-        .filter(|p| is_injected(p) && !members::finished(p) && members::has_started(p))
-        .map(|p| format!("pod {}", p.name_any()))
-        .collect();
-    let (keyring, happened) = keyring::ensure(&shared.client, store, holders).await?;
+    let (keyring, happened) = keyring::ensure(&shared.client, store).await?;
     shared.remember(store, |memory| {
         memory.keyring = Some((Instant::now(), keyring.clone()));
     });

@@ -170,6 +170,61 @@ async fn a_claim_that_outlived_everything_else_forbids_a_new_key() {
     assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
 }
 
+fn on_the_pods_volume() -> CodexStore {
+    let mut store = store();
+    store.spec.volume.ephemeral = None;
+    store.spec.volume.pod_volume = Some("data".into());
+    store
+}
+
+#[tokio::test]
+async fn a_status_that_knows_a_keyring_forbids_a_new_key_until_the_store_is_deleted_too() {
+    let api = with(&on_the_pods_volume()).await;
+    let before: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    look(&api, &[]).await.unwrap();
+    // Scaled to 0, then all that carries the label is deleted: the data is on a volume that nothing of ours names.
+    api.remove(KEYRING);
+    api.remove(RECORD);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    let said = api.get(STORE).unwrap()["status"].to_string();
+    assert!(said.contains("and the CodexStore, create"), "{said}");
+    // A cache that is older than the status changes nothing.
+    reconcile(&operator(&api), &before, &[], &[]).await.unwrap();
+    assert!(api.get(KEYRING).is_none(), "a key was made a second time");
+    // The user says that the data is worthless.
+    recreate(&api);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+}
+
+#[tokio::test]
+async fn a_pod_that_ran_forbids_a_new_key_also_when_the_cache_lacks_it() {
+    let api = with(&on_the_pods_volume()).await;
+    let mut pod = pod_of(&store(), "web-0");
+    pod.status = serde_json::from_value(serde_json::json!({
+        "phase": "Succeeded",
+        "initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0}}}],
+    }))
+    .unwrap();
+    api.put("/api/v1/namespaces/shop/pods/web-0", &pod);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    assert!(api.get(KEYRING).is_none());
+}
+
+#[tokio::test]
+async fn no_key_is_made_for_a_store_that_is_gone_or_another_by_now() {
+    let api = with(&store()).await;
+    let cached: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    recreate(&api);
+    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    api.remove(STORE);
+    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    assert!(api.get(KEYRING).is_none());
+}
+
 #[tokio::test]
 async fn a_recreated_store_finds_its_keyring_and_its_volumes() {
     let api = with(&claim_store("1Gi")).await;

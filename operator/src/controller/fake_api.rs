@@ -111,15 +111,27 @@ impl FakeApi {
         self.state.lock().unwrap().objects.remove(path)
     }
 
-    /// All events, as (reason, object).
-    pub fn events(&self) -> Vec<(String, String)> {
+    /// All events, whole.
+    pub fn whole_events(&self) -> Vec<Value> {
         let state = self.state.lock().unwrap();
         let events = state
             .objects
             .iter()
             .filter(|(path, _)| path.contains("/events/"));
+        events.map(|(_, e)| e.clone()).collect()
+    }
+
+    /// How many calls were not reads.
+    pub fn writes(&self) -> usize {
+        self.calls().iter().filter(|(v, _)| v != "GET").count()
+    }
+
+    /// All events, as (reason, object).
+    pub fn events(&self) -> Vec<(String, String)> {
+        let events = self.whole_events();
         events
-            .map(|(_, e)| (text(&e["reason"]), text(&e["regarding"]["name"])))
+            .iter()
+            .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
             .collect()
     }
 }

@@ -22,6 +22,8 @@ pub mod fake_api;
 pub mod fixtures;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod stale;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

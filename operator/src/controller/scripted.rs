@@ -16,14 +16,14 @@ use super::reconcile::{Done, reconcile};
 use super::{Error, Shared};
 use crate::metrics::Metrics;
 
-const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
-const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
-const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
+pub const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
+pub const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
+pub const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
-const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
+pub const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
 
 /// An operator that has just started: it remembers nothing.
-fn operator(api: &FakeApi) -> Shared {
+pub fn operator(api: &FakeApi) -> Shared {
     Shared::new(
         api.client.clone(),
         Arc::new(Metrics::default()),
@@ -34,18 +34,18 @@ fn operator(api: &FakeApi) -> Shared {
     )
 }
 
-async fn with(store: &CodexStore) -> FakeApi {
+pub async fn with(store: &CodexStore) -> FakeApi {
     let api = FakeApi::start().await;
     api.put(STORE, store);
     api
 }
 
 /// One look by an operator that has just started.
-async fn look(api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+pub async fn look(api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
     look_again(&operator(api), api, pods).await
 }
 
-async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
     let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let claims: Vec<Arc<PersistentVolumeClaim>> = api

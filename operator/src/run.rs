@@ -22,7 +22,7 @@ use tracing::{error, info};
 
 use crate::args::RunArgs;
 use crate::controller::{self, Shared, events::Events, members::Poller};
-use crate::leader::Election;
+use crate::leader::{Election, grace};
 use crate::metrics::Metrics;
 use crate::serve::{Answer, bind, serve};
 use crate::webhook::identity::{Keeper, Source, names};
@@ -318,7 +318,7 @@ async fn lead(term: Term, stop: CancellationToken, ready: &Ready) {
             (Some(_), false) => {
                 // Another replica may start any moment: what runs here ends now, half-way if need be. Each step can be repeated.
                 if let Some((tasks, token)) = running.take() {
-                    end(tasks, &token, Duration::from_secs(2)).await;
+                    end(tasks, &token, grace(term.args.lease_duration)).await;
                 }
             }
             _ => {}

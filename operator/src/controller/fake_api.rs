@@ -28,6 +28,7 @@ struct State {
     version: u64,
     fault: Option<(usize, Fault)>,
     dead: bool,
+    hangs: bool,
 }
 
 /// The server.
@@ -78,6 +79,11 @@ impl FakeApi {
     /// Fails all calls from now on.
     pub fn fail_all(&self) {
         self.state.lock().unwrap().dead = true;
+    }
+
+    /// Answers no call from now on.
+    pub fn hang(&self) {
+        self.state.lock().unwrap().hangs = true;
     }
 
     /// Verb and path of all calls so far.
@@ -173,6 +179,9 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer 
         .map(|v| v.to_str().unwrap().to_owned());
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if state.lock().unwrap().hangs {
+        std::future::pending::<()>().await;
+    }
     let mut state = state.lock().unwrap();
     let number = state.calls.len();
     state.calls.push((verb.clone(), path.clone()));

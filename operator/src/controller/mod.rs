@@ -99,6 +99,21 @@ impl Shared {
         }
     }
 
+    /// At the end of a term: what this replica last saw of stores is not shown any more. Another one sees them now, and an alert
+    /// on what this one saw would never end.
+    pub fn leave(&self) {
+        let all: Vec<_> = self
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect();
+        for (namespace, name) in all {
+            self.forget(&namespace, &name);
+        }
+    }
+
     fn forget(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         self.memory

@@ -232,7 +232,7 @@ mod tests {
                     let shared = Arc::clone(&running.shared);
                     running.tasks.spawn(async move {
                         reconcile(&shared, &store(), &[], &[]).await.unwrap();
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     });
                     running
                 };

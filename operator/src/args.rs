@@ -222,7 +222,8 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     if duration < Duration::from_secs(3) {
         return Err("a Lease must last at least 3s".to_owned());
     }
-    Ok(duration)
+    // The Lease's record has whole seconds: half a second more here would be trusted by this replica and by no other.
+    Ok(Duration::from_secs(duration.as_secs()))
 }
 
 /// Reads `500ms`, `15s`, `2m`, `1h`.

@@ -2,7 +2,8 @@
 //!
 //! As Kubernetes' own components do it: every write is a replace guarded by the resource version, a candidate trusts its own
 //! clock (it takes over when it has seen the same record, unchanged, for as long as the Lease lasts), and a holder that could
-//! not renew for two thirds of that time stops leading before anybody else can start.
+//! not renew for two thirds of that time stops leading, whether the API server refuses or just does not answer: no attempt and
+//! no pause of a holder outlasts that moment. What it then stops has [`grace`], which ends before anybody else can start.
 
 use std::time::Duration;
 
@@ -14,6 +15,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// How long after its last renewal a holder leads: two thirds of the Lease.
+fn safe(duration: Duration) -> Duration {
+    duration * 2 / 3
+}
+
+/// Time to stop what leading started, once it is lost: with the two thirds before it, less than the Lease lasts.
+pub fn grace(duration: Duration) -> Duration {
+    (duration / 6).min(Duration::from_secs(2))
+}
+
 /// Takes part in the election for one Lease.
 pub struct Election {
     /// Leases in the operator's namespace.
@@ -22,7 +33,7 @@ pub struct Election {
     pub name: String,
     /// Name of this replica.
     pub identity: String,
-    /// How long a Lease is good without renewal.
+    /// How long a Lease is good without renewal, in whole seconds: its record has no smaller unit.
     pub duration: Duration,
 }
 
@@ -71,9 +82,11 @@ impl Election {
         let retry = self.duration / 5;
         loop {
             let started = Instant::now();
+            // A request that hangs must not hold on to leadership for longer than one that fails.
+            let patience = self.left(&leading, renewed).min(self.duration / 3);
             let result = tokio::select! {
                 () = stop.cancelled() => break,
-                result = tokio::time::timeout(self.duration / 3, self.attempt(&mut observed)) => result,
+                result = tokio::time::timeout(patience, self.attempt(&mut observed)) => result,
             };
             let leads = match result {
                 Ok(Ok(true)) => {
@@ -92,8 +105,8 @@ impl Election {
                         "cannot read or renew the Lease"
                     );
                     // Nobody else can have taken it yet, so a short outage changes nothing.
-                    let safe = self.duration * 2 / 3;
-                    *leading.borrow() && renewed.is_some_and(|at| at.elapsed() < safe)
+                    *leading.borrow()
+                        && renewed.is_some_and(|at| at.elapsed() < safe(self.duration))
                 }
             };
             leading.send_if_modified(|now| {
@@ -104,9 +117,10 @@ impl Election {
                 *now = leads;
                 changed
             });
+            let pause = retry.min(self.left(&leading, renewed));
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(retry) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         if leading.send_replace(false) {
@@ -115,6 +129,14 @@ impl Election {
                 Ok(Err(error)) => warn!(lease = self.name, %error, "cannot release the Lease"),
                 Err(_) => warn!(lease = self.name, "cannot release the Lease in time"),
             }
+        }
+    }
+
+    /// For how long this replica may still lead without a renewal; without end when it does not lead.
+    fn left(&self, leading: &watch::Sender<bool>, renewed: Option<Instant>) -> Duration {
+        match renewed {
+            Some(at) if *leading.borrow() => safe(self.duration).saturating_sub(at.elapsed()),
+            _ => Duration::MAX,
         }
     }
 
@@ -303,20 +325,36 @@ mod tests {
         assert!(!won(late).unwrap());
     }
 
-    #[tokio::test]
-    async fn a_leader_that_cannot_renew_stops_before_another_can_start() {
+    async fn stops_in_time(cut_off: fn(&FakeApi)) {
         let api = FakeApi::start().await;
         let (sender, mut leads) = watch::channel(false);
         let stop = CancellationToken::new();
         tokio::spawn(candidate(&api, "one").run(sender, stop.clone()));
         leads.wait_for(|leads| *leads).await.unwrap();
         let started = Instant::now();
-        api.fail_all();
+        cut_off(&api);
         leads.wait_for(|leads| !*leads).await.unwrap();
-        assert!(
-            started.elapsed() < Duration::from_secs(3),
-            "the Lease ran out before it stopped"
-        );
+        // With what its tasks have to end, and half a second for a busy machine.
+        let end = started.elapsed() + grace(Duration::from_secs(3));
+        assert!(end < Duration::from_secs(3), "the Lease ran out before");
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_cannot_renew_stops_before_another_can_start() {
+        stops_in_time(FakeApi::fail_all).await;
+    }
+
+    #[tokio::test]
+    async fn a_leader_whose_api_server_hangs_stops_before_another_can_start() {
+        stops_in_time(FakeApi::hang).await;
+    }
+
+    #[test]
+    fn what_leading_started_ends_within_the_lease() {
+        for seconds in 3..600 {
+            let duration = Duration::from_secs(seconds);
+            assert!(safe(duration) + grace(duration) < duration, "{seconds}");
+        }
     }
 }

@@ -12,4 +12,5 @@ pub mod leader;
 pub mod metrics;
 pub mod run;
 pub mod serve;
+pub mod term;
 pub mod webhook;

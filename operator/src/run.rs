@@ -10,21 +10,17 @@ use codexstore_crds::InjectConfig;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::args::RunArgs;
-use crate::controller::{self, Shared, events::Events, members::Poller};
-use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::serve::{Answer, bind, serve};
+use crate::term::{Term, lead};
 use crate::webhook::identity::{Keeper, Source, names};
 use crate::webhook::lookup::Lookup;
 use crate::webhook::review::Reviewer;
@@ -32,7 +28,7 @@ use crate::webhook::server::{handle, text};
 use crate::webhook::tls::{Current, server_config};
 
 /// The operator's version: noted on pods, so that pods of an older one are seen as outdated.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long the webhook goes on after the order to stop: until every node knows that reviews go to another replica now.
 /// A review that finds nobody would refuse somebody's pod.
@@ -78,7 +74,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         identity: identity.clone(),
     };
-    lead(term, stop.clone(), &ready).await;
+    // Reviews go on for a while also after a failure: this replica is ready no more, and another is asked soon.
+    let led = lead(&term, || term.start(), stop, &ready.stopping).await;
 
     if ready.webhook.is_some() {
         tokio::time::sleep(DRAIN).await;
@@ -92,7 +89,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         error!("not everything ended in time");
     }
     info!("stopped");
-    Ok(())
+    led
 }
 
 /// Native sidecars came with 1.29; on an older server a sidecar would be a container that never ends.
@@ -258,99 +255,6 @@ async fn listen(addr: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
     bind(addr)
         .await
         .with_context(|| format!("listen on {addr}"))
-}
-
-/// What a term of leadership needs.
-struct Term {
-    args: RunArgs,
-    client: Client,
-    metrics: Arc<Metrics>,
-    identity: String,
-}
-
-impl Term {
-    /// Starts the controllers of one term.
-    fn start(&self) -> (JoinSet<()>, CancellationToken) {
-        let mut tasks = JoinSet::new();
-        let stop = CancellationToken::new();
-        let shared = Arc::new(Shared::new(
-            self.client.clone(),
-            Arc::clone(&self.metrics),
-            Events::new(self.client.clone(), self.identity.clone()),
-            Poller::new(self.args.member_concurrency, self.args.member_timeout),
-            self.args.keyring_poll,
-            VERSION.to_owned(),
-        ));
-        for namespace in self.args.scopes() {
-            let run = controller::run(
-                Arc::clone(&shared),
-                namespace,
-                self.args.concurrency,
-                stop.clone(),
-            );
-            tasks.spawn(run);
-        }
-        (tasks, stop)
-    }
-}
-
-/// Reconciles while this replica leads, until `stop`; returns when nothing runs any more and the Lease is given back.
-async fn lead(term: Term, stop: CancellationToken, ready: &Ready) {
-    let (sender, mut leading) = watch::channel(term.args.no_leader_election);
-    let campaign = CancellationToken::new();
-    let election = if term.args.no_leader_election {
-        None
-    } else {
-        let election = Election {
-            api: Api::<Lease>::namespaced(term.client.clone(), &term.args.namespace),
-            name: term.args.lease.clone(),
-            identity: term.identity.clone(),
-            duration: term.args.lease_duration,
-        };
-        Some(tokio::spawn(election.run(sender, campaign.clone())))
-    };
-    let mut running: Option<(JoinSet<()>, CancellationToken)> = None;
-    loop {
-        let leads = *leading.borrow_and_update();
-        term.metrics.is_leader.set(leads.into());
-        match (&running, leads) {
-            (None, true) => running = Some(term.start()),
-            (Some(_), false) => {
-                // Another replica may start any moment: what runs here ends now, half-way if need be. Each step can be repeated.
-                if let Some((tasks, token)) = running.take() {
-                    end(tasks, &token, Duration::from_secs(2)).await;
-                }
-            }
-            _ => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            changed = leading.changed() => if changed.is_err() {
-                // Without an election nothing ever changes.
-                stop.cancelled().await;
-                break;
-            },
-        }
-    }
-    ready.stopping.store(true, Ordering::Relaxed);
-    if let Some((tasks, token)) = running.take() {
-        end(tasks, &token, term.args.shutdown_timeout).await;
-    }
-    term.metrics.is_leader.set(0);
-    campaign.cancel();
-    if let Some(election) = election {
-        // It releases the Lease, so that another replica need not wait for it to run out.
-        let _ = election.await;
-    }
-}
-
-async fn end(mut tasks: JoinSet<()>, stop: &CancellationToken, grace: Duration) {
-    stop.cancel();
-    let finish = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(grace, finish).await.is_err() {
-        error!("reconciling did not end in time");
-        tasks.shutdown().await;
-    }
 }
 
 #[cfg(test)]

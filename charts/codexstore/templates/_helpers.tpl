@@ -114,8 +114,9 @@ namespaceSelector:
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
-# Keyrings are created and read by name, never listed, never watched, never changed. The patch renews certificates.
+  verbs: [list, watch]
+# Keyrings are created and read by name, never listed, never watched, never changed. The patch renews certificates in place:
+# pods mount them by name. A rule cannot name them, since stores are made later, and a create cannot be limited to names at all.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch]

@@ -11,15 +11,18 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::keyring::conflict;
+use super::live;
 use super::members;
 use super::ownership::{Ownership, ownership};
 use super::problem::{self, Problem};
 
 /// What came of a look at the claims.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// What a user has to look after.
     pub problems: Vec<Problem>,
+    /// Pods whose claim is somebody else's: to be told on the pod too.
+    pub of_pods: Vec<(Arc<Pod>, Problem)>,
     /// Names of claims that were made.
     pub made: Vec<String>,
     /// Names of claims that were grown.
@@ -80,20 +83,26 @@ pub async fn ensure(
         .filter(|p| members::lives(p) && codexstore_crds::is_injected(p))
     {
         let name = names::member_claim(&store.name_any(), &pod.name_any());
-        if claims.iter().any(|c| c.name_any() == name) {
-            continue;
-        }
+        let cached = claims.iter().find(|c| c.name_any() == name);
         // Not in the cache: it may be missing, too new, or without our labels.
-        if let Some(found) = api.get_opt(&name).await? {
-            if let Ownership::Foreign(why) = ownership(&found.metadata, store) {
-                let kind = "PersistentVolumeClaim";
-                outcome.problems.push(Problem::foreign(kind, &name, &why));
+        let found = match cached {
+            Some(cached) => Some(cached.metadata.clone()),
+            None => api.get_opt(&name).await?.map(|found| found.metadata),
+        };
+        if let Some(found) = found {
+            if let Ownership::Foreign(why) = ownership(&found, store) {
+                let problem = Problem::foreign("PersistentVolumeClaim", &name, &why);
+                outcome.problems.push(problem.clone());
+                outcome.of_pods.push((Arc::clone(pod), problem));
             }
             continue;
         }
         let Some(claim) = desired::member_claim(store, &pod.name_any(), false) else {
             continue;
         };
+        if claim.metadata.owner_references.is_some() && !live::unchanged(client, store).await? {
+            continue;
+        }
         let params = PostParams {
             field_manager: Some(names::FIELD_MANAGER.to_owned()),
             ..PostParams::default()
@@ -111,15 +120,23 @@ pub async fn ensure(
         let name = found.name_any();
         if let Ownership::Foreign(why) = ownership(&found.metadata, store) {
             // With our label but not ours: it only matters if a pod needs the name.
-            if name.starts_with(&names::member_claim_prefix(&store.name_any())) {
-                let kind = "PersistentVolumeClaim";
-                outcome.problems.push(Problem::foreign(kind, &name, &why));
+            let problem = Problem::foreign("PersistentVolumeClaim", &name, &why);
+            if name.starts_with(&names::member_claim_prefix(&store.name_any()))
+                && !outcome.problems.contains(&problem)
+            {
+                outcome.problems.push(problem);
             }
             continue;
         }
         let Some(patch) = change(store, found) else {
             continue;
         };
+        // An owner that is gone, or a policy that is no more, would have the claim collected, and the data with it.
+        if patch.pointer("/metadata/ownerReferences").is_some()
+            && !live::unchanged(client, store).await?
+        {
+            continue;
+        }
         let grows = grows(store, found);
         let params = PatchParams {
             field_manager: Some(names::FIELD_MANAGER.to_owned()),

@@ -28,6 +28,7 @@ struct State {
     version: u64,
     fault: Option<(usize, Fault)>,
     dead: bool,
+    hangs: bool,
 }
 
 /// The server.
@@ -80,6 +81,11 @@ impl FakeApi {
         self.state.lock().unwrap().dead = true;
     }
 
+    /// Answers no call from now on.
+    pub fn hang(&self) {
+        self.state.lock().unwrap().hangs = true;
+    }
+
     /// Verb and path of all calls so far.
     pub fn calls(&self) -> Vec<(String, String)> {
         self.state.lock().unwrap().calls.clone()
@@ -111,15 +117,27 @@ impl FakeApi {
         self.state.lock().unwrap().objects.remove(path)
     }
 
-    /// All events, as (reason, object).
-    pub fn events(&self) -> Vec<(String, String)> {
+    /// All events, whole.
+    pub fn whole_events(&self) -> Vec<Value> {
         let state = self.state.lock().unwrap();
         let events = state
             .objects
             .iter()
             .filter(|(path, _)| path.contains("/events/"));
+        events.map(|(_, e)| e.clone()).collect()
+    }
+
+    /// How many calls were not reads.
+    pub fn writes(&self) -> usize {
+        self.calls().iter().filter(|(v, _)| v != "GET").count()
+    }
+
+    /// All events, as (reason, object).
+    pub fn events(&self) -> Vec<(String, String)> {
+        let events = self.whole_events();
         events
-            .map(|(_, e)| (text(&e["reason"]), text(&e["regarding"]["name"])))
+            .iter()
+            .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
             .collect()
     }
 }
@@ -161,6 +179,9 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer 
         .map(|v| v.to_str().unwrap().to_owned());
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if state.lock().unwrap().hangs {
+        std::future::pending::<()>().await;
+    }
     let mut state = state.lock().unwrap();
     let number = state.calls.len();
     state.calls.push((verb.clone(), path.clone()));

@@ -2,18 +2,21 @@
 //!
 //! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a `ConfigMap`; pods are admitted
 //! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
-//! is deleted and created again. `plan` decides, from live reads only; [`ensure`] does it, one step at a time, so that a crash
-//! between any two steps leaves something that the next look goes on from.
+//! is deleted and created again. `plan` decides, and before it may decide to make a key, all that could hold data of an earlier
+//! one is read live: claims, pods, and the status of the CodexStore itself. [`ensure`] does it, one step at a time, so that a
+//! crash between any two steps leaves something that the next look goes on from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use codexstore_crds::{CodexStore, desired, names};
+use codexstore_crds::{CodexStore, desired, is_injected, names};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
+use super::live;
+use super::members;
 use super::ownership::{Ownership, keyring_ownership, ownership};
 use super::problem::{self, Problem};
 
@@ -138,7 +141,8 @@ fn gone(name: &str, ids: &[String]) -> Problem {
         problem::SECRET_MISSING,
         format!(
             "Secret {name} is gone, and what this store wrote can be read only with its key ({}): put the Secret back; or, if the data is \
-             worthless, delete the ConfigMap {name} and the store's PersistentVolumeClaims, and a new key is made",
+             worthless, delete the CodexStore, the ConfigMap {name} and the store's PersistentVolumeClaims, create the CodexStore \
+             again, and a new key is made",
             ids.join(", ")
         ),
     )
@@ -159,7 +163,7 @@ fn held(name: &str, holders: &[String]) -> Problem {
         problem::SECRET_MISSING,
         format!(
             "Secret {name} is gone, but there is data that was written with its key ({list}): put the Secret back; or, if the data is \
-             worthless, delete what holds it, and a new key is made"
+             worthless, delete all of that and the CodexStore, create the CodexStore again, and a new key is made"
         ),
     )
 }
@@ -217,11 +221,10 @@ fn facts(secret: &Secret) -> Result<Facts, String> {
     })
 }
 
-/// Looks at the keyring and takes the next step towards a good one. `holders` names the pods that hold data.
+/// Looks at the keyring and takes the next step towards a good one.
 pub async fn ensure(
     client: &Client,
     store: &CodexStore,
-    holders: Vec<String>,
 ) -> Result<(Keyring, Happened), kube::Error> {
     if !store.spec.encryption.is_on() {
         return Ok((Keyring::NotEncrypted, Happened::Nothing));
@@ -236,8 +239,11 @@ pub async fn ensure(
         holders: Vec::new(),
     };
     if seen.secret.is_none() && seen.record.is_none() {
-        seen.holders = claims(client, &namespace, store).await?;
-        seen.holders.extend(holders);
+        // No key for a store that is gone, nor by what a cache says: its status may be older than the record that is missing.
+        let Some(current) = live::same(client, store).await? else {
+            return Ok((Keyring::Pending, Happened::Nothing));
+        };
+        seen.holders = holders(client, &namespace, &current).await?;
     }
     match plan(store, &seen) {
         Plan::Broken(problem) => {
@@ -307,19 +313,34 @@ async fn record(
     }
 }
 
-/// Claims of the store, read live: a cache that lags behind must not lead to a new key.
-async fn claims(
+/// What may hold data written with a key of this store: its status, if that says that there was a keyring (a volume of the
+/// user's own shows nowhere else once no pod runs), its claims, and pods whose sidecar ran. Read live: a cache that lags behind
+/// must not lead to a new key.
+async fn holders(
     client: &Client,
     namespace: &str,
     store: &CodexStore,
 ) -> Result<Vec<String>, kube::Error> {
-    let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
-    let selector = format!("{}={}", names::STORE_LABEL, store.name_any());
-    let found = api.list(&ListParams::default().labels(&selector)).await?;
-    Ok(found
-        .iter()
-        .map(|c| format!("PersistentVolumeClaim {}", c.name_any()))
-        .collect())
+    let mut holders = Vec::new();
+    if store.status.as_ref().is_some_and(|s| s.keyring.is_some()) {
+        holders.push("the status of the CodexStore says that a keyring was made".to_owned());
+    }
+    let labelled =
+        ListParams::default().labels(&format!("{}={}", names::STORE_LABEL, store.name_any()));
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    for claim in claims.list(&labelled).await? {
+        holders.push(format!("PersistentVolumeClaim {}", claim.name_any()));
+    }
+    // What a finished pod wrote to a volume of its own ends with it; on the user's volume it stays.
+    let lasting = store.spec.volume.pod_volume.is_some();
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    for pod in pods.list(&labelled).await? {
+        if is_injected(&pod) && members::has_started(&pod) && (lasting || !members::finished(&pod))
+        {
+            holders.push(format!("pod {}", pod.name_any()));
+        }
+    }
+    Ok(holders)
 }
 
 /// A new keyring of one random key.

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
+use super::problem::Problem;
 use super::tls::Credentials;
 
 /// Largest status that is read: a member is not trusted with the operator's memory.
@@ -104,8 +105,13 @@ pub struct Member {
 }
 
 impl Member {
-    /// The member's entry in the status of the store.
-    pub fn report(&self, store: &CodexStore, operator: &str) -> MemberStatus {
+    /// The member's entry in the status of the store; `problems` are those of this pod that it cannot tell of itself.
+    pub fn report(
+        &self,
+        store: &CodexStore,
+        operator: &str,
+        problems: &[&Problem],
+    ) -> MemberStatus {
         let pod = &*self.pod;
         let mut report = MemberStatus {
             pod: pod.name_any(),
@@ -114,7 +120,10 @@ impl Member {
             spec_hash: pod.annotations().get(names::SPEC_HASH_ANNOTATION).cloned(),
             ..MemberStatus::default()
         };
-        let mut messages = Vec::new();
+        let mut messages: Vec<_> = problems
+            .iter()
+            .map(|p| format!("{}: {}", p.reason, p.message))
+            .collect();
         match &self.answer {
             Some(Ok(status)) => {
                 let number = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX));
@@ -185,13 +194,19 @@ impl Poller {
         }
     }
 
-    /// Asks the members of one store; without credentials nobody is asked.
-    pub async fn ask(&self, pods: Vec<Arc<Pod>>, credentials: Option<&Credentials>) -> Vec<Member> {
+    /// Asks the members of one store. Without credentials nobody is asked, and the text says why: those that run count as
+    /// unreachable, and not as pending.
+    pub async fn ask(
+        &self,
+        pods: Vec<Arc<Pod>>,
+        credentials: Result<&Credentials, &str>,
+    ) -> Vec<Member> {
         futures::stream::iter(pods)
             .map(|pod| async move {
                 let answer = match credentials {
-                    Some(credentials) if runs(&pod) => Some(self.one(&pod, credentials).await),
-                    _ => None,
+                    _ if !runs(&pod) => None,
+                    Ok(credentials) => Some(self.one(&pod, credentials).await),
+                    Err(why) => Some(Err(Unreachable(format!("it was not asked: {why}")))),
                 };
                 Member { pod, answer }
             })

@@ -25,7 +25,7 @@ fn report(pod: Pod, answer: Option<Result<Status, Unreachable>>) -> MemberStatus
         pod: Arc::new(pod),
         answer,
     }
-    .report(&store(), "1.0")
+    .report(&store(), "1.0", &[])
 }
 
 #[test]
@@ -51,6 +51,26 @@ fn an_unreachable_member_counts_as_ready_while_its_probe_succeeds() {
     let mut silent = pod("web-0");
     set_sidecar(&mut silent, false, running());
     assert!(!report(silent, away()).ready);
+}
+
+#[tokio::test]
+async fn without_credentials_a_running_member_is_unreachable_and_not_pending() {
+    let mut probed = pod("web-0");
+    set_sidecar(&mut probed, true, running());
+    let pods = vec![Arc::new(probed), Arc::new(pod("web-1"))];
+    let poller = Poller::new(1, Duration::from_secs(1));
+    let all = poller.ask(pods, Err("no certificates")).await;
+    let told: Vec<_> = all.iter().map(|m| m.report(&store(), "1.0", &[])).collect();
+    assert!(told[0].ready);
+    assert_eq!(told[0].state.as_deref(), Some(UNREACHABLE));
+    assert!(
+        told[0]
+            .message
+            .as_ref()
+            .unwrap()
+            .contains("no certificates")
+    );
+    assert_eq!(told[1].state.as_deref(), Some(PENDING));
 }
 
 #[test]
@@ -206,7 +226,7 @@ mod over_the_wire {
 
     async fn ask(pod: Pod, credentials: &Credentials) -> Result<Status, String> {
         let poller = Poller::new(1, Duration::from_secs(5));
-        let mut all = poller.ask(vec![Arc::new(pod)], Some(credentials)).await;
+        let mut all = poller.ask(vec![Arc::new(pod)], Ok(credentials)).await;
         all.remove(0)
             .answer
             .unwrap()
@@ -263,7 +283,7 @@ mod over_the_wire {
         let port = silent.local_addr().unwrap().port();
         inits[0].ports.as_mut().unwrap()[0].container_port = port.into();
         let poller = Poller::new(1, Duration::from_millis(100));
-        let all = poller.ask(vec![Arc::new(pod)], Some(&credentials)).await;
+        let all = poller.ask(vec![Arc::new(pod)], Ok(&credentials)).await;
         let Some(Err(Unreachable(why))) = &all[0].answer else {
             unreachable!("it answered")
         };

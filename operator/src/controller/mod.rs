@@ -8,6 +8,7 @@
 pub mod claims;
 pub mod events;
 pub mod keyring;
+pub mod live;
 pub mod members;
 pub mod ownership;
 pub mod problem;
@@ -21,6 +22,8 @@ pub mod fake_api;
 pub mod fixtures;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod stale;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,6 +96,21 @@ impl Shared {
             version,
             memory: Mutex::default(),
             failures: Mutex::default(),
+        }
+    }
+
+    /// At the end of a term: what this replica last saw of stores is not shown any more. Another one sees them now, and an alert
+    /// on what this one saw would never end.
+    pub fn leave(&self) {
+        let all: Vec<_> = self
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect();
+        for (namespace, name) in all {
+            self.forget(&namespace, &name);
         }
     }
 

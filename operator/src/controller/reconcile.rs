@@ -59,19 +59,21 @@ pub async fn reconcile(
     let changed = pods_changed(shared, store, pods);
 
     let credentials = match credentials(shared, store, changed).await? {
-        Certificates::Ready(credentials) => Some(credentials),
+        Certificates::Ready(credentials) => Ok(credentials),
         Certificates::Pending => {
-            waiting.push("certificates are being made".to_owned());
-            None
+            let why = "certificates are being made".to_owned();
+            waiting.push(why.clone());
+            Err(why)
         }
         Certificates::Broken(problem) => {
+            let why = problem.message.clone();
             problems.push(problem);
-            None
+            Err(why)
         }
     };
 
     // The record that follows lets pods in, so all that they mount is there before it.
-    let keyring = look_at_keyring(shared, store, pods, changed).await?;
+    let keyring = look_at_keyring(shared, store, changed).await?;
     if keyring == Keyring::Pending {
         waiting.push("the keyring is being made".to_owned());
     }
@@ -86,6 +88,7 @@ pub async fn reconcile(
         shared.events.normal(&about, "ClaimGrown", &note).await;
     }
     problems.extend(volumes.problems);
+    let held_up = held_up(&keyring, pods, volumes.of_pods);
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
         .iter()
@@ -95,13 +98,24 @@ pub async fn reconcile(
     for pod in bare.iter().filter(|p| members::lives(p)) {
         problems.extend(uninjected(shared, pod).await);
     }
-    let answers = shared.poller.ask(injected, credentials.as_ref()).await;
+    let answers = shared
+        .poller
+        .ask(injected, credentials.as_ref().map_err(String::as_str))
+        .await;
     let members: Vec<_> = answers
         .iter()
-        .map(|m| m.report(store, &shared.version))
+        .map(|m| {
+            let name = m.pod.name_any();
+            let mine: Vec<_> = held_up
+                .iter()
+                .filter(|(pod, _)| pod.name_any() == name)
+                .map(|(_, problem)| problem)
+                .collect();
+            m.report(store, &shared.version, &mine)
+        })
         .collect();
 
-    warn_of(shared, store, &keyring, &problems, pods).await;
+    warn_of(shared, store, &keyring, &problems, &held_up).await;
     let seen = report::Seen {
         keyring: &keyring,
         members,
@@ -217,7 +231,6 @@ async fn credentials(
 async fn look_at_keyring(
     shared: &Shared,
     store: &CodexStore,
-    pods: &[Arc<Pod>],
     changed: bool,
 ) -> Result<Keyring, Error> {
     let known = shared.remember(store, |memory| memory.keyring.clone());
@@ -228,12 +241,7 @@ async fn look_at_keyring(
     {
         return Ok(keyring);
     }
-    let holders = pods
-        .iter()
-        .filter(|p| is_injected(p) && !members::finished(p) && members::has_started(p))
-        .map(|p| format!("pod {}", p.name_any()))
-        .collect();
-    let (keyring, happened) = keyring::ensure(&shared.client, store, holders).await?;
+    let (keyring, happened) = keyring::ensure(&shared.client, store).await?;
     shared.remember(store, |memory| {
         memory.keyring = Some((Instant::now(), keyring.clone()));
     });
@@ -272,13 +280,30 @@ async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
     ))
 }
 
-/// Tells of problems on the store, and of a missing keyring on the pods that wait for it too.
+/// What holds single pods up: a keyring that those which have not started wait for, and claims that are not theirs.
+fn held_up(
+    keyring: &Keyring,
+    pods: &[Arc<Pod>],
+    of_pods: Vec<(Arc<Pod>, Problem)>,
+) -> Vec<(Arc<Pod>, Problem)> {
+    let mut held_up = of_pods;
+    if let Keyring::Broken(problem, _) = keyring {
+        let waiting = pods
+            .iter()
+            .filter(|p| is_injected(p) && members::lives(p) && !members::has_started(p));
+        held_up.extend(waiting.map(|p| (Arc::clone(p), problem.clone())));
+    }
+    held_up
+}
+
+/// Tells of problems on the store, and on the pods that they hold up: who looks at a pod that waits should not have to
+/// know where else to look.
 async fn warn_of(
     shared: &Shared,
     store: &CodexStore,
     keyring: &Keyring,
     problems: &[Problem],
-    pods: &[Arc<Pod>],
+    held_up: &[(Arc<Pod>, Problem)],
 ) {
     let about = store.object_ref(&());
     for problem in problems
@@ -290,17 +315,13 @@ async fn warn_of(
             .warning(&about, problem.reason, &problem.message)
             .await;
     }
-    let Keyring::Broken(problem, _) = keyring else {
-        return;
-    };
-    shared
-        .events
-        .warning(&about, problem.reason, &problem.message)
-        .await;
-    for pod in pods
-        .iter()
-        .filter(|p| is_injected(p) && members::lives(p) && !members::has_started(p))
-    {
+    if let Keyring::Broken(problem, _) = keyring {
+        shared
+            .events
+            .warning(&about, problem.reason, &problem.message)
+            .await;
+    }
+    for (pod, problem) in held_up {
         shared
             .events
             .warning(&pod.object_ref(&()), problem.reason, &problem.message)

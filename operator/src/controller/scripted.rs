@@ -16,14 +16,14 @@ use super::reconcile::{Done, reconcile};
 use super::{Error, Shared};
 use crate::metrics::Metrics;
 
-const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
-const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
-const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
+pub const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
+pub const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
+pub const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
-const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
+pub const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
 
 /// An operator that has just started: it remembers nothing.
-fn operator(api: &FakeApi) -> Shared {
+pub fn operator(api: &FakeApi) -> Shared {
     Shared::new(
         api.client.clone(),
         Arc::new(Metrics::default()),
@@ -34,18 +34,18 @@ fn operator(api: &FakeApi) -> Shared {
     )
 }
 
-async fn with(store: &CodexStore) -> FakeApi {
+pub async fn with(store: &CodexStore) -> FakeApi {
     let api = FakeApi::start().await;
     api.put(STORE, store);
     api
 }
 
 /// One look by an operator that has just started.
-async fn look(api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+pub async fn look(api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
     look_again(&operator(api), api, pods).await
 }
 
-async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
+pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Result<Done, Error> {
     let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let claims: Vec<Arc<PersistentVolumeClaim>> = api
@@ -168,6 +168,61 @@ async fn a_claim_that_outlived_everything_else_forbids_a_new_key() {
     api.remove(CLAIM);
     look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+}
+
+fn on_the_pods_volume() -> CodexStore {
+    let mut store = store();
+    store.spec.volume.ephemeral = None;
+    store.spec.volume.pod_volume = Some("data".into());
+    store
+}
+
+#[tokio::test]
+async fn a_status_that_knows_a_keyring_forbids_a_new_key_until_the_store_is_deleted_too() {
+    let api = with(&on_the_pods_volume()).await;
+    let before: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    look(&api, &[]).await.unwrap();
+    // Scaled to 0, then all that carries the label is deleted: the data is on a volume that nothing of ours names.
+    api.remove(KEYRING);
+    api.remove(RECORD);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    let said = api.get(STORE).unwrap()["status"].to_string();
+    assert!(said.contains("and the CodexStore, create"), "{said}");
+    // A cache that is older than the status changes nothing.
+    reconcile(&operator(&api), &before, &[], &[]).await.unwrap();
+    assert!(api.get(KEYRING).is_none(), "a key was made a second time");
+    // The user says that the data is worthless.
+    recreate(&api);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+}
+
+#[tokio::test]
+async fn a_pod_that_ran_forbids_a_new_key_also_when_the_cache_lacks_it() {
+    let api = with(&on_the_pods_volume()).await;
+    let mut pod = pod_of(&store(), "web-0");
+    pod.status = serde_json::from_value(serde_json::json!({
+        "phase": "Succeeded",
+        "initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0}}}],
+    }))
+    .unwrap();
+    api.put("/api/v1/namespaces/shop/pods/web-0", &pod);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+    assert!(api.get(KEYRING).is_none());
+}
+
+#[tokio::test]
+async fn no_key_is_made_for_a_store_that_is_gone_or_another_by_now() {
+    let api = with(&store()).await;
+    let cached: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    recreate(&api);
+    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    api.remove(STORE);
+    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    assert!(api.get(KEYRING).is_none());
 }
 
 #[tokio::test]

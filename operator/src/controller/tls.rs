@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use super::keyring::conflict;
+use super::live;
 use super::ownership::{Ownership, ownership};
 use super::problem::Problem;
 use crate::certs::{
@@ -173,7 +174,7 @@ pub async fn ensure(
     )?;
     for (wanted, found) in wanted.iter().zip(&found) {
         // The authority is first: nothing is signed by one that was not stored.
-        if !write(&api, store, wanted, found.as_ref()).await? {
+        if !write(client, &api, store, wanted, found.as_ref()).await? {
             return Ok(Certificates::Pending);
         }
         let labels = CertificateLabels {
@@ -195,6 +196,7 @@ pub async fn ensure(
 
 /// Writes one Secret if it differs; `false` when somebody else did at the same time.
 async fn write(
+    client: &Client,
     api: &Api<Secret>,
     store: &CodexStore,
     wanted: &Wanted,
@@ -216,6 +218,10 @@ async fn write(
                 && found.metadata.owner_references.is_some();
             if before == wanted.data && ours {
                 return Ok(true);
+            }
+            // Given to a CodexStore that only a cache still knows, it would be collected at once.
+            if !ours && live::same(client, store).await?.is_none() {
+                return Ok(false);
             }
             let mut data = json!(wanted.data);
             if let Some(data) = data.as_object_mut() {

@@ -133,7 +133,7 @@ fn expected(rule: &Value) -> bool {
                 "deletecollection",
             ],
             "codexstores/status" => &["get", "list", "watch", "patch"],
-            "pods" => &["get", "list", "watch"],
+            "pods" => &["list", "watch"],
             "secrets" => &["get", "create", "patch"],
             "configmaps" | "persistentvolumeclaims" => &["get", "list", "watch", "create", "patch"],
             "events" => &["create", "patch"],

@@ -17,4 +17,5 @@ mod quickstart;
 mod refusals;
 mod secrecy;
 mod space;
+mod switches;
 mod workloads;

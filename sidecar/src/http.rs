@@ -45,7 +45,7 @@ pub struct App<E> {
     pub identity: Identity,
     /// Settings that the status shows.
     shown: system::Shown,
-    in_work: AtomicUsize,
+    in_work: Arc<AtomicUsize>,
     /// Memory for bodies and pages, in units of [`body::UNIT`].
     in_flight: Arc<Semaphore>,
     scans: Arc<Semaphore>,
@@ -65,7 +65,7 @@ impl<E: Engine> App<E> {
             metrics: Metrics::default(),
             identity: settings.identity.clone(),
             shown: system::Shown::of(settings),
-            in_work: AtomicUsize::new(0),
+            in_work: Arc::default(),
             in_flight: Arc::new(Semaphore::new(settings.limits.in_flight_bytes / body::UNIT)),
             scans: Arc::new(Semaphore::new(SCANS)),
             started: Instant::now(),
@@ -74,10 +74,11 @@ impl<E: Engine> App<E> {
     }
 }
 
-/// Counts a request as in work until it is answered.
-struct InWork<'a>(&'a AtomicUsize);
+/// Counts a request as in work until it is answered; on HTTP/2, where a client may leave any number
+/// of answers waiting, until its answer is sent.
+pub struct InWork(Arc<AtomicUsize>);
 
-impl Drop for InWork<'_> {
+impl Drop for InWork {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -87,18 +88,22 @@ impl Drop for InWork<'_> {
 pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
-    if request.version() == Version::HTTP_2 && is_grpc(&request) {
+    let http2 = request.version() == Version::HTTP_2;
+    if http2 && is_grpc(&request) {
         return grpc_unimplemented();
     }
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
-    let _in_work = InWork(&app.in_work);
+    let counted = InWork(Arc::clone(&app.in_work));
     let mut operation = Operation::Other;
     let result = if in_work >= app.limits.max_requests {
         Err(Reject::new("overloaded", "too many requests are in work"))
     } else {
         dispatch(app, request, started, &mut operation).await
     };
-    let response = result.unwrap_or_else(|reject| reject.into_response(head));
+    let mut response = result.unwrap_or_else(|reject| reject.into_response(head));
+    if http2 {
+        response.body_mut().in_work(counted);
+    }
     let took = started.elapsed();
     let status = response.status();
     app.metrics.done(Protocol::Http, operation, status, took);
@@ -144,7 +149,9 @@ async fn dispatch<E: Engine>(
     *operation = known;
     let is_head = head.method == Method::HEAD;
     match (known, route) {
-        (Operation::Get | Operation::Head, Route::Key(key)) => keys::get(app, &head, key).await,
+        (Operation::Get | Operation::Head, Route::Key(key)) => {
+            keys::get(app, &head, key, deadline).await
+        }
         (Operation::Put, Route::Key(key)) => keys::put(app, &head, key, body, deadline).await,
         (Operation::Delete, Route::Key(key)) => keys::delete(app, &head, key, deadline).await,
         (Operation::List, _) => list::list(app, &head, deadline).await,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -137,11 +137,16 @@ where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     let service = service_fn(|request: Request<Incoming>| {
+        let http2 = request.version() == Version::HTTP_2;
         let in_work = Connection::begin(connection);
         let answer = service(request);
         async move {
-            let response = answer.await;
-            drop(in_work);
+            let mut response = answer.await;
+            if http2 {
+                // One of many answers on the connection: nothing but its own bytes says when it
+                // is sent. On HTTP/1 the guard sees that.
+                response.body_mut().sending(in_work);
+            }
             Ok::<_, std::convert::Infallible>(response)
         }
     });

@@ -16,8 +16,8 @@ use crate::engine::Engine;
 /// Unit in which bytes in flight are counted.
 pub const UNIT: usize = 1024;
 
-/// Bodies up to this size are not counted: the bound on requests in work bounds them.
-const SMALL: usize = 16 << 10;
+/// Bodies and answers up to this size are not counted: the bound on requests in work bounds them.
+pub const SMALL: usize = 16 << 10;
 
 /// Most of a refused body that is read and thrown away, so that a client that sends before it
 /// reads gets to see the answer.
@@ -110,7 +110,9 @@ pub async fn reserve<E>(
     if bytes <= SMALL {
         return Ok(None);
     }
-    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    // What is larger than all there is, such as a value from when more was allowed, goes alone.
+    let units = bytes.min(app.limits.in_flight_bytes) / UNIT;
+    let units = u32::try_from(units).unwrap_or(u32::MAX);
     let patience = deadline.min(Instant::now() + Duration::from_secs(5));
     let waiting = Arc::clone(&app.in_flight).acquire_many_owned(units);
     match timeout_at(patience, waiting).await {

@@ -89,11 +89,13 @@ pub async fn list<E: Engine>(
     let share = body::reserve(app, bytes, deadline).await?;
     let engine = Arc::clone(&app.engine);
     let work = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        page(&*engine, scan, limit, values)
+        let page = page(&*engine, scan, limit, values);
+        // Held here too: the page is computed to its end even when nobody waits for it any more.
+        drop(place);
+        (page, share)
     });
-    let bytes = match timeout_at(deadline, work).await {
-        Ok(Ok(page)) => page?,
+    let (bytes, share) = match timeout_at(deadline, work).await {
+        Ok(Ok((page, share))) => (page?, share),
         Ok(Err(_)) => return Err(Reject::new("internal", "the list ended early")),
         Err(_) => return Err(Reject::new("deadline", "the request's time is over")),
     };

@@ -70,7 +70,11 @@ impl<S> Guard<S> {
             {
                 return Poll::Ready(Verdict::Stuck);
             }
-            if !self.connection.working() {
+            let stalled = self.connection.stalled_for();
+            if stalled.is_some_and(|since| since >= millis(self.io)) {
+                return Poll::Ready(Verdict::Stuck);
+            }
+            if !self.connection.busy() {
                 // On HTTP/2 bytes between requests need not be a header: pings, window updates.
                 let head_for = self.connection.head_for().filter(|_| !self.http2);
                 if head_for.is_some_and(|since| since >= millis(self.io)) {
@@ -132,6 +136,7 @@ impl<S: AsyncWrite + Unpin> Guard<S> {
             return written;
         }
         self.stuck_since.get_or_insert_with(Instant::now);
+        self.connection.blocked();
         if let Verdict::Stuck = ready!(self.overdue(cx)) {
             self.connection.end(Turned::SlowReader);
         }
@@ -193,7 +198,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.connection.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

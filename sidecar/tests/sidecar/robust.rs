@@ -152,26 +152,66 @@ fn clients_that_do_not_read_cost_bounded_memory_and_are_ended() {
         assert_eq!(s.put(&format!("big{n}"), &vec![n; 4 << 20]).status, 201);
     }
     let before = s.memory();
-    let clients: Vec<UnixStream> = (0..64)
-        .map(|_| {
-            let mut stream = s.connect();
-            for n in 0..4 {
-                let request = format!("GET /v1/keys/big{n} HTTP/1.1\r\nHost: l\r\n\r\n");
+    let mut most = before;
+    // Each alone on its connection: behind another answer it would never be computed.
+    for target in ["/v1/keys?values=true", "/v1/keys/big0"] {
+        let clients: Vec<UnixStream> = (0..64)
+            .map(|_| {
+                let mut stream = s.connect();
+                let request = format!("GET {target} HTTP/1.1\r\nHost: l\r\n\r\n");
                 stream.write_all(request.as_bytes()).unwrap();
-            }
-            let _ = stream.write_all(b"GET /v1/keys?values=true HTTP/1.1\r\nHost: l\r\n\r\n");
-            stream
-        })
-        .collect();
+                stream
+            })
+            .collect();
+        served(&s);
+        // What an answer that is being sent shares with the store is soon its own.
+        s.put("big0", &vec![9; 4 << 20]);
+        let ended = |s: &Sidecar| {
+            let metrics = s.get("/metrics").text();
+            metrics.contains("codexstore_connections 1\n")
+        };
+        let started = Instant::now();
+        while !ended(&s) {
+            most = most.max(s.memory());
+            assert!(started.elapsed() < Duration::from_secs(30), "{target}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(clients);
+    }
+    let grown = most - before;
+    assert!(
+        grown < 200 << 10,
+        "{grown} KiB for clients that do not read"
+    );
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_neither_idle_nor_in_the_way() {
+    let place = Place::new();
+    let s = place.ready(&["--max-connections", "2", "--idle-timeout", "400ms"]);
+    let value: Vec<u8> = (0..4_usize << 20).map(|n| (n >> 9) as u8).collect();
+    assert_eq!(s.put("big", &value).status, 201);
+    let mut slow = s.connect();
+    slow.write_all(b"GET /v1/keys/big HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut bytes = vec![0; 100];
+    slow.read_exact(&mut bytes).unwrap();
+    // The table is full with this one and an idle one, which is the one to give way.
+    let _idle = s.connect();
     served(&s);
-    let grown = s.memory().saturating_sub(before);
-    assert!(grown < 64 << 10, "{grown} KiB for clients that do not read");
-    s.until("they are ended", |s| {
-        s.get("/metrics")
-            .text()
-            .contains("codexstore_connections 1\n")
-    });
-    drop(clients);
+    let started = Instant::now();
+    let mut part = vec![0; 64 << 10];
+    // More than the idle timeout, in which it reads all the time.
+    while started.elapsed() < Duration::from_millis(1500) {
+        let n = slow.read(&mut part).unwrap();
+        assert!(n > 0, "cut after {} bytes", bytes.len());
+        bytes.extend_from_slice(&part[..n]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    slow.read_to_end(&mut bytes).unwrap();
+    let answer = Answer::parse(&bytes);
+    assert_eq!(answer.status, 200);
+    assert!(answer.body == value, "{} bytes came", answer.body.len());
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::settings::{Identity, Limits, Settings};
 use answer::{Body, Reject};
+use body::Intake;
 use route::Route;
 
 /// Lists and deletions by prefix that are computed at once, each on a thread of its own.
@@ -94,12 +95,9 @@ pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Resp
     }
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
     let counted = InWork(Arc::clone(&app.in_work));
+    let full = in_work >= app.limits.max_requests;
     let mut operation = Operation::Other;
-    let result = if in_work >= app.limits.max_requests {
-        Err(Reject::new("overloaded", "too many requests are in work"))
-    } else {
-        dispatch(app, request, started, &mut operation).await
-    };
+    let result = dispatch(app, request, full, started, &mut operation).await;
     let mut response = result.unwrap_or_else(|reject| reject.into_response(head));
     if http2 {
         response.body_mut().in_work(counted);
@@ -119,17 +117,24 @@ pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Resp
 async fn dispatch<E: Engine>(
     app: &App<E>,
     request: Request<Incoming>,
+    full: bool,
     started: Instant,
     operation: &mut Operation,
 ) -> Result<Response<Body>, Reject> {
     let deadline = tokio::time::Instant::from_std(started + app.limits.request);
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // What of a body is not asked for below is drained, on every way out.
+    let body = Intake::new(body, head.extensions.remove());
     let Some(route) = Route::of(head.uri.path()) else {
         return Err(Reject::new(
             "no-such-route",
             "no such path; GET /openapi.json lists them, and a slash within a key is written %2F",
         ));
     };
+    // Whoever asks whether the process lives must hear that, above all when it has much to do.
+    if full && !matches!(route, Route::Health | Route::Ready) {
+        return Err(Reject::new("overloaded", "too many requests are in work"));
+    }
     let known = match (&head.method, route) {
         (&Method::GET, Route::Key(_)) => Operation::Get,
         (&Method::HEAD, Route::Key(_)) => Operation::Head,
@@ -141,10 +146,7 @@ async fn dispatch<E: Engine>(
         (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
         (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
         (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
-        _ => {
-            body::drain(body);
-            return Err(Reject::method_not_allowed(route.allow()));
-        }
+        _ => return Err(Reject::method_not_allowed(route.allow())),
     };
     *operation = known;
     let is_head = head.method == Method::HEAD;

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -136,7 +136,11 @@ where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>> + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if !request.body().is_end_stream() {
+            // For what drains the body after a refusal.
+            request.extensions_mut().insert(Arc::clone(connection));
+        }
         let http2 = request.version() == Version::HTTP_2;
         let in_work = Connection::begin(connection);
         let answer = service(request);

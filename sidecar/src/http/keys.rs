@@ -6,11 +6,11 @@ use bytes::Bytes;
 use codexstore_api::{MAX_KEY, bodies::parse_ttl, encoding, header as names, time::rfc3339};
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::answer::{Body, Reject, status};
+use super::body::Intake;
 use super::query::Query;
 use super::{body, etag};
 use crate::engine::{Engine, Put, Tag};
@@ -106,17 +106,10 @@ pub async fn put<E: Engine>(
     app: &App<E>,
     head: &request::Parts,
     key: &str,
-    body: Incoming,
+    body: Intake,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
-    let checked = check_put(head, key);
-    let (key, ttl, conditions) = match checked {
-        Ok(checked) => checked,
-        Err(reject) => {
-            body::drain(body);
-            return Err(reject);
-        }
-    };
+    let (key, ttl, conditions) = check_put(head, key)?;
     let whole = body::read(app, body, app.limits.max_value, deadline).await?;
     let put = Put {
         key,

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Answer, Place, Sidecar};
+use crate::harness::{Answer, Place, Sidecar, ping};
 
 /// A good client is served at once.
 #[track_caller]
@@ -44,10 +44,11 @@ fn what_is_not_http_gets_a_problem() {
     let bad_chunk = b"PUT /v1/keys/k HTTP/1.1\r\nHost: l\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n";
     s.send(bad_chunk).refused(400, "malformed-request");
     let metrics = s.get("/metrics").text();
-    assert!(
-        metrics.contains(r#"codexstore_rejected_total{reason="malformed"}"#),
-        "{metrics}"
-    );
+    let malformed = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"codexstore_rejected_total{reason="malformed"} "#));
+    let malformed: u32 = malformed.unwrap().parse().unwrap();
+    assert!(malformed >= 9, "{malformed}");
     s.get("/v1/keys/k").refused(404, "not-found");
     served(&s);
 }
@@ -93,17 +94,61 @@ fn headers_and_bodies_that_drip_are_ended() {
         .write_all(b"PUT /v1/keys/k HTTP/1.1\r\nHost: l\r\nContent-Length: 10\r\n\r\nabc")
         .unwrap();
     Answer::read(&mut stalled).refused(408, "request-timeout");
-    // HTTP/2 that never comes to a request.
-    let mut nothing = s.connect();
-    nothing.write_all(b"PRI * HTT").unwrap();
-    let mut rest = Vec::new();
-    let _ = nothing.read_to_end(&mut rest);
+    // A first byte that HTTP/2 begins with as well buys no time.
+    drip(b"P", b"UT /v1/keys/k HTTP/1.1\r\nX: y\r\nX").refused(408, "request-timeout");
+    // Nor does HTTP/2 that never comes to a request.
+    for part in ["PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut nothing = s.connect();
+        nothing.write_all(part.as_bytes()).unwrap();
+        let started = Instant::now();
+        nothing.read_to_end(&mut Vec::new()).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "{part}");
+    }
     let metrics = s.get("/metrics").text();
     assert!(
-        !metrics.contains(r#"codexstore_rejected_total{reason="slow_header"} 0"#),
+        metrics.contains(r#"codexstore_rejected_total{reason="slow_header"} 4"#),
         "{metrics}"
     );
     served(&s);
+}
+
+#[test]
+fn a_refused_body_is_taken_in_and_the_connection_goes_on() {
+    let place = Place::new();
+    let s = place.ready(&["--io-timeout", "300ms"]);
+    let body = vec![b'x'; 4 << 20];
+    for (target, status) in [
+        ("PUT /v1/keys/a/b", 404),
+        ("PUT /v1/keys/a?x=1", 400),
+        ("PUT /v1/keys/%zz", 400),
+        ("POST /v1/batch?x=1", 400),
+        ("POST /v1/status", 405),
+        ("GET /v1/status", 200),
+    ] {
+        let mut stream = s.connect();
+        let head = format!(
+            "{target} HTTP/1.1\r\nHost: l\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // In two parts, so that there is something to drain after the refusal.
+        stream.write_all(&body[..1 << 20]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&body[1 << 20..]).expect(target);
+        // No answer of the sidecar's own accord comes between this request and the next.
+        std::thread::sleep(Duration::from_millis(700));
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
+            .expect(target);
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        let statuses: Vec<&str> = all
+            .split("HTTP/1.1 ")
+            .skip(1)
+            .map(|answer| &answer[..3])
+            .collect();
+        assert_eq!(statuses, [&status.to_string(), "200"], "{target}");
+    }
 }
 
 #[test]
@@ -321,6 +366,9 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
         })
         .collect();
     s.get("/v1/status").refused(503, "overloaded");
+    let (code, said) = ping(&s.socket, &[]);
+    assert_eq!(code, 0, "a busy sidecar is alive: {said}");
+    assert_eq!(ping(&s.socket, &["--ready"]).0, 1);
     for mut stream in busy {
         stream.write_all(b"body").unwrap();
         let mut first = [0; 12];
@@ -338,6 +386,8 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
     let refused = s.get("/v1/status");
     refused.refused(503, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(s.get("/healthz").status, 200);
+    assert_eq!(s.get("/readyz").status, 200);
 }
 
 #[test]

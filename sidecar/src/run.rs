@@ -34,6 +34,7 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
     let settings = Arc::new(Settings::from_flags(flags).map_err(Failed::Flags)?);
     log::start(&settings.log_level, settings.log_format).map_err(Failed::Flags)?;
     greet(&settings);
+    conceal();
     // The umask is the process's: before there are threads.
     let (listener, file) =
         socket::listen(&settings.socket, settings.socket_mode).map_err(Failed::Run)?;
@@ -124,6 +125,16 @@ fn keep(mut owner: Owner, certificates: Option<&Certificates>, stopped: &Receive
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// Keeps others out of this process's memory and of what it can read. Where a pod's containers see
+/// each other's processes, one with the same user could otherwise read the keyring through
+/// `/proc/PID/root`, or trace this process; and a core dump would hold keys and values.
+fn conceal() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "this process cannot be kept from being traced or dumped");
     }
 }
 

@@ -180,13 +180,15 @@ pub struct RunFlags {
     pub max_disk: Size,
 
     /// Most memory that entries may take: a size, or a part of the container's memory limit in
-    /// percent (of 732Mi where there is none). Beyond it writes answer `memory-full`.
+    /// percent (of 732Mi where there is none), and always 24Mi less than the limit: the process and
+    /// requests in flight need them. Beyond it writes answer `memory-full`.
     #[arg(long, env = "CODEXSTORE_MAX_MEMORY", default_value = "70%", value_parser = parse_size, help_heading = "Store")]
     pub max_memory: Size,
 
-    /// Longest value, 64Mi at most.
-    #[arg(long, env = "CODEXSTORE_MAX_VALUE", default_value = "8Mi", value_parser = parse_size, help_heading = "Store")]
-    pub max_value: Size,
+    /// Longest value, 64Mi at most. Refused if the memory limit leaves no room for it. [default: 8Mi,
+    /// or less with a memory limit below 194Mi]
+    #[arg(long, env = "CODEXSTORE_MAX_VALUE", value_parser = parse_size, help_heading = "Store")]
+    pub max_value: Option<Size>,
 
     /// Path of the socket, less than 108 bytes long. Its directory must exist.
     #[arg(long, env = "CODEXSTORE_SOCKET", default_value = SOCKET, help_heading = "Socket")]

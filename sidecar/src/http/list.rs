@@ -81,15 +81,16 @@ pub async fn list<E: Engine>(
     let place = scan_permit(app, deadline).await?;
     // What a page takes: its entries are shared with the store, its text is a third longer than
     // the largest value that may end it.
+    let page_bytes = PAGE_BYTES.min(app.limits.in_flight_bytes / 4);
     let bytes = if values {
-        (PAGE_BYTES + app.limits.max_value) / 3 * 4
+        (page_bytes + app.limits.max_value) / 3 * 4
     } else {
-        PAGE_BYTES
+        page_bytes
     };
     let share = body::reserve(app, bytes, deadline).await?;
     let engine = Arc::clone(&app.engine);
     let work = tokio::task::spawn_blocking(move || {
-        let page = page(&*engine, scan, limit, values);
+        let page = page(&*engine, scan, limit, page_bytes, values);
         // Held here too: the page is computed to its end even when nobody waits for it any more.
         drop(place);
         (page, share)
@@ -110,11 +111,12 @@ fn page<E: Engine>(
     engine: &E,
     mut scan: Scan,
     limit: usize,
+    page_bytes: usize,
     values: bool,
 ) -> Result<Vec<u8>, Reject> {
     let started = std::time::Instant::now();
     let mut list = List::default();
-    let mut left = PAGE_BYTES;
+    let mut left = page_bytes;
     loop {
         scan.limit = limit - list.items.len();
         scan.max_bytes = if values { left } else { 0 };

@@ -248,6 +248,9 @@ impl Reject {
         let mut response = typed(problem::MEDIA_TYPE, problem.to_json());
         *response.status_mut() = code;
         let headers = response.headers_mut();
+        if let Ok(code) = HeaderValue::try_from(problem.code) {
+            headers.insert(codexstore_api::header::CODE, code);
+        }
         if let Some(allow) = allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }

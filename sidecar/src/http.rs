@@ -143,6 +143,7 @@ async fn dispatch<E: Engine>(
         (&Method::GET | &Method::HEAD, Route::Keys) => Operation::List,
         (&Method::DELETE, Route::Keys) => Operation::DeletePrefix,
         (&Method::POST, Route::Batch) => Operation::Batch,
+        (&Method::POST, Route::Clock) => Operation::Other,
         (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
         (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
         (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
@@ -159,6 +160,7 @@ async fn dispatch<E: Engine>(
         (Operation::List, _) => list::list(app, &head, deadline).await,
         (Operation::DeletePrefix, _) => list::delete(app, &head, deadline).await,
         (Operation::Batch, _) => batch::batch(app, &head, body, deadline).await,
+        (_, Route::Clock) => system::accept_clock(app, &head, deadline).await,
         (_, route) => system::answer(app, &head, route),
     }
     .map(|response| {

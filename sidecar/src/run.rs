@@ -98,10 +98,15 @@ async fn serve(
     }
     // The thread that opens the store closes it, so that the two never overlap.
     let _ = stop.send(());
-    let closed = tokio::task::spawn_blocking(move || {
-        let _ = keeper.join();
-        Owner::close(&local);
-    });
+    // It has a thread of its own: the pool may be full of work that nobody waits for any more.
+    let (done, closed) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("closer".into())
+        .spawn(move || {
+            let _ = keeper.join();
+            Owner::close(&local);
+            let _ = done.send(());
+        })?;
     if tokio::time::timeout_at(deadline.into(), closed)
         .await
         .is_err()

@@ -235,7 +235,8 @@ pub struct RunFlags {
     pub tls_dir: PathBuf,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as
-    /// `info,codexstore_sidecar=debug`.
+    /// `info,codexstore_sidecar=debug`. Of the libraries only warnings and errors, since their
+    /// details repeat what clients send.
     #[arg(
         long,
         env = "CODEXSTORE_LOG_LEVEL",
@@ -323,7 +324,7 @@ pub struct PingFlags {
     pub socket: PathBuf,
 
     /// Ask whether the store is open, not only whether the process answers.
-    #[arg(long)]
+    #[arg(long, env = "CODEXSTORE_PING_READY", value_parser = BoolishValueParser::new())]
     pub ready: bool,
 
     /// Most time for the answer.

@@ -23,10 +23,20 @@ const STACK: usize = 512 << 10;
 
 /// Why `run` did not come to a clean end.
 pub enum Failed {
-    /// The flags are wrong.
+    /// The flags are wrong; there is no log yet.
     Flags(anyhow::Error),
-    /// Something else.
-    Run(anyhow::Error),
+    /// Something else, which the log says.
+    Run,
+}
+
+impl Failed {
+    fn logged(error: &anyhow::Error) -> Failed {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "codexstore-sidecar cannot go on"
+        );
+        Failed::Run
+    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -37,7 +47,7 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
     conceal();
     // The umask is the process's: before there are threads.
     let (listener, file) =
-        socket::listen(&settings.socket, settings.socket_mode).map_err(Failed::Run)?;
+        socket::listen(&settings.socket, settings.socket_mode).map_err(|e| Failed::logged(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -46,11 +56,11 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
         .thread_stack_size(STACK)
         .build()
         .context("start the runtime")
-        .map_err(Failed::Run)?;
+        .map_err(|e| Failed::logged(&e))?;
     let result = runtime.block_on(serve(&settings, listener, file));
     // A thread that hangs in the disk must not hold up the end.
     runtime.shutdown_background();
-    result.map_err(Failed::Run)
+    result.map_err(|e| Failed::logged(&e))
 }
 
 async fn serve(

@@ -143,10 +143,10 @@ async fn dispatch<E: Engine>(
         (&Method::GET | &Method::HEAD, Route::Keys) => Operation::List,
         (&Method::DELETE, Route::Keys) => Operation::DeletePrefix,
         (&Method::POST, Route::Batch) => Operation::Batch,
-        (&Method::POST, Route::Clock) => Operation::Other,
         (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
         (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
-        (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
+        (&Method::POST, Route::Clock)
+        | (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
         _ => return Err(Reject::method_not_allowed(route.allow())),
     };
     *operation = known;

@@ -130,7 +130,7 @@ impl Client {
         let request = Call::new(method, key_uri(key));
         let answer = match self.call(request).await {
             Ok(answer) => answer,
-            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(error) if error.is("not-found") => return Ok(None),
             Err(error) => return Err(error),
         };
         let headers = answer.headers();
@@ -166,7 +166,7 @@ impl Client {
         call.condition("if-match", if_match)?;
         match self.call(call).await {
             Ok(_) => Ok(true),
-            Err(error) if error.status() == Some(404) => Ok(false),
+            Err(error) if error.is("not-found") => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -223,6 +223,13 @@ impl Client {
             .await
     }
 
+    /// Says that the wall clock is right, where the store found it far ahead of its last write.
+    pub async fn accept_clock(&self) -> Result<()> {
+        self.call(Call::new(Method::POST, path::ACCEPT_CLOCK.to_string()))
+            .await
+            .map(drop)
+    }
+
     /// Ok while the process serves.
     pub async fn health(&self) -> Result<()> {
         self.call(Call::new(Method::GET, path::HEALTH.to_string()))
@@ -259,13 +266,9 @@ impl Client {
             let failure = match self.once(call.request()?, call.method.is_safe()).await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 Ok(answer) => {
-                    let error = Error::from_answer(answer.status().as_u16(), answer.body());
-                    // The body of an answer to HEAD is missing by definition.
-                    let error = if call.method == Method::HEAD && answer.status() == 404 {
-                        Error::from_answer(404, &Error::new("not-found", "").to_problem().to_json())
-                    } else {
-                        error
-                    };
+                    let code = text(answer.headers(), header::CODE);
+                    let status = answer.status().as_u16();
+                    let error = Error::from_answer(status, code.as_deref(), answer.body());
                     let again = error.retry() == Retry::Yes;
                     Failure { error, again }
                 }

@@ -76,8 +76,9 @@ impl Error {
         }
     }
 
-    /// The error that an answer with this status and body stands for.
-    pub(crate) fn from_answer(status: u16, body: &[u8]) -> Error {
+    /// The error that an answer with this status, code in its header, and body stands for. The
+    /// answer to HEAD has the code alone.
+    pub(crate) fn from_answer(status: u16, code: Option<&str>, body: &[u8]) -> Error {
         match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => Error {
                 kind: problem.kind,
@@ -90,6 +91,14 @@ impl Error {
                 },
                 status: Some(status),
             },
+            Err(_) if code.is_some() => {
+                let row = codes::row(code.unwrap_or_default());
+                Error {
+                    code: code.unwrap_or_default().to_string(),
+                    status: Some(status),
+                    ..Error::new(row.code, row.title)
+                }
+            }
             Err(_) => Error {
                 status: Some(status),
                 ..Error::new(
@@ -108,7 +117,7 @@ mod tests {
     #[test]
     fn an_error_survives_the_wire() {
         let sent = Error::new("disk-full", "no room for 12 bytes");
-        let got = Error::from_answer(507, &sent.to_problem().to_json());
+        let got = Error::from_answer(507, None, &sent.to_problem().to_json());
         assert_eq!((got.code(), got.kind()), ("disk-full", Kind::Io));
         assert_eq!(got.message(), "no room for 12 bytes");
         assert_eq!(got.exit_code(), codes::EXIT_IO);
@@ -117,14 +126,22 @@ mod tests {
     #[test]
     fn a_code_of_a_newer_sidecar_keeps_its_text_and_kind() {
         let body = br#"{"type":"x","title":"t","status":503,"kind":"Encryption","code":"sealed","retry":"no"}"#;
-        let got = Error::from_answer(503, body);
+        let got = Error::from_answer(503, None, body);
         assert_eq!(got.code(), "sealed");
         assert_eq!(got.exit_code(), codes::EXIT_ENCRYPTION);
     }
 
     #[test]
+    fn an_answer_to_head_is_known_by_its_header() {
+        let got = Error::from_answer(503, Some("starting"), b"");
+        assert!(got.is("starting") && got.retry() == Retry::Yes, "{got}");
+        let got = Error::from_answer(503, Some("sealed"), b"");
+        assert!(got.is("sealed") && got.retry() == Retry::Unknown, "{got}");
+    }
+
+    #[test]
     fn another_server_behind_the_socket_is_named_as_the_cause() {
-        let got = Error::from_answer(404, b"<html>");
+        let got = Error::from_answer(404, None, b"<html>");
         assert!(got.message().contains("CodexStore socket"), "{got}");
     }
 }

@@ -46,6 +46,8 @@ pub const MAX_KEY: usize = 1024;
 
 /// Names of the headers that say more about a value than HTTP's own do.
 pub mod header {
+    /// Code of an error, as its body has it: the answer to HEAD has no body.
+    pub const CODE: &str = "codexstore-code";
     /// Revision of the value, or of the change that was made.
     pub const REVISION: &str = "codexstore-revision";
     /// How often the key was written since it was created.
@@ -60,6 +62,8 @@ pub mod path {
     pub const KEYS: &str = "/v1/keys";
     /// Atomic batches.
     pub const BATCH: &str = "/v1/batch";
+    /// Believe the wall clock after a jump.
+    pub const ACCEPT_CLOCK: &str = "/v1/clock/accept";
     /// The member's state, as JSON.
     pub const STATUS: &str = "/v1/status";
     /// 200 while the process serves.

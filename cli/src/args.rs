@@ -50,7 +50,7 @@ pub enum Command {
     /// Print a value
     ///
     /// Writes the value's bytes to stdout as they are, nothing added. With `-o json`: key, value, revision,
-    /// version and expiry; a value that is not UTF-8 is in `valueBase64`. Exits with 3 when the key is not there.
+    /// version and expiry; the value is in `text`, or in `value` as base64 if it is not UTF-8. Exits with 3 when the key is not there.
     #[command(
         after_help = "Examples:\n  codexctl get greeting\n  codexctl get photo/1 > photo.jpg"
     )]
@@ -101,6 +101,14 @@ pub enum Command {
     ///
     /// Works also while the store is not ready: state and message then say why.
     Status {
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Say that the wall clock is right
+    ///
+    /// A store whose last write is more than a year old by the clock does not believe it and lets nothing expire
+    /// by it, since a wrong clock would delete what has a time to live. `status` tells when that is so.
+    AcceptClock {
         #[command(flatten)]
         socket: Socket,
     },

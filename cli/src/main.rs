@@ -67,6 +67,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::List(list) => kv::list(&list, format).await,
         Command::Batch { socket, file } => kv::batch(&socket, &file, format).await,
         Command::Status { socket } => kv::status(&socket, format).await,
+        Command::AcceptClock { socket } => kv::accept_clock(&socket).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
         Command::Version => version(format),

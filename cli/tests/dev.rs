@@ -302,3 +302,39 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn a_command_that_ignores_being_asked_does_not_outlive_a_sidecar_that_died() {
+    let root = tempfile::tempdir().unwrap();
+    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    let mut child = dev(root.path(), ORDERS, &["sh", "-c", script])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let listed = format!("/proc/{0}/task/{0}/children", child.id());
+    let children = || -> Vec<u32> {
+        let text = fs::read_to_string(&listed).unwrap_or_default();
+        text.split_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect()
+    };
+    wait_until("both run", || children().len() == 2);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(children()[0], "KILL");
+    wait_until("it is over", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_signal_ends_it_while_it_waits_for_its_file_on_stdin() {
+    sidecar_is_built();
+    let root = tempfile::tempdir().unwrap();
+    let mut child = codexctl()
+        .args(["dev", "-f", "-"])
+        .current_dir(root.path())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    signal(child.id(), "INT");
+    wait_until("it is over", || child.try_wait().unwrap().is_some());
+}

@@ -3,8 +3,11 @@
 mod role;
 mod tls;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
@@ -18,7 +21,7 @@ use crate::http::App;
 use crate::http::answer::{Body, Reject, json, without_body};
 use crate::log::Throttle;
 use crate::metrics::{Operation, Protocol};
-use crate::serve::connections::Connections;
+use crate::serve::connections::{Connection, Connections};
 use crate::serve::guard::Guard;
 use crate::serve::{connection_of, protocol};
 use role::{Role, Verb};
@@ -26,6 +29,10 @@ pub use tls::Certificates;
 
 /// Most connections: an operator needs one, a few replicas of it and a job some more.
 const CONNECTIONS: usize = 16;
+
+/// Most handshakes at once. Anyone who reaches the port can begin one, so they have places of their
+/// own, and few: beyond it the oldest gives way, so that silence keeps nobody else out.
+const HANDSHAKES: usize = 8;
 
 /// Most time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -51,6 +58,7 @@ pub async fn serve<E: Engine>(
 ) {
     let listener = bind(address).await;
     let all = Connections::new(CONNECTIONS);
+    let shaking = Connections::new(HANDSHAKES);
     let protocol = Arc::new(protocol());
     loop {
         let stream = match listener.accept().await {
@@ -67,13 +75,20 @@ pub async fn serve<E: Engine>(
         let Some(config) = certificates.current() else {
             continue;
         };
-        let Some((place, _)) = all.admit() else {
+        let Some((handshake, evicted)) = shaking.admit() else {
             continue;
         };
         let app = Arc::clone(&app);
         let protocol = Arc::clone(&protocol);
+        let all = Arc::clone(&all);
         tokio::spawn(async move {
-            let Some((stream, role)) = shake(stream, config).await else {
+            let shaken = unless_evicted(&handshake, shake(stream, config)).await;
+            drop(handshake);
+            // A place is for those who have shown who they are: nobody else makes one give way.
+            let Some((stream, role)) = shaken.flatten() else {
+                return;
+            };
+            let Some((place, _)) = all.admit() else {
                 return;
             };
             let mut limits = app.limits;
@@ -85,7 +100,24 @@ pub async fn serve<E: Engine>(
             };
             connection_of(&protocol, guard, &place, service).await;
         });
+        if evicted {
+            // The one that gave way ends now, and not after a whole flood was accepted.
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// The future's output, or `None` once the connection must give way.
+async fn unless_evicted<T>(connection: &Connection, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        connection.remember(cx.waker());
+        if connection.evicted() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 async fn bind(address: SocketAddr) -> TcpListener {

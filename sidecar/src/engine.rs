@@ -99,13 +99,21 @@ pub trait Engine: Send + Sync + 'static {
         conditions: Conditions,
     ) -> impl Future<Output = Result<Option<u64>>> + Send;
 
-    /// Removes all keys with a prefix: how many, and the revision after it.
-    fn delete_prefix(&self, prefix: Vec<u8>) -> impl Future<Output = Result<(u64, u64)>> + Send;
+    /// Removes all keys with a prefix: how many, and the revision after it. It goes on when nobody
+    /// waits any more, and holds `place` until it ends.
+    fn delete_prefix(
+        &self,
+        prefix: Vec<u8>,
+        place: impl Send + 'static,
+    ) -> impl Future<Output = Result<(u64, u64)>> + Send;
 
     /// Commits a batch.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed>> + Send;
 
-    /// One slice of a scan, at most as much as `scan` bounds. It may compute for a while and is
+    /// Believes the wall clock after a jump that was not believed at the start.
+    fn accept_clock(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// One page of a scan, at one point in time and at most as much as `scan` bounds. It may compute for a while and is
     /// called off the I/O thread.
     fn scan(&self, scan: &Scan) -> Result<Page>;
 

@@ -180,13 +180,15 @@ pub struct RunFlags {
     pub max_disk: Size,
 
     /// Most memory that entries may take: a size, or a part of the container's memory limit in
-    /// percent (of 732Mi where there is none). Beyond it writes answer `memory-full`.
+    /// percent (of 732Mi where there is none), and always 24Mi less than the limit: the process and
+    /// requests in flight need them. Beyond it writes answer `memory-full`.
     #[arg(long, env = "CODEXSTORE_MAX_MEMORY", default_value = "70%", value_parser = parse_size, help_heading = "Store")]
     pub max_memory: Size,
 
-    /// Longest value, 64Mi at most.
-    #[arg(long, env = "CODEXSTORE_MAX_VALUE", default_value = "8Mi", value_parser = parse_size, help_heading = "Store")]
-    pub max_value: Size,
+    /// Longest value, 64Mi at most. Refused if the memory limit leaves no room for it. [default: 8Mi,
+    /// or less with a memory limit below 194Mi]
+    #[arg(long, env = "CODEXSTORE_MAX_VALUE", value_parser = parse_size, help_heading = "Store")]
+    pub max_value: Option<Size>,
 
     /// Path of the socket, less than 108 bytes long. Its directory must exist.
     #[arg(long, env = "CODEXSTORE_SOCKET", default_value = SOCKET, help_heading = "Socket")]
@@ -233,7 +235,8 @@ pub struct RunFlags {
     pub tls_dir: PathBuf,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as
-    /// `info,codexstore_sidecar=debug`.
+    /// `info,codexstore_sidecar=debug`. Of the libraries only warnings and errors, since their
+    /// details repeat what clients send.
     #[arg(
         long,
         env = "CODEXSTORE_LOG_LEVEL",
@@ -321,7 +324,7 @@ pub struct PingFlags {
     pub socket: PathBuf,
 
     /// Ask whether the store is open, not only whether the process answers.
-    #[arg(long)]
+    #[arg(long, env = "CODEXSTORE_PING_READY", value_parser = BoolishValueParser::new())]
     pub ready: bool,
 
     /// Most time for the answer.

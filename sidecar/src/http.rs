@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::settings::{Identity, Limits, Settings};
 use answer::{Body, Reject};
+use body::Intake;
 use route::Route;
 
 /// Lists and deletions by prefix that are computed at once, each on a thread of its own.
@@ -45,7 +46,7 @@ pub struct App<E> {
     pub identity: Identity,
     /// Settings that the status shows.
     shown: system::Shown,
-    in_work: AtomicUsize,
+    in_work: Arc<AtomicUsize>,
     /// Memory for bodies and pages, in units of [`body::UNIT`].
     in_flight: Arc<Semaphore>,
     scans: Arc<Semaphore>,
@@ -65,7 +66,7 @@ impl<E: Engine> App<E> {
             metrics: Metrics::default(),
             identity: settings.identity.clone(),
             shown: system::Shown::of(settings),
-            in_work: AtomicUsize::new(0),
+            in_work: Arc::default(),
             in_flight: Arc::new(Semaphore::new(settings.limits.in_flight_bytes / body::UNIT)),
             scans: Arc::new(Semaphore::new(SCANS)),
             started: Instant::now(),
@@ -74,10 +75,11 @@ impl<E: Engine> App<E> {
     }
 }
 
-/// Counts a request as in work until it is answered.
-struct InWork<'a>(&'a AtomicUsize);
+/// Counts a request as in work until it is answered; on HTTP/2, where a client may leave any number
+/// of answers waiting, until its answer is sent.
+pub struct InWork(Arc<AtomicUsize>);
 
-impl Drop for InWork<'_> {
+impl Drop for InWork {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -87,18 +89,19 @@ impl Drop for InWork<'_> {
 pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
-    if request.version() == Version::HTTP_2 && is_grpc(&request) {
+    let http2 = request.version() == Version::HTTP_2;
+    if http2 && is_grpc(&request) {
         return grpc_unimplemented();
     }
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
-    let _in_work = InWork(&app.in_work);
+    let counted = InWork(Arc::clone(&app.in_work));
+    let full = in_work >= app.limits.max_requests;
     let mut operation = Operation::Other;
-    let result = if in_work >= app.limits.max_requests {
-        Err(Reject::new("overloaded", "too many requests are in work"))
-    } else {
-        dispatch(app, request, started, &mut operation).await
-    };
-    let response = result.unwrap_or_else(|reject| reject.into_response(head));
+    let result = dispatch(app, request, full, started, &mut operation).await;
+    let mut response = result.unwrap_or_else(|reject| reject.into_response(head));
+    if http2 {
+        response.body_mut().in_work(counted);
+    }
     let took = started.elapsed();
     let status = response.status();
     app.metrics.done(Protocol::Http, operation, status, took);
@@ -114,17 +117,24 @@ pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Resp
 async fn dispatch<E: Engine>(
     app: &App<E>,
     request: Request<Incoming>,
+    full: bool,
     started: Instant,
     operation: &mut Operation,
 ) -> Result<Response<Body>, Reject> {
     let deadline = tokio::time::Instant::from_std(started + app.limits.request);
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // What of a body is not asked for below is drained, on every way out.
+    let body = Intake::new(body, head.extensions.remove());
     let Some(route) = Route::of(head.uri.path()) else {
         return Err(Reject::new(
             "no-such-route",
             "no such path; GET /openapi.json lists them, and a slash within a key is written %2F",
         ));
     };
+    // Whoever asks whether the process lives must hear that, above all when it has much to do.
+    if full && !matches!(route, Route::Health | Route::Ready) {
+        return Err(Reject::new("overloaded", "too many requests are in work"));
+    }
     let known = match (&head.method, route) {
         (&Method::GET, Route::Key(_)) => Operation::Get,
         (&Method::HEAD, Route::Key(_)) => Operation::Head,
@@ -135,21 +145,22 @@ async fn dispatch<E: Engine>(
         (&Method::POST, Route::Batch) => Operation::Batch,
         (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
         (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
-        (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
-        _ => {
-            body::drain(body);
-            return Err(Reject::method_not_allowed(route.allow()));
-        }
+        (&Method::POST, Route::Clock)
+        | (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
+        _ => return Err(Reject::method_not_allowed(route.allow())),
     };
     *operation = known;
     let is_head = head.method == Method::HEAD;
     match (known, route) {
-        (Operation::Get | Operation::Head, Route::Key(key)) => keys::get(app, &head, key).await,
+        (Operation::Get | Operation::Head, Route::Key(key)) => {
+            keys::get(app, &head, key, deadline).await
+        }
         (Operation::Put, Route::Key(key)) => keys::put(app, &head, key, body, deadline).await,
         (Operation::Delete, Route::Key(key)) => keys::delete(app, &head, key, deadline).await,
         (Operation::List, _) => list::list(app, &head, deadline).await,
         (Operation::DeletePrefix, _) => list::delete(app, &head, deadline).await,
         (Operation::Batch, _) => batch::batch(app, &head, body, deadline).await,
+        (_, Route::Clock) => system::accept_clock(app, &head, deadline).await,
         (_, route) => system::answer(app, &head, route),
     }
     .map(|response| {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -16,9 +16,29 @@ pub fn parse_filter(filter: &str) -> Result<Targets> {
     Ok(filter.parse()?)
 }
 
+/// What the filter lets through of other crates' targets: warnings and errors at most. Their details
+/// repeat what clients send, such as a path that h2 finds malformed, and with it a key.
+fn capped(filter: &Targets) -> Targets {
+    let ours = |target: &str| target.starts_with(OURS);
+    let cap = |level: LevelFilter| level.min(LevelFilter::WARN);
+    let default = filter.default_level().unwrap_or(LevelFilter::OFF);
+    let named = filter.iter().map(|(target, level)| {
+        let level = if ours(target) { level } else { cap(level) };
+        (target.to_string(), level)
+    });
+    // The more specific target wins, so what the filter says of ours comes after this.
+    Targets::new()
+        .with_target(OURS, default)
+        .with_targets(named)
+        .with_default(cap(default))
+}
+
+/// How the targets of this project's crates begin.
+const OURS: &str = "codexstore";
+
 /// Starts logging.
 pub fn start(filter: &str, format: LogFormat) -> Result<()> {
-    let registry = tracing_subscriber::registry().with(parse_filter(filter)?);
+    let registry = tracing_subscriber::registry().with(capped(&parse_filter(filter)?));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false);
@@ -62,6 +82,26 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_crates_are_heard_from_warnings_on_whatever_is_asked_for() {
+        use tracing::Level;
+        let enabled = |filter: &str, target: &str, level| {
+            capped(&parse_filter(filter).unwrap()).would_enable(target, &level)
+        };
+        for filter in ["debug", "trace", "debug,h2=trace", "h2=debug"] {
+            assert!(!enabled(filter, "h2::server", Level::DEBUG), "{filter}");
+        }
+        assert!(enabled("debug", "h2::server", Level::WARN));
+        assert!(!enabled("error", "h2::server", Level::WARN));
+        assert!(enabled("debug", "codexstore_sidecar::http", Level::DEBUG));
+        assert!(enabled(
+            "info,codexstore_sidecar=debug",
+            "codexstore_sidecar",
+            Level::DEBUG
+        ));
+        assert!(!enabled("info", "codexstore_sidecar", Level::DEBUG));
+    }
 
     #[test]
     fn a_throttle_lets_one_line_a_second_through_and_counts_the_others() {

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => match run::run(*flags) {
             Ok(()) => ExitCode::SUCCESS,
             Err(run::Failed::Flags(error)) => complain(&error, 2),
-            Err(run::Failed::Run(error)) => complain(&error, 1),
+            Err(run::Failed::Run) => ExitCode::from(1),
         },
     }
 }

@@ -22,7 +22,8 @@ pub fn ping(flags: &PingFlags) -> Result<()> {
         .with_context(|| format!("no answer from {}", flags.socket.display()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).unwrap_or_default();
-    if status == "200" {
+    // Alive is who answers at all: a refusal for overload must not make the kubelet end it.
+    if status == "200" || (!flags.ready && head.starts_with("HTTP/1.1 ")) {
         return Ok(());
     }
     match serde_json::from_str::<Problem>(body) {
@@ -35,10 +36,12 @@ fn ask(socket: &Path, path: &str, timeout: Duration) -> Result<String> {
     let deadline = Instant::now() + timeout;
     let mut stream = connect(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    match stream.write_all(request.as_bytes()) {
+        // Refused before it was read: the answer is there all the same.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     let mut answer = Vec::new();
     let mut part = [0; 4096];
     // A deadline for the whole answer: one that drips would pass each read's own timeout.
@@ -48,6 +51,10 @@ fn ask(socket: &Path, path: &str, timeout: Duration) -> Result<String> {
             Ok(n) => answer.extend_from_slice(part.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            // Closed without having read the request, after it was refused.
+            Err(e) if e.kind() == ErrorKind::ConnectionReset && !answer.is_empty() => {
+                return Ok(String::from_utf8_lossy(&answer).into_owned());
+            }
             Err(e) => return Err(e.into()),
         }
     }

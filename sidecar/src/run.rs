@@ -23,10 +23,20 @@ const STACK: usize = 512 << 10;
 
 /// Why `run` did not come to a clean end.
 pub enum Failed {
-    /// The flags are wrong.
+    /// The flags are wrong; there is no log yet.
     Flags(anyhow::Error),
-    /// Something else.
-    Run(anyhow::Error),
+    /// Something else, which the log says.
+    Run,
+}
+
+impl Failed {
+    fn logged(error: &anyhow::Error) -> Failed {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "codexstore-sidecar cannot go on"
+        );
+        Failed::Run
+    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -34,9 +44,10 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
     let settings = Arc::new(Settings::from_flags(flags).map_err(Failed::Flags)?);
     log::start(&settings.log_level, settings.log_format).map_err(Failed::Flags)?;
     greet(&settings);
+    conceal();
     // The umask is the process's: before there are threads.
     let (listener, file) =
-        socket::listen(&settings.socket, settings.socket_mode).map_err(Failed::Run)?;
+        socket::listen(&settings.socket, settings.socket_mode).map_err(|e| Failed::logged(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -45,11 +56,11 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
         .thread_stack_size(STACK)
         .build()
         .context("start the runtime")
-        .map_err(Failed::Run)?;
+        .map_err(|e| Failed::logged(&e))?;
     let result = runtime.block_on(serve(&settings, listener, file));
     // A thread that hangs in the disk must not hold up the end.
     runtime.shutdown_background();
-    result.map_err(Failed::Run)
+    result.map_err(|e| Failed::logged(&e))
 }
 
 async fn serve(
@@ -97,10 +108,15 @@ async fn serve(
     }
     // The thread that opens the store closes it, so that the two never overlap.
     let _ = stop.send(());
-    let closed = tokio::task::spawn_blocking(move || {
-        let _ = keeper.join();
-        Owner::close(&local);
-    });
+    // It has a thread of its own: the pool may be full of work that nobody waits for any more.
+    let (done, closed) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("closer".into())
+        .spawn(move || {
+            let _ = keeper.join();
+            Owner::close(&local);
+            let _ = done.send(());
+        })?;
     if tokio::time::timeout_at(deadline.into(), closed)
         .await
         .is_err()
@@ -124,6 +140,16 @@ fn keep(mut owner: Owner, certificates: Option<&Certificates>, stopped: &Receive
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// Keeps others out of this process's memory and of what it can read. Where a pod's containers see
+/// each other's processes, one with the same user could otherwise read the keyring through
+/// `/proc/PID/root`, or trace this process; and a core dump would hold keys and values.
+fn conceal() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "this process cannot be kept from being traced or dumped");
     }
 }
 

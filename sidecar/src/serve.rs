@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Request, Response, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -136,12 +136,21 @@ where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>> + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if !request.body().is_end_stream() {
+            // For what drains the body after a refusal.
+            request.extensions_mut().insert(Arc::clone(connection));
+        }
+        let http2 = request.version() == Version::HTTP_2;
         let in_work = Connection::begin(connection);
         let answer = service(request);
         async move {
-            let response = answer.await;
-            drop(in_work);
+            let mut response = answer.await;
+            if http2 {
+                // One of many answers on the connection: nothing but its own bytes says when it
+                // is sent. On HTTP/1 the guard sees that.
+                response.body_mut().sending(in_work);
+            }
             Ok::<_, std::convert::Infallible>(response)
         }
     });

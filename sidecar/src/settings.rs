@@ -18,6 +18,19 @@ const MAX_SOCKET_PATH: usize = 107;
 /// What a percentage of memory is of where the container has no limit: 70 % of it are 512 MiB.
 const MEMORY_WITHOUT_LIMIT: u64 = 732 << 20;
 
+/// Memory that entries never get, whatever part of the limit is asked for: for the process itself,
+/// and for requests.
+const APART: u64 = 24 << 20;
+
+/// What the process takes by itself: its idle memory, threads, TLS, a fold.
+const PROCESS: u64 = 10 << 20;
+
+/// The smallest memory limit with which there is room for entries besides.
+const MIN_LIMIT: u64 = 32 << 20;
+
+/// Longest value without `--max-value`, where memory allows it.
+const MAX_VALUE: u64 = 8 << 20;
+
 /// File descriptors for everything but connections of the socket: the runtime, logs, the store's
 /// files while it folds, keyring and certificates while they are read, and the admin listener.
 const OTHER_DESCRIPTORS: u64 = 40;
@@ -127,13 +140,7 @@ impl Settings {
             "--data-dir {} is not an absolute path",
             flags.data_dir.display()
         );
-        let Size::Bytes(max_value) = flags.max_value else {
-            bail!("--max-value is a size, not a percentage")
-        };
-        ensure!(
-            (1..=64 << 20).contains(&max_value),
-            "--max-value is 1 byte to 64Mi"
-        );
+        let memory = Memory::divide(memory_limit(), flags.max_memory, flags.max_value)?;
         let max_disk = match flags.max_disk {
             Size::Bytes(bytes) => bytes,
             percent @ Size::Percent(_) => percent.of(filesystem_size(&flags.data_dir)?),
@@ -143,18 +150,11 @@ impl Settings {
             "--max-disk comes to {max_disk} bytes; the store wants at least {}",
             Options::MIN_DISK
         );
-        let memory = memory_limit().unwrap_or(MEMORY_WITHOUT_LIMIT);
-        let max_memory = flags.max_memory.of(memory);
-        ensure!(
-            max_memory >= 1 << 20,
-            "--max-memory comes to {max_memory} bytes; the store wants at least 1Mi"
-        );
-        let max_value = usize::try_from(max_value)?;
         let limits = Limits {
-            max_value,
+            max_value: memory.max_value,
             max_connections: connection_limit(flags.max_connections),
             max_requests: flags.max_requests as usize,
-            in_flight_bytes: in_flight_bytes(max_value, memory),
+            in_flight_bytes: memory.in_flight,
             request: flags.request_timeout,
             io: flags.io_timeout,
             idle: flags.idle_timeout,
@@ -183,7 +183,7 @@ impl Settings {
                 CompressionFlag::Snappy => Compression::Snappy,
             },
             max_disk,
-            max_memory,
+            max_memory: memory.entries,
             socket: flags.socket,
             socket_mode: flags.socket_mode,
             limits,
@@ -261,10 +261,97 @@ fn memory_limit() -> Option<u64> {
     .filter(|limit| *limit < 1 << 50)
 }
 
-/// Bodies and pages in flight: a tenth of memory, yet enough for two of the largest requests.
-fn in_flight_bytes(max_value: usize, memory: u64) -> usize {
-    let tenth = usize::try_from(memory / 10).unwrap_or(usize::MAX);
-    tenth.min(256 << 20).max(4 * max_value).max(16 << 20)
+/// How the container's memory is divided, so that the sum of all budgets fits its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Memory {
+    /// For entries.
+    entries: u64,
+    /// For bodies and answers in flight.
+    in_flight: usize,
+    /// Longest value.
+    max_value: usize,
+}
+
+impl Memory {
+    /// Divides it. Of what is left of the limit beside entries and the process, one half is for
+    /// requests in flight and the other for the write that is being committed, whose bytes are
+    /// there up to three times: as written, compressed, encrypted.
+    fn divide(limit: Option<u64>, entries: Size, max_value: Option<Size>) -> Result<Memory> {
+        let mi = |bytes: u64| bytes.div_ceil(1 << 20);
+        ensure!(
+            limit.is_none_or(|limit| limit >= MIN_LIMIT),
+            "the memory limit of this container is {}Mi; raise it to {}Mi at least",
+            mi(limit.unwrap_or(0)),
+            mi(MIN_LIMIT)
+        );
+        let limit = limit.unwrap_or(match entries {
+            // Nothing bounds the process but what it is told: entries come on top of the rest.
+            Size::Bytes(bytes) => {
+                MEMORY_WITHOUT_LIMIT.max(bytes.saturating_add(MEMORY_WITHOUT_LIMIT / 10 * 3))
+            }
+            Size::Percent(_) => MEMORY_WITHOUT_LIMIT,
+        });
+        let shares = Shares::of(limit, entries);
+        ensure!(
+            shares.entries >= 1 << 20,
+            "--max-memory comes to {} bytes; the store wants at least 1Mi",
+            shares.entries
+        );
+        let max_value = match max_value {
+            None => shares.value.min(MAX_VALUE) >> 20 << 20,
+            Some(Size::Bytes(bytes)) => bytes,
+            Some(Size::Percent(_)) => bail!("--max-value is a size, not a percentage"),
+        };
+        ensure!(
+            (1..=64 << 20).contains(&max_value),
+            "--max-value is 1 byte to 64Mi"
+        );
+        if max_value > shares.value {
+            let part = match entries {
+                Size::Percent(_) => entries,
+                Size::Bytes(_) => Size::Percent(70),
+            };
+            let enough = (mi(limit)..4096)
+                .find(|limit| Shares::of(limit << 20, part).value >= max_value)
+                .unwrap_or(4096);
+            bail!(
+                "--max-value {}Mi does not fit: beside the entries' {}Mi (--max-memory), a memory limit of {}Mi \
+                 leaves room for values of {}Mi; raise limits.memory to {enough}Mi, or lower --max-value",
+                mi(max_value),
+                mi(shares.entries),
+                limit >> 20,
+                shares.value >> 20,
+            );
+        }
+        Ok(Memory {
+            entries: shares.entries,
+            in_flight: usize::try_from(shares.in_flight)?,
+            max_value: usize::try_from(max_value)?,
+        })
+    }
+}
+
+/// What a memory limit of at least [`MIN_LIMIT`] allows, in bytes.
+struct Shares {
+    entries: u64,
+    in_flight: u64,
+    /// Longest value.
+    value: u64,
+}
+
+impl Shares {
+    fn of(limit: u64, entries: Size) -> Shares {
+        // Lowered rather than refused: 70 % of a small limit is a setting that everyone has.
+        let entries = entries.of(limit).min(limit.saturating_sub(APART));
+        let room = limit - entries - PROCESS;
+        let in_flight = (room / 2).min(256 << 20);
+        Shares {
+            entries,
+            in_flight,
+            // Of the largest value a batch holds two in base64, and up to a MiB of small ones.
+            value: (room / 6).min((in_flight - (1 << 20)) / 2),
+        }
+    }
 }
 
 /// As many connections as asked for, if the file descriptor limit allows. The soft limit is raised
@@ -329,6 +416,58 @@ mod tests {
         refused(&["--log-level", "info,,=="], "--log-level");
         refused(&["--request-timeout", "0s"], "above zero");
         refused(&["--compression", "lzma"], "zstd");
+    }
+
+    #[test]
+    fn budgets_fit_the_memory_limit_however_small_it_is() {
+        for limit in [32, 40, 64, 80, 100, 128, 200, 256, 512, 1024, 8192] {
+            for percent in [1, 50, 70, 95, 100] {
+                let all = limit << 20;
+                let memory = Memory::divide(Some(all), Size::Percent(percent), None);
+                let Ok(memory) = memory else {
+                    assert!(limit < 100 && percent == 1, "{limit}Mi {percent} %");
+                    continue;
+                };
+                let (value, in_flight) = (memory.max_value as u64, memory.in_flight as u64);
+                let sum = memory.entries + in_flight + 3 * value + PROCESS;
+                assert!(sum <= all, "{limit}Mi {percent} %: {memory:?}");
+                // The largest batch fits, or nobody could send it.
+                assert!(
+                    2 * value + (1 << 20) <= in_flight && value >= 1 << 20,
+                    "{memory:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_limit_takes_values_of_8_mib_and_a_smaller_one_smaller_values() {
+        let max = |limit: u64| {
+            let memory = Memory::divide(Some(limit << 20), Size::Percent(70), None).unwrap();
+            (memory.entries >> 20, memory.max_value >> 20)
+        };
+        assert_eq!(max(32), (8, 2));
+        assert_eq!(max(64), (40, 2));
+        assert_eq!(max(128), (89, 4));
+        assert_eq!(max(256), (179, 8));
+        assert_eq!(max(4096), (2867, 8));
+        // What the injector passes is a number of bytes, and lowered where it does not fit.
+        let memory = Memory::divide(Some(32 << 20), Size::Bytes(23_488_102), None).unwrap();
+        assert_eq!(memory.entries, 8 << 20);
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_the_memory_is_refused_with_what_to_raise() {
+        let divide = |limit: u64, value: u64| {
+            let value = Some(Size::Bytes(value << 20));
+            Memory::divide(Some(limit << 20), Size::Percent(70), value)
+        };
+        let error = divide(64, 8).unwrap_err().to_string();
+        assert!(error.contains("raise limits.memory to 194Mi"), "{error}");
+        assert!(divide(193, 8).is_err() && divide(194, 8).is_ok());
+        assert!(divide(256, 8).is_ok() && divide(2048, 64).is_ok());
+        let error = Memory::divide(Some(20 << 20), Size::Percent(70), None).unwrap_err();
+        assert!(error.to_string().contains("32Mi at least"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What a directory's files look like from outside. The kubelet replaces a mounted Secret by
 /// pointing its `..data` link elsewhere; in a plain directory names, sizes and times tell.
@@ -33,6 +34,36 @@ impl Fingerprint {
         }
         files.sort();
         Some(Fingerprint::Files(files))
+    }
+}
+
+/// First pause before files that were refused are tried again; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Longest pause.
+const LAST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Content that was refused, and when it is tried again: what was wrong need not be in the files.
+#[derive(Debug, Default)]
+pub struct Refused {
+    next: Option<Instant>,
+    pause: Duration,
+    reason: String,
+}
+
+impl Refused {
+    /// True if something was refused and its pause is over.
+    pub fn is_due(&self) -> bool {
+        self.next.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Notes a refusal. True if its reason is a new one, worth a line in the log.
+    pub fn again(&mut self, reason: &str) -> bool {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        self.next = Some(Instant::now() + self.pause);
+        let new = self.reason != reason;
+        reason.clone_into(&mut self.reason);
+        new
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::ExitStatus,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -32,11 +33,15 @@ use crate::{
     output::{self, Format},
 };
 
+/// How long the command may take to end when its store is gone.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// `dev`.
 pub async fn dev(args: &Dev, format: Format) -> Result<()> {
+    // While stdin is waited for nothing runs yet: a signal ends this process as it does any other.
+    let text = read_input(&args.file, "CodexStore")?;
     // Before anything runs: a signal from now on is a clean stop.
     let mut signals = Signals::new()?;
-    let text = read_input(&args.file, "CodexStore")?;
     let file = name_of(&args.file);
     let store = manifest::parse(&text, &file, args.store.as_deref())?;
     let binary = sidecar::find(args.sidecar.as_deref())?;
@@ -54,7 +59,7 @@ pub async fn dev(args: &Dev, format: Format) -> Result<()> {
     };
 
     let mut sidecar = Sidecar::start(&binary, &environment(&store, &place, &args.log_level))?;
-    let client = Client::unix(place.socket()).patience(std::time::Duration::ZERO);
+    let client = Client::unix(place.socket()).patience(Duration::ZERO);
     let outcome = tokio::select! {
         ready = sidecar.ready(&client) => match ready {
             Ok(()) => serve(&mut sidecar, &mut signals, args, &running(&store, &place, key), format).await,
@@ -91,8 +96,7 @@ async fn serve(
         tokio::select! {
             status = child.wait() => return exit(status.context("wait for the command")?),
             error = sidecar.failed() => {
-                sidecar::signal(&child, Signal::TERM);
-                let _ = child.wait().await;
+                end(&mut child, signals).await;
                 return Err(error);
             }
             got = signals.next() => {
@@ -107,6 +111,17 @@ async fn serve(
             }
         }
     }
+}
+
+/// Ends the command, which may ignore being asked: after a while, or at the next signal, it has to go.
+async fn end(child: &mut Child, signals: &mut Signals) {
+    sidecar::signal(child, Signal::TERM);
+    tokio::select! {
+        _ = child.wait() => return,
+        () = tokio::time::sleep(GRACE) => {}
+        _ = signals.next() => {}
+    }
+    let _ = child.kill().await;
 }
 
 /// The sidecar's settings: those of a pod, and where things are here.

@@ -149,6 +149,11 @@ pub async fn status(socket: &Socket, format: Format) -> Result<()> {
     }
 }
 
+/// `accept-clock`.
+pub async fn accept_clock(socket: &Socket) -> Result<()> {
+    call(socket, client(socket).accept_clock().await)
+}
+
 fn status_table(status: &Status) -> Table {
     let mut table = Table::bare();
     let mut add = |name: &str, value: String| {

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::watch::Fingerprint;
+use crate::watch::{Fingerprint, Refused};
 
 /// The current certificates, if there are valid ones.
 pub struct Certificates {
@@ -20,6 +20,8 @@ pub struct Certificates {
     current: ArcSwapOption<ServerConfig>,
     /// The files as last read; `None` before the first time and while they cannot be read.
     seen: Mutex<Option<Fingerprint>>,
+    /// When files that were refused are tried again.
+    refused: Mutex<Refused>,
     /// Whether they were ever looked at.
     looked: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Certificates {
             dir,
             current: ArcSwapOption::empty(),
             seen: Mutex::default(),
+            refused: Mutex::default(),
             looked: AtomicBool::new(false),
         }
     }
@@ -43,10 +46,11 @@ impl Certificates {
     /// Loads the files if they changed. Broken ones leave what was loaded before in place.
     pub fn look(&self) {
         let now = Fingerprint::of(&self.dir);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let first = !self.looked.swap(true, Ordering::Relaxed);
-            if *seen == now && !first {
+            if *seen == now && !first && !refused.is_due() {
                 return;
             }
             *seen = now;
@@ -54,12 +58,16 @@ impl Certificates {
         match load(&self.dir) {
             Ok(config) => {
                 self.current.store(Some(Arc::new(config)));
+                *refused = Refused::default();
                 tracing::info!(dir = %self.dir.display(), "certificates of the admin listener loaded");
             }
             Err(error) => {
                 let kept = self.current.load().is_some();
-                tracing::error!(dir = %self.dir.display(), error = format!("{error:#}"), kept,
-                    "certificates of the admin listener cannot be loaded; waiting for a change");
+                let error = format!("{error:#}");
+                if refused.again(&error) {
+                    tracing::error!(dir = %self.dir.display(), error, kept,
+                        "certificates of the admin listener cannot be loaded; trying again");
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ enum Slot {
 /// The local store, which its [`super::owner::Owner`] opens and closes.
 pub struct Local {
     slot: ArcSwap<Slot>,
-    /// What is wrong although the store serves, such as a keyring that could not be reloaded.
+    /// What is wrong with the keyring although the store serves.
     notice: Mutex<Option<String>>,
 }
 
@@ -55,7 +55,7 @@ impl Local {
         }
     }
 
-    /// Sets or clears what is wrong although the store serves.
+    /// Sets or clears what is wrong with the keyring although the store serves.
     pub fn notice(&self, notice: Option<String>) {
         *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = notice;
     }
@@ -167,6 +167,15 @@ fn check(
     conditions.check(found)
 }
 
+/// What a clock that is not believed means, and what to do.
+fn clock_notice(jump_ms: Option<u64>) -> Option<String> {
+    let hours = jump_ms? / 3_600_000;
+    Some(format!(
+        "the wall clock is {hours} hours ahead of the last write; nothing expires for as long, unless the clock is right and you \
+         say so: codexctl accept-clock, or POST /v1/clock/accept on the socket"
+    ))
+}
+
 impl Engine for Local {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let slot = self.slot.load();
@@ -208,10 +217,15 @@ impl Engine for Local {
         .await
     }
 
-    async fn delete_prefix(&self, prefix: Vec<u8>) -> Result<(u64, u64)> {
+    async fn delete_prefix(
+        &self,
+        prefix: Vec<u8>,
+        place: impl Send + 'static,
+    ) -> Result<(u64, u64)> {
         let store = self.store()?;
         // It commits several batches in turn and waits for each: not for the I/O thread.
         let work = tokio::task::spawn_blocking(move || {
+            let _place = place;
             let deleted = store.delete_prefix(&prefix)?;
             Ok((deleted, store.status().revision))
         });
@@ -222,6 +236,14 @@ impl Engine for Local {
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let store = self.store()?;
         Local::submit(&store, batch).await
+    }
+
+    async fn accept_clock(&self) -> Result<()> {
+        let store = self.store()?;
+        // It waits for the committer.
+        let work = tokio::task::spawn_blocking(move || Ok(store.accept_clock()?));
+        work.await
+            .unwrap_or_else(|_| Err(Error::internal("accepting the clock ended early").into()))
     }
 
     fn scan(&self, scan: &Scan) -> Result<Page> {
@@ -241,7 +263,10 @@ impl Engine for Local {
                     Some(error) => (State::Poisoned, Some(error.clone())),
                     None => (State::Ready, None),
                 };
-                let message = error.as_ref().map(ToString::to_string).or(notice);
+                let notices = [clock_notice(numbers.clock_jump_ms), notice];
+                let notices: Vec<String> = notices.into_iter().flatten().collect();
+                let notices = Some(notices.join("; ")).filter(|text| !text.is_empty());
+                let message = error.as_ref().map(ToString::to_string).or(notices);
                 Health {
                     state,
                     message,
@@ -273,6 +298,29 @@ mod tests {
             assert_eq!(row.kind.as_str(), code.kind().as_str(), "{code}");
             assert_eq!(row.retry.as_str(), code.retry().as_str(), "{code}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumped_is_told_of_until_it_is_accepted_whatever_the_keyring_does() {
+        use codexstore::{Encryption, Options};
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::new(Encryption::None);
+        options.max_disk = 64 << 20;
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        store.set(b"k", b"value").unwrap();
+        store.close().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        options.max_clock_jump = std::time::Duration::ZERO;
+        let local = Local::default();
+        local.opened(Store::open(dir.path(), options).unwrap());
+        let message = || local.health().message.unwrap_or_default();
+        assert!(message().contains("accept-clock"), "{}", message());
+        local.notice(Some("no keyring".to_string()));
+        assert!(message().contains("accept-clock") && message().contains("no keyring"));
+        local.notice(None);
+        assert!(message().contains("accept-clock"), "{}", message());
+        local.accept_clock().await.unwrap();
+        assert_eq!(message(), "");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::Engine;
 use super::local::{Local, state_of};
 use crate::settings::{Keys, Settings};
-use crate::watch::Fingerprint;
+use crate::watch::{Fingerprint, Refused};
 
 /// First pause before the store is opened again; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +38,8 @@ pub struct Owner {
     local: Arc<Local>,
     /// The keyring's files as last read.
     seen: Option<Fingerprint>,
+    /// When a keyring that was refused is tried again.
+    refused: Refused,
     next_look: Instant,
     next_open: Option<Instant>,
     pause: Duration,
@@ -52,6 +54,7 @@ impl Owner {
             settings,
             local,
             seen: None,
+            refused: Refused::default(),
             next_look: Instant::now(),
             next_open: Some(Instant::now()),
             pause: FIRST_PAUSE,
@@ -99,7 +102,7 @@ impl Owner {
                     millis = millis(started.elapsed()),
                     "the store is open"
                 );
-                self.local.notice(clock_notice(stats.clock_jump_ms));
+                self.local.notice(None);
                 self.local.opened(store);
                 self.next_open = None;
                 self.pause = FIRST_PAUSE;
@@ -133,6 +136,7 @@ impl Owner {
                 let seen = Fingerprint::of(dir);
                 let keyring = Keyring::load(dir);
                 self.seen = seen;
+                self.refused = Refused::default();
                 Some(keyring?)
             }
         };
@@ -145,7 +149,7 @@ impl Owner {
             return;
         };
         let now = Fingerprint::of(&dir);
-        if now == self.seen {
+        if now == self.seen && !self.refused.is_due() {
             return;
         }
         if self.next_open.is_some() {
@@ -172,13 +176,15 @@ impl Owner {
                     "the keyring was loaded anew"
                 );
                 self.local.notice(None);
+                self.refused = Refused::default();
                 self.seen = now;
             }
             Err(why) => {
                 let notice = format!("the keyring was not loaded anew, the old one stays: {why}");
-                warn!(code = why.code(), error = %why, "the keyring was not loaded anew");
+                if self.refused.again(&notice) {
+                    warn!(code = why.code(), error = %why, "the keyring was not loaded anew; trying again");
+                }
                 self.local.notice(Some(notice));
-                // Seen, so that one bad content is reported once; the next change is tried again.
                 self.seen = now;
             }
         }
@@ -226,13 +232,6 @@ impl Owner {
             }
         }
     }
-}
-
-fn clock_notice(jump_ms: Option<u64>) -> Option<String> {
-    let hours = jump_ms? / 3_600_000;
-    Some(format!(
-        "the wall clock is {hours} hours ahead of the last write; expiry waits until that is confirmed"
-    ))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,7 +1,9 @@
 //! Answers: bodies, and rejections as problems.
 
 use std::convert::Infallible;
+use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,14 +13,48 @@ use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::InWork;
 use crate::engine::Failure;
 use crate::log::Throttle;
+use crate::serve::connections::{Sending, Working};
 
-/// Body of an answer: bytes at once, and what they are accounted to until they are sent.
-#[derive(Debug, Default)]
+/// Bytes that HTTP/2 is given at a time. Whoever does not take as many within the deadline for
+/// slow readers has stalled.
+const PART: usize = 64 << 10;
+
+/// Body of an answer: bytes, and what is held until they are sent. The protocol drops a body as
+/// soon as it has the bytes, which then wait for the client; so they themselves hold it.
+#[derive(Default)]
 pub struct Body {
-    bytes: Option<Bytes>,
-    _held: Option<OwnedSemaphorePermit>,
+    bytes: Bytes,
+    held: Held,
+    sending: Option<Arc<Sending>>,
+}
+
+/// What is given back when the bytes are sent.
+#[derive(Default)]
+struct Held {
+    share: Option<OwnedSemaphorePermit>,
+    in_work: Option<InWork>,
+    sending: Option<Arc<Sending>>,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.share.is_none() && self.in_work.is_none() && self.sending.is_none()
+    }
+}
+
+/// Bytes that are not sent, the parts of them included.
+struct Unsent {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Body {
@@ -28,10 +64,30 @@ impl Body {
     }
 
     /// These bytes, and a share of the bytes in flight to hold until they are sent.
-    pub fn holding(bytes: Bytes, held: Option<OwnedSemaphorePermit>) -> Body {
+    pub fn holding(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Body {
         Body {
-            bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
-            _held: held,
+            bytes,
+            held: Held {
+                share,
+                ..Held::default()
+            },
+            sending: None,
+        }
+    }
+
+    /// Counts the request as in work until the bytes are sent.
+    pub fn in_work(&mut self, in_work: InWork) {
+        if !self.bytes.is_empty() {
+            self.held.in_work = Some(in_work);
+        }
+    }
+
+    /// Keeps the connection busy until the bytes are sent, and watches that they are.
+    pub fn sending(&mut self, working: Working) {
+        if !self.bytes.is_empty() {
+            let sending = Arc::new(Sending::new(working));
+            self.held.sending = Some(Arc::clone(&sending));
+            self.sending = Some(sending);
         }
     }
 }
@@ -50,15 +106,38 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+        let this = &mut *self;
+        if this.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        if !this.held.is_empty() {
+            this.bytes = Bytes::from_owner(Unsent {
+                bytes: mem::take(&mut this.bytes),
+                _held: mem::take(&mut this.held),
+            });
+        }
+        let part = match &this.sending {
+            Some(sending) if this.bytes.len() > PART => {
+                sending.progress();
+                this.bytes.split_to(PART)
+            }
+            sending => {
+                if let Some(sending) = sending {
+                    sending.progress();
+                }
+                this.sending = None;
+                mem::take(&mut this.bytes)
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
 
@@ -88,11 +167,9 @@ pub fn json<T: serde::Serialize>(value: &T) -> Result<Response<Body>, Reject> {
 /// The answer to HEAD: the same header, the body's length included, and no body.
 pub fn without_body(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
-    if let Some(bytes) = &body.bytes
-        && !head.headers.contains_key(header::CONTENT_LENGTH)
-    {
+    if !body.bytes.is_empty() && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(body.bytes.len()));
     }
     Response::from_parts(head, Body::empty())
 }
@@ -171,6 +248,9 @@ impl Reject {
         let mut response = typed(problem::MEDIA_TYPE, problem.to_json());
         *response.status_mut() = code;
         let headers = response.headers_mut();
+        if let Ok(code) = HeaderValue::try_from(problem.code) {
+            headers.insert(codexstore_api::header::CODE, code);
+        }
         if let Some(allow) = allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }

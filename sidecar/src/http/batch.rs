@@ -4,10 +4,10 @@ use bytes::Bytes;
 use codexstore::{Expect, SetOptions};
 use codexstore_api::bodies::{Batch, Committed, Condition, Op};
 use http::{Response, request};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{Body, Reject, json};
+use super::body::Intake;
 use super::query::Query;
 use super::{App, body, keys};
 use crate::engine::Engine;
@@ -25,7 +25,7 @@ const LARGE: usize = 64 << 10;
 pub async fn batch<E: Engine>(
     app: &App<E>,
     head: &request::Parts,
-    body: Incoming,
+    body: Intake,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
     Query::parse(head.uri.query(), &[])?;

@@ -12,12 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use super::App;
 use super::answer::Reject;
 use crate::engine::Engine;
+use crate::serve::connections::Connection;
 
 /// Unit in which bytes in flight are counted.
 pub const UNIT: usize = 1024;
 
-/// Bodies up to this size are not counted: the bound on requests in work bounds them.
-const SMALL: usize = 16 << 10;
+/// Bodies and answers up to this size are not counted: the bound on requests in work bounds them.
+pub const SMALL: usize = 16 << 10;
 
 /// Most of a refused body that is read and thrown away, so that a client that sends before it
 /// reads gets to see the answer.
@@ -34,28 +35,49 @@ pub struct Whole {
     pub held: Option<OwnedSemaphorePermit>,
 }
 
+/// A request's body as it comes in. If it was not read to its end it is drained when this is
+/// dropped: a client that sends before it reads then gets to see why it was refused.
+pub struct Intake {
+    body: Option<Incoming>,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Intake {
+    /// A body, and the connection that it comes on.
+    pub fn new(body: Incoming, connection: Option<Arc<Connection>>) -> Intake {
+        Intake {
+            body: Some(body),
+            connection,
+        }
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            drain(body, self.connection.as_ref());
+        }
+    }
+}
+
 /// Reads a body of at most `limit` bytes. One that says it is longer is refused unread.
 pub async fn read<E: Engine>(
     app: &App<E>,
-    mut body: Incoming,
+    mut intake: Intake,
     limit: usize,
     deadline: Instant,
 ) -> Result<Whole, Reject> {
+    let Some(body) = &mut intake.body else {
+        return Err(Reject::new("internal", "the body was read before"));
+    };
     let declared = body
         .size_hint()
         .exact()
         .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     if declared.is_some_and(|declared| declared > limit) {
-        drain(body);
         return Err(too_large(limit));
     }
-    let held = match reserve(app, declared.unwrap_or(limit), deadline).await {
-        Ok(held) => held,
-        Err(reject) => {
-            drain(body);
-            return Err(reject);
-        }
-    };
+    let held = reserve(app, declared.unwrap_or(limit), deadline).await?;
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
     loop {
@@ -64,11 +86,14 @@ pub async fn read<E: Engine>(
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => break,
             Ok(Some(Err(_))) => {
+                intake.body = None;
                 return Err(
                     Reject::new("malformed-request", "the body is cut short or malformed").close(),
                 );
             }
             Err(_) => {
+                // Not drained: it had its time.
+                intake.body = None;
                 return Err(
                     Reject::new("request-timeout", "the body did not arrive in time").close(),
                 );
@@ -78,7 +103,6 @@ pub async fn read<E: Engine>(
             continue;
         };
         if whole.len() + joined.len() + data.len() > limit {
-            drain(body);
             return Err(too_large(limit));
         }
         if whole.is_empty() && joined.is_empty() {
@@ -110,7 +134,9 @@ pub async fn reserve<E>(
     if bytes <= SMALL {
         return Ok(None);
     }
-    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    // What is larger than all there is, such as a value from when more was allowed, goes alone.
+    let units = bytes.min(app.limits.in_flight_bytes) / UNIT;
+    let units = u32::try_from(units).unwrap_or(u32::MAX);
     let patience = deadline.min(Instant::now() + Duration::from_secs(5));
     let waiting = Arc::clone(&app.in_flight).acquire_many_owned(units);
     match timeout_at(patience, waiting).await {
@@ -120,11 +146,18 @@ pub async fn reserve<E>(
 }
 
 /// Goes on reading a body that nobody wants, within bounds.
-pub fn drain(mut body: Incoming) {
+fn drain(mut body: Incoming, connection: Option<&Arc<Connection>>) {
     if body.is_end_stream() {
         return;
     }
-    tokio::spawn(async move {
+    // None while the process ends.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    // Its bytes are not the header of a next request, whose deadline would end the connection.
+    let working = connection.map(Connection::begin);
+    runtime.spawn(async move {
+        let _working = working;
         let deadline = Instant::now() + DRAIN_TIME;
         let mut left = DRAIN;
         while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {

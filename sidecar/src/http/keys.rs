@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use codexstore_api::{MAX_KEY, bodies::parse_ttl, encoding, header as names, time::rfc3339};
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::answer::{Body, Reject, status};
+use super::body::Intake;
 use super::query::Query;
 use super::{body, etag};
 use crate::engine::{Engine, Put, Tag};
@@ -37,13 +37,27 @@ pub async fn get<E: Engine>(
     app: &App<E>,
     head: &request::Parts,
     key: &str,
+    deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
     if head.uri.query().is_some() {
         Query::parse(head.uri.query(), &[])?;
     }
     let key = decode(key)?;
     let conditions = etag::conditions(&head.headers)?;
-    let value = app.engine.get(&key).await?;
+    // A large value that is being sent stays in memory even when the store has another by then: it
+    // counts as in flight. Its size is known only once it is read, so it is read again after a wait.
+    let mut share = None;
+    let mut reserved = body::SMALL;
+    let value = loop {
+        let value = app.engine.get(&key).await?;
+        let size = value.as_ref().map_or(0, |value| value.bytes.len());
+        if size <= reserved || head.method == Method::HEAD {
+            break value;
+        }
+        drop((value, share.take()));
+        share = body::reserve(app, size, deadline).await?;
+        reserved = size;
+    };
     let tag = value.as_ref().map(|value| value.tag);
     if !conditions.match_holds(tag) {
         conditions
@@ -54,7 +68,7 @@ pub async fn get<E: Engine>(
         return Err(missing());
     };
     let mut response = if conditions.none_match_holds(tag) {
-        let mut response = Response::new(Body::from(value.bytes));
+        let mut response = Response::new(Body::holding(value.bytes, share));
         let kind = HeaderValue::from_static("application/octet-stream");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
@@ -92,17 +106,10 @@ pub async fn put<E: Engine>(
     app: &App<E>,
     head: &request::Parts,
     key: &str,
-    body: Incoming,
+    body: Intake,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
-    let checked = check_put(head, key);
-    let (key, ttl, conditions) = match checked {
-        Ok(checked) => checked,
-        Err(reject) => {
-            body::drain(body);
-            return Err(reject);
-        }
-    };
+    let (key, ttl, conditions) = check_put(head, key)?;
     let whole = body::read(app, body, app.limits.max_value, deadline).await?;
     let put = Put {
         key,

@@ -1,8 +1,7 @@
-//! Many keys: GET and DELETE of `/v1/keys`. A list is computed on a thread of its own, in slices,
-//! and bounded in entries, bytes and time: whoever wants more goes on with the cursor.
+//! Many keys: GET and DELETE of `/v1/keys`. A page of a list is one scan, so that it shows one
+//! point in time; it is computed on a thread of its own, and bounded in entries and bytes: whoever wants more goes on with the cursor.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use codexstore::{Entry, Scan};
@@ -27,15 +26,12 @@ const MAX_LIMIT: usize = 10_000;
 /// Bytes of keys and values at which a page ends.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Entries looked at in one slice.
-const SLICE: usize = 4_096;
-
-/// Time after which a page ends, with what it has and a cursor.
-const PAGE_TIME: Duration = Duration::from_secs(1);
+/// Entries looked at for a page, matching or not: what bounds its time.
+const EXAMINED: usize = 65_536;
 
 /// Lists keys.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "listKeys",
-    description = "Keys in ascending order of their bytes, a page at a time. Each page shows one point in time. A page may be empty and still have a cursor.",
+    description = "Keys in ascending order of their bytes, a page at a time. Each page shows one point in time, the next page a later one. A page may be short or empty and still have a cursor.",
     params(("prefix" = Option<String>, Query, description = "Keys that begin with this."),
         ("match" = Option<String>, Query, description = "Keys that match this pattern: *, ?, [a-z], [^a-z]; a backslash takes the next byte literally."),
         ("from" = Option<String>, Query, description = "Keys from this one on."),
@@ -81,19 +77,22 @@ pub async fn list<E: Engine>(
     let place = scan_permit(app, deadline).await?;
     // What a page takes: its entries are shared with the store, its text is a third longer than
     // the largest value that may end it.
+    let page_bytes = PAGE_BYTES.min(app.limits.in_flight_bytes / 4);
     let bytes = if values {
-        (PAGE_BYTES + app.limits.max_value) / 3 * 4
+        (page_bytes + app.limits.max_value) / 3 * 4
     } else {
-        PAGE_BYTES
+        page_bytes
     };
     let share = body::reserve(app, bytes, deadline).await?;
     let engine = Arc::clone(&app.engine);
     let work = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        page(&*engine, scan, limit, values)
+        let page = page(&*engine, scan, limit, page_bytes, values);
+        // Held here too: the page is computed to its end even when nobody waits for it any more.
+        drop(place);
+        (page, share)
     });
-    let bytes = match timeout_at(deadline, work).await {
-        Ok(Ok(page)) => page?,
+    let (bytes, share) = match timeout_at(deadline, work).await {
+        Ok(Ok((page, share))) => (page?, share),
         Ok(Err(_)) => return Err(Reject::new("internal", "the list ended early")),
         Err(_) => return Err(Reject::new("deadline", "the request's time is over")),
     };
@@ -108,31 +107,18 @@ fn page<E: Engine>(
     engine: &E,
     mut scan: Scan,
     limit: usize,
+    page_bytes: usize,
     values: bool,
 ) -> Result<Vec<u8>, Reject> {
-    let started = std::time::Instant::now();
-    let mut list = List::default();
-    let mut left = PAGE_BYTES;
-    loop {
-        scan.limit = limit - list.items.len();
-        scan.max_bytes = if values { left } else { 0 };
-        scan.max_examined = SLICE;
-        let slice = engine.scan(&scan)?;
-        if list.revision == 0 {
-            list.revision = slice.revision;
-        }
-        for entry in &slice.items {
-            let size = entry.key().len() + if values { entry.value().len() } else { 0 };
-            left = left.saturating_sub(size + 64);
-            list.items.push(item(entry, values));
-        }
-        list.cursor = slice.cursor.as_ref().map(|cursor| base64url(cursor));
-        let full = list.items.len() >= limit || left == 0 || started.elapsed() > PAGE_TIME;
-        if slice.cursor.is_none() || full {
-            break;
-        }
-        scan.cursor = slice.cursor;
-    }
+    scan.limit = limit;
+    scan.max_bytes = if values { page_bytes } else { 0 };
+    scan.max_examined = EXAMINED;
+    let page = engine.scan(&scan)?;
+    let list = List {
+        items: page.items.iter().map(|entry| item(entry, values)).collect(),
+        cursor: page.cursor.as_ref().map(|cursor| base64url(cursor)),
+        revision: page.revision,
+    };
     serde_json::to_vec(&list).map_err(|e| Reject::new("internal", format!("write the list: {e}")))
 }
 
@@ -171,8 +157,8 @@ pub async fn delete<E: Engine>(
         ));
     }
     let place = scan_permit(app, deadline).await?;
-    let (deleted, revision) = keys::in_time(deadline, app.engine.delete_prefix(prefix)).await?;
-    drop(place);
+    let work = app.engine.delete_prefix(prefix, place);
+    let (deleted, revision) = keys::in_time(deadline, work).await?;
     json(&Deleted { deleted, revision })
 }
 

@@ -14,7 +14,7 @@ use super::{batch, keys, list, system};
     ),
     paths(
         keys::get, keys::head, keys::put, keys::delete, list::list, list::delete, batch::batch,
-        system::status, system::health, system::ready, system::metrics, document
+        system::status, system::accept_clock, system::health, system::ready, system::metrics, document
     ),
     tags((name = "keys", description = "Keys and values."), (name = "system", description = "The sidecar itself."))
 )]

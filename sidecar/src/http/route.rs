@@ -7,6 +7,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/keys/{key}", "GET, HEAD, PUT, DELETE"),
     (path::KEYS, "GET, HEAD, DELETE"),
     (path::BATCH, "POST"),
+    (path::ACCEPT_CLOCK, "POST"),
     (path::STATUS, "GET, HEAD"),
     (path::HEALTH, "GET, HEAD"),
     (path::READY, "GET, HEAD"),
@@ -23,6 +24,8 @@ pub enum Route<'a> {
     Keys,
     /// Batches.
     Batch,
+    /// The wall clock.
+    Clock,
     /// The member's state.
     Status,
     /// Liveness.
@@ -45,6 +48,7 @@ impl<'a> Route<'a> {
         Some(match path {
             path::KEYS => Route::Keys,
             path::BATCH => Route::Batch,
+            path::ACCEPT_CLOCK => Route::Clock,
             path::STATUS => Route::Status,
             path::HEALTH => Route::Health,
             path::READY => Route::Ready,
@@ -60,6 +64,7 @@ impl<'a> Route<'a> {
             Route::Key(_) => "/v1/keys/{key}",
             Route::Keys => path::KEYS,
             Route::Batch => path::BATCH,
+            Route::Clock => path::ACCEPT_CLOCK,
             Route::Status => path::STATUS,
             Route::Health => path::HEALTH,
             Route::Ready => path::READY,

@@ -1,7 +1,8 @@
 //! The sidecar about itself: status, health, readiness, metrics, and this interface's description.
 
 use codexstore_api::{Problem, Status, codes};
-use http::{Response, StatusCode, request};
+use http::{HeaderValue, Response, StatusCode, request};
+use tokio::time::Instant;
 
 use super::answer::{Body, Reject, json, typed};
 use super::query::Query;
@@ -100,6 +101,21 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
     }
 }
 
+/// Believes the wall clock.
+#[utoipa::path(post, path = "/v1/clock/accept", tag = "system", operation_id = "acceptClock",
+    description = "Says that the wall clock is right, where the store found it far ahead of its last write and does not let keys expire by it. Status tells when that is so; otherwise this changes nothing.",
+    responses((status = 204, description = "Believed."),
+        (status = "default", description = "A problem.", body = Problem, content_type = "application/problem+json")))]
+pub async fn accept_clock<E: Engine>(
+    app: &App<E>,
+    head: &request::Parts,
+    deadline: Instant,
+) -> Result<Response<Body>, Reject> {
+    Query::parse(head.uri.query(), &[])?;
+    super::keys::in_time(deadline, app.engine.accept_clock()).await?;
+    Ok(super::answer::status(StatusCode::NO_CONTENT))
+}
+
 /// Liveness.
 #[utoipa::path(get, path = "/healthz", tag = "system", operation_id = "health",
     description = "200 while the process serves, whatever the store's state is.",
@@ -130,6 +146,11 @@ pub fn ready(health: &Health) -> Response<Body> {
     // Not a warning in the log for each probe: the owner has logged the reason once.
     let mut response = typed(codexstore_api::problem::MEDIA_TYPE, problem.to_json());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    if let Ok(code) = HeaderValue::try_from(problem.code) {
+        response
+            .headers_mut()
+            .insert(codexstore_api::header::CODE, code);
+    }
     response
 }
 

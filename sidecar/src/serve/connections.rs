@@ -20,6 +20,13 @@ pub struct Connection {
     quiet_since: AtomicU64,
     /// When the first byte of a header came; zero: none has.
     head_since: AtomicU64,
+    /// Whether a request was ever begun.
+    served: AtomicBool,
+    /// Bytes of an answer wait for the client to take what came before.
+    blocked: AtomicBool,
+    /// Answers on HTTP/2 of which bytes are not sent: a number for each, and when the protocol last
+    /// took some, as milliseconds since `born`.
+    unsent: Mutex<Vec<(u64, u64)>>,
     evicted: AtomicBool,
     stopping: AtomicBool,
     waker: OnceLock<Waker>,
@@ -37,12 +44,43 @@ impl Connection {
     pub fn begin(connection: &Arc<Connection>) -> Working {
         connection.in_work.fetch_add(1, Ordering::Relaxed);
         connection.head_since.store(0, Ordering::Relaxed);
+        connection.served.store(true, Ordering::Relaxed);
         Working(Arc::clone(connection))
     }
 
     /// True while a request is in work.
     pub fn working(&self) -> bool {
         self.in_work.load(Ordering::Relaxed) > 0
+    }
+
+    /// True while a request is in work or its answer is on its way.
+    pub fn busy(&self) -> bool {
+        self.working() || self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// True once a request was begun.
+    pub fn served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the client does not take bytes as fast as they are written.
+    pub fn blocked(&self) {
+        self.blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that all that was written is out.
+    pub fn flushed(&self) {
+        if self.blocked.load(Ordering::Relaxed) {
+            self.blocked.store(false, Ordering::Relaxed);
+            self.quiet_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Milliseconds for which an answer on HTTP/2 has been standing still: its client grants no
+    /// more window, which no blocked write would show.
+    pub fn stalled_for(&self) -> Option<u64> {
+        let oldest = lock(&self.unsent).iter().map(|(_, since)| *since).min()?;
+        Some(self.now().saturating_sub(oldest))
     }
 
     /// Notes that bytes came although no request is in work: a header begins.
@@ -109,6 +147,40 @@ impl Drop for Working {
     }
 }
 
+/// An answer on HTTP/2 that is being sent. Its request counts as in work until this is dropped.
+pub struct Sending {
+    id: u64,
+    working: Working,
+}
+
+impl Sending {
+    /// The answer to this request is ready to be sent.
+    pub fn new(working: Working) -> Sending {
+        let connection = &working.0;
+        let mut unsent = lock(&connection.unsent);
+        let id = unsent.last().map_or(0, |(last, _)| last + 1);
+        unsent.push((id, connection.now()));
+        drop(unsent);
+        Sending { id, working }
+    }
+
+    /// The protocol took some of it.
+    pub fn progress(&self) {
+        let connection = &self.working.0;
+        let now = connection.now();
+        let mut unsent = lock(&connection.unsent);
+        if let Some((_, since)) = unsent.iter_mut().find(|(id, _)| *id == self.id) {
+            *since = now;
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        lock(&self.working.0.unsent).retain(|(id, _)| *id != self.id);
+    }
+}
+
 /// A place in the table; given back when dropped.
 pub struct Place(Arc<Connection>);
 
@@ -164,6 +236,9 @@ impl Connections {
             in_work: AtomicU32::new(0),
             quiet_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
+            served: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            unsent: Mutex::default(),
             evicted: AtomicBool::new(false),
             stopping: AtomicBool::new(self.stopping.load(Ordering::Relaxed)),
             waker: OnceLock::new(),
@@ -174,12 +249,12 @@ impl Connections {
         Some((Place(connection), full))
     }
 
-    /// Ends the connection that has been without a request for longest. False if none is.
+    /// Ends the connection that has been without a request or answer for longest. False if none is.
     pub fn evict(&self) -> bool {
         let mut open = lock(&self.open);
         let idlest = open
             .values()
-            .filter(|connection| !connection.working())
+            .filter(|connection| !connection.busy())
             .max_by_key(|connection| connection.quiet_for())
             .map(|connection| connection.id);
         let Some(connection) = idlest.and_then(|id| open.remove(&id)) else {
@@ -248,6 +323,28 @@ mod tests {
         assert!(table.admit().is_none(), "all are busy");
         drop((work, more, idle));
         assert!(table.admit().is_some());
+    }
+
+    #[test]
+    fn an_answer_on_its_way_keeps_a_connection_busy_and_its_clock_starts_when_it_is_out() {
+        let table = Connections::new(1);
+        let (connection, _) = table.admit().unwrap();
+        drop(Connection::begin(&connection));
+        connection.blocked();
+        assert!(connection.busy() && table.admit().is_none());
+        connection.flushed();
+        assert!(!connection.busy());
+
+        let sending = Sending::new(Connection::begin(&connection));
+        let other = Sending::new(Connection::begin(&connection));
+        assert!(connection.busy());
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        other.progress();
+        assert!(connection.stalled_for().is_some_and(|ms| ms >= 20));
+        drop(sending);
+        assert!(connection.stalled_for().is_some_and(|ms| ms < 20));
+        drop(other);
+        assert!(connection.stalled_for().is_none() && !connection.busy());
     }
 
     #[test]

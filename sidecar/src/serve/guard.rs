@@ -18,7 +18,33 @@ use crate::metrics::Turned;
 use crate::settings::Limits;
 
 /// How an HTTP/2 connection begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What the client speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// So many bytes came, all of them as in the preface.
+    Unknown(usize),
+    Http1,
+    Http2,
+}
+
+impl Spoken {
+    /// What it is after these bytes, which may be any part of what the client sends.
+    fn after(self, read: &[u8]) -> Spoken {
+        let Spoken::Unknown(seen) = self else {
+            return self;
+        };
+        let wanted = PREFACE.get(seen..).unwrap_or_default();
+        if !wanted.iter().zip(read).all(|(a, b)| a == b) {
+            Spoken::Http1
+        } else if read.len() >= wanted.len() {
+            Spoken::Http2
+        } else {
+            Spoken::Unknown(seen + read.len())
+        }
+    }
+}
 
 /// A stream with deadlines.
 pub struct Guard<S> {
@@ -28,8 +54,7 @@ pub struct Guard<S> {
     idle: Duration,
     timer: Pin<Box<Sleep>>,
     tick: Duration,
-    first: bool,
-    http2: bool,
+    spoken: Spoken,
     stuck_since: Option<Instant>,
     refusal: Option<Refusal>,
 }
@@ -51,8 +76,7 @@ impl<S> Guard<S> {
             idle: limits.idle,
             timer: Box::pin(sleep(tick)),
             tick,
-            first: true,
-            http2: false,
+            spoken: Spoken::Unknown(0),
             stuck_since: None,
             refusal: None,
         }
@@ -70,9 +94,15 @@ impl<S> Guard<S> {
             {
                 return Poll::Ready(Verdict::Stuck);
             }
-            if !self.connection.working() {
-                // On HTTP/2 bytes between requests need not be a header: pings, window updates.
-                let head_for = self.connection.head_for().filter(|_| !self.http2);
+            let stalled = self.connection.stalled_for();
+            if stalled.is_some_and(|since| since >= millis(self.io)) {
+                return Poll::Ready(Verdict::Stuck);
+            }
+            if !self.connection.busy() {
+                // On HTTP/2 bytes between requests need not be a header: pings, window updates. Up
+                // to the first request they are held to its time all the same.
+                let between = self.spoken == Spoken::Http2 && self.connection.served();
+                let head_for = self.connection.head_for().filter(|_| !between);
                 if head_for.is_some_and(|since| since >= millis(self.io)) {
                     return Poll::Ready(Verdict::SlowHeader);
                 }
@@ -97,11 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             let read = buf.filled().get(before..).unwrap_or_default();
             if !read.is_empty() {
-                if this.first {
-                    this.first = false;
-                    let length = read.len().min(PREFACE.len());
-                    this.http2 = PREFACE.get(..length) == read.get(..length);
-                }
+                this.spoken = this.spoken.after(read);
                 this.connection.head_begins();
             }
             return Poll::Ready(result);
@@ -109,8 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
         match ready!(this.overdue(cx)) {
             Verdict::SlowHeader => {
                 this.connection.end(Turned::SlowHeader);
-                // Best effort: the socket's buffer has room, as nothing was answered yet.
-                let _ = Pin::new(&mut this.stream).poll_write(cx, &refusal::slow());
+                if this.spoken != Spoken::Http2 {
+                    // Best effort: the socket's buffer has room, as nothing was answered yet.
+                    let _ = Pin::new(&mut this.stream).poll_write(cx, &refusal::slow());
+                }
             }
             Verdict::Stuck => this.connection.end(Turned::SlowReader),
             Verdict::Idle => {}
@@ -132,6 +160,7 @@ impl<S: AsyncWrite + Unpin> Guard<S> {
             return written;
         }
         self.stuck_since.get_or_insert_with(Instant::now);
+        self.connection.blocked();
         if let Verdict::Stuck = ready!(self.overdue(cx)) {
             self.connection.end(Turned::SlowReader);
         }
@@ -163,7 +192,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.refusal.is_none() && !this.http2 && !this.connection.working() {
+        if this.refusal.is_none() && this.spoken != Spoken::Http2 && !this.connection.working() {
             this.refusal = Refusal::of(buf);
         }
         let written = if this.refusal.is_some() {
@@ -193,7 +222,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.connection.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -239,6 +272,18 @@ mod tests {
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(matches!(place.ended(), Some(Turned::SlowHeader)));
+    }
+
+    #[test]
+    fn http2_is_what_sends_the_whole_preface_in_whatever_parts() {
+        let after = |parts: &[&[u8]]| {
+            let start = Spoken::Unknown(0);
+            parts.iter().fold(start, |spoken, part| spoken.after(part))
+        };
+        assert!(after(&[b"P", b"UT /v1"]) == Spoken::Http1);
+        assert!(after(&[b"PRI * HTT"]) == Spoken::Unknown(9));
+        assert!(after(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n", b"\r\n\0\0"]) == Spoken::Http2);
+        assert!(after(&[b"PRI", b" * HTTP/1.1\r\n", PREFACE]) == Spoken::Http1);
     }
 
     #[tokio::test]

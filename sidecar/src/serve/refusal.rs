@@ -76,9 +76,11 @@ pub fn overloaded(stream: &UnixStream) {
 fn render(problem: &Problem) -> Vec<u8> {
     let body = problem.to_json();
     let mut bytes = format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\n{}: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         problem.status,
         problem.title,
+        codexstore_api::header::CODE,
+        problem.code,
         body.len(),
     )
     .into_bytes();

@@ -149,6 +149,55 @@ fn the_operator_reads_the_status_and_nobody_else_does() {
     served(&s);
 }
 
+#[test]
+fn strangers_cost_few_connections_and_do_not_displace_the_operator() {
+    let place = Place::new();
+    let ca = ca();
+    install(&place, &ca, &ca);
+    let (s, address) = start(&place);
+    runtime().block_on(async {
+        let operator = connect(address, &ca, Some(identity(&ca, "operator")), TLS13)
+            .await
+            .unwrap();
+        operator.status().await.unwrap();
+        // Silent ones, and ones that begin a record and leave it there.
+        let mut strangers: Vec<std::net::TcpStream> = (0..64)
+            .map(|n| {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                if n % 2 == 0 {
+                    std::io::Write::write_all(&mut stream, &[22, 3, 1, 0, 200]).unwrap();
+                }
+                stream.set_nonblocking(true).unwrap();
+                stream
+            })
+            .collect();
+        // Well within the time that a handshake may take.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(3);
+        loop {
+            strangers.retain_mut(|stream| {
+                let read = std::io::Read::read(stream, &mut [0; 16]);
+                matches!(read, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+            });
+            if strangers.len() <= 8 {
+                break;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{} strangers are still there",
+                strangers.len()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        operator.status().await.expect("its connection is kept");
+        // All places for handshakes are taken by silence, and yet one who speaks gets in.
+        let second = connect(address, &ca, Some(identity(&ca, "operator")), TLS13)
+            .await
+            .unwrap();
+        second.status().await.unwrap();
+    });
+    served(&s);
+}
+
 fn served(s: &Sidecar) {
     assert_eq!(s.get("/v1/status").status, 200);
 }

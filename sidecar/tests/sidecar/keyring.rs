@@ -20,6 +20,9 @@ fn a_wrong_key_is_an_encryption_error_that_changes_nothing_and_heals() {
     assert_eq!(refused.problem().kind.as_str(), "Encryption");
     assert_eq!(refused.problem().code, "wrong-key");
     assert_eq!(s.put("k", b"other").problem().code, "wrong-key");
+    // The answer to HEAD has no body, and says why all the same.
+    let head = crate::harness::runtime().block_on(s.client().head(b"k"));
+    assert!(head.unwrap_err().is("wrong-key"));
     assert_eq!(s.get("/v1/keys").problem().code, "wrong-key");
     let ready = s.get("/readyz");
     assert_eq!(
@@ -78,8 +81,13 @@ fn a_changed_keyring_is_loaded_live_and_a_broken_one_is_not() {
     );
     assert_eq!(s.put("k", b"more").status, 204, "the old keyring stays");
 
-    place.keyring(KEY_ID, &[(KEY_ID, &[7; 32])]);
+    // Put right behind the same link, which shows no change: it is tried again.
+    let dir = place.path("keyring/..data");
+    std::fs::write(dir.join(KEY_ID), [7; 32]).unwrap();
+    std::fs::write(dir.join("second"), [9; 16]).unwrap();
     s.until("it is well again", |s| s.status().message.is_none());
+    let said = s.log().matches("was not loaded anew; trying").count();
+    assert_eq!(said, 1, "once for a reason");
 }
 
 #[test]

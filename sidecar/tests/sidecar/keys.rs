@@ -150,3 +150,38 @@ fn what_would_be_stored_otherwise_than_sent_is_refused() {
         201
     );
 }
+
+#[test]
+fn another_server_behind_the_socket_is_not_a_store_without_the_key() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+    });
+    crate::harness::runtime().block_on(async {
+        let client = codexstore_api::Client::unix(&path).patience(std::time::Duration::ZERO);
+        let got = client.get(b"k").await.unwrap_err();
+        assert!(got.message().contains("CodexStore socket"), "{got}");
+        assert!(client.head(b"k").await.is_err());
+        assert!(client.delete(b"k", None).await.is_err());
+    });
+}
+
+#[test]
+fn the_clock_can_be_accepted_over_the_socket() {
+    let place = crate::harness::Place::new();
+    let s = place.ready(&[]);
+    let accepted = s.request("POST", "/v1/clock/accept", "", b"");
+    assert_eq!(accepted.status, 204, "{accepted:?}");
+    crate::harness::runtime()
+        .block_on(s.client().accept_clock())
+        .unwrap();
+}

@@ -7,16 +7,11 @@ use std::time::{Duration, Instant};
 use crate::harness::{Answer, Place, outcome, ping};
 
 #[test]
-fn it_is_ready_quickly_and_small_when_idle() {
+fn it_is_small_when_idle() {
     let place = Place::new();
-    let started = Instant::now();
     let s = place.ready(&[]);
-    // The bar is 300 ms for a release build on a quiet machine; here others compile beside it.
-    assert!(
-        started.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        started.elapsed()
-    );
+    // The bar is 8 MiB for the release build, which the benchmark holds; this one has no
+    // optimisation and its debug information.
     assert!(s.memory() < 24 << 10, "{} KiB", s.memory());
 }
 
@@ -29,10 +24,12 @@ fn sigterm_answers_what_is_in_work_and_removes_the_socket() {
     slow.write_all(b"PUT /v1/keys/late HTTP/1.1\r\nHost: l\r\nContent-Length: 4\r\n\r\nla")
         .unwrap();
     let idle = s.connect();
+    let mut half = s.connect();
+    half.write_all(b"GET /v1/keys/k HTTP/1.1\r\nHo").unwrap();
     s.until("the request is in work", |s| {
         s.get("/metrics")
             .text()
-            .contains("codexstore_connections 3")
+            .contains("codexstore_connections 4")
     });
     s.signal(rustix::process::Signal::TERM);
     s.until("the socket is gone", |s| !s.socket.exists());
@@ -43,6 +40,8 @@ fn sigterm_answers_what_is_in_work_and_removes_the_socket() {
     let mut idle = idle;
     idle.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
+    half.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "it had asked nothing");
     assert_eq!(s.child.wait().unwrap().code(), Some(0));
     assert!(s.log().contains("the store is closed"));
     assert_eq!(place.ready(&[]).get("/v1/keys/late").text(), "late");
@@ -135,7 +134,9 @@ fn wrong_flags_end_with_code_2_before_anything_is_touched() {
     std::fs::write(place.socket(), "not a socket").unwrap();
     let (code, stderr) = outcome(place.command(&[]));
     assert!(
-        code == 1 && stderr.contains("something else"),
+        code == 1
+            && stderr.contains("something else")
+            && stderr.lines().all(|l| l.starts_with('{')),
         "{code} {stderr}"
     );
     let (code, said) = ping(&place.path("none.sock"), &[]);

@@ -159,3 +159,38 @@ fn a_prefix_is_deleted_and_everything_only_when_that_is_said() {
     assert_eq!(all.deleted, 1);
     check(&s, "", &[]);
 }
+
+#[test]
+fn a_page_shows_one_point_in_time() {
+    let place = Place::new();
+    let s = place.ready(&["--no-encryption"]);
+    fill(&s, (0..9_000).map(|n| format!("k{n:05}")));
+    let pair = |n: u32| {
+        let body = format!(
+            r#"{{"operations":[{{"op":"set","key":"a","text":"{n}"}},{{"op":"set","key":"z","text":"{n}"}}]}}"#
+        );
+        assert_eq!(
+            s.request("POST", "/v1/batch", "", body.as_bytes()).status,
+            200
+        );
+    };
+    pair(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1.. {
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                pair(n);
+            }
+        });
+        for _ in 0..30 {
+            let page = list(&s, "?limit=10000&values=true");
+            let (first, last) = (page.items.first().unwrap(), page.items.last().unwrap());
+            assert_eq!((page.items.len(), page.cursor.is_none()), (9_002, true));
+            assert_eq!(first.value, last.value);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

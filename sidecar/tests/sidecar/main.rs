@@ -10,6 +10,7 @@ mod conditions;
 mod document;
 mod durability;
 mod harness;
+mod http2;
 mod keyring;
 mod keys;
 mod life;

@@ -38,6 +38,14 @@ fn keys_and_values_are_in_no_log_metric_status_error_or_file() {
         tell(s.request("POST", "/v1/batch", "", body.as_bytes()));
     }
     tell(s.send(b"canary-garbage canary-value\r\n\r\n"));
+    // HTTP/2 has a parser of its own, with a log of its own.
+    for path in ["/v1/keys/canary key", "/v1/keys/canary-key", "canary"] {
+        let mut client = crate::http2::Http2::connect(&s, 1 << 16);
+        client.get(1, path.as_bytes());
+        for _ in 0..4 {
+            client.next();
+        }
+    }
     tell(s.get("/metrics"));
     tell(s.get("/v1/status"));
     s.get("/v1/keys?prefix=canary&values=true");
@@ -56,4 +64,62 @@ fn keys_and_values_are_in_no_log_metric_status_error_or_file() {
     for (name, content) in place.contents() {
         assert!(!content.windows(6).any(|w| w == b"canary"), "{name}");
     }
+}
+
+/// A user that is not root, as in a pod.
+const USER: u32 = 65_532;
+
+#[test]
+fn another_process_of_the_same_user_cannot_look_into_it() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    let place = Place::new();
+    // Somewhere that the other user can get to, whatever the way to the build is.
+    let binary = place.path("codexstore-sidecar");
+    std::fs::copy(env!("CARGO_BIN_EXE_codexstore-sidecar"), &binary).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    let user = |command: &mut Command| {
+        if root {
+            command.uid(USER).gid(USER);
+        }
+    };
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(place.dir.path(), open).unwrap();
+    if root {
+        chown(place.dir.path(), Some(USER), Some(USER)).unwrap();
+    }
+    let base = place.command(&[]);
+    let mut command = Command::new(&binary);
+    command.args(base.get_args());
+    user(&mut command);
+    let s = place.spawn(command);
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+
+    let look = |pid: u32, what: &str| {
+        let mut command = Command::new("ls");
+        if what == "environ" {
+            command = Command::new("cat");
+        }
+        command.arg(format!("/proc/{pid}/{what}"));
+        user(&mut command);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    // What is refused below is allowed with any other process of that user.
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    user(&mut command);
+    let mut other = command.spawn().unwrap();
+    for what in ["environ", "root/", "fd/"] {
+        let (seen, said) = look(s.child.id(), what);
+        assert!(!seen && said.contains("denied"), "{what}: {said}");
+        let (seen, said) = look(other.id(), what);
+        assert!(seen, "{what}: {said}");
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(s.put("k", b"value").status, 201, "it works all the same");
 }

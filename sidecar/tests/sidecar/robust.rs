@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Answer, Place, Sidecar};
+use crate::harness::{Answer, Place, Sidecar, ping};
 
 /// A good client is served at once.
 #[track_caller]
@@ -44,10 +44,11 @@ fn what_is_not_http_gets_a_problem() {
     let bad_chunk = b"PUT /v1/keys/k HTTP/1.1\r\nHost: l\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n";
     s.send(bad_chunk).refused(400, "malformed-request");
     let metrics = s.get("/metrics").text();
-    assert!(
-        metrics.contains(r#"codexstore_rejected_total{reason="malformed"}"#),
-        "{metrics}"
-    );
+    let malformed = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"codexstore_rejected_total{reason="malformed"} "#));
+    let malformed: u32 = malformed.unwrap().parse().unwrap();
+    assert!(malformed >= 9, "{malformed}");
     s.get("/v1/keys/k").refused(404, "not-found");
     served(&s);
 }
@@ -93,17 +94,61 @@ fn headers_and_bodies_that_drip_are_ended() {
         .write_all(b"PUT /v1/keys/k HTTP/1.1\r\nHost: l\r\nContent-Length: 10\r\n\r\nabc")
         .unwrap();
     Answer::read(&mut stalled).refused(408, "request-timeout");
-    // HTTP/2 that never comes to a request.
-    let mut nothing = s.connect();
-    nothing.write_all(b"PRI * HTT").unwrap();
-    let mut rest = Vec::new();
-    let _ = nothing.read_to_end(&mut rest);
+    // A first byte that HTTP/2 begins with as well buys no time.
+    drip(b"P", b"UT /v1/keys/k HTTP/1.1\r\nX: y\r\nX").refused(408, "request-timeout");
+    // Nor does HTTP/2 that never comes to a request.
+    for part in ["PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut nothing = s.connect();
+        nothing.write_all(part.as_bytes()).unwrap();
+        let started = Instant::now();
+        nothing.read_to_end(&mut Vec::new()).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "{part}");
+    }
     let metrics = s.get("/metrics").text();
     assert!(
-        !metrics.contains(r#"codexstore_rejected_total{reason="slow_header"} 0"#),
+        metrics.contains(r#"codexstore_rejected_total{reason="slow_header"} 4"#),
         "{metrics}"
     );
     served(&s);
+}
+
+#[test]
+fn a_refused_body_is_taken_in_and_the_connection_goes_on() {
+    let place = Place::new();
+    let s = place.ready(&["--io-timeout", "300ms"]);
+    let body = vec![b'x'; 4 << 20];
+    for (target, status) in [
+        ("PUT /v1/keys/a/b", 404),
+        ("PUT /v1/keys/a?x=1", 400),
+        ("PUT /v1/keys/%zz", 400),
+        ("POST /v1/batch?x=1", 400),
+        ("POST /v1/status", 405),
+        ("GET /v1/status", 200),
+    ] {
+        let mut stream = s.connect();
+        let head = format!(
+            "{target} HTTP/1.1\r\nHost: l\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // In two parts, so that there is something to drain after the refusal.
+        stream.write_all(&body[..1 << 20]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&body[1 << 20..]).expect(target);
+        // No answer of the sidecar's own accord comes between this request and the next.
+        std::thread::sleep(Duration::from_millis(700));
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
+            .expect(target);
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        let statuses: Vec<&str> = all
+            .split("HTTP/1.1 ")
+            .skip(1)
+            .map(|answer| &answer[..3])
+            .collect();
+        assert_eq!(statuses, [&status.to_string(), "200"], "{target}");
+    }
 }
 
 #[test]
@@ -152,26 +197,66 @@ fn clients_that_do_not_read_cost_bounded_memory_and_are_ended() {
         assert_eq!(s.put(&format!("big{n}"), &vec![n; 4 << 20]).status, 201);
     }
     let before = s.memory();
-    let clients: Vec<UnixStream> = (0..64)
-        .map(|_| {
-            let mut stream = s.connect();
-            for n in 0..4 {
-                let request = format!("GET /v1/keys/big{n} HTTP/1.1\r\nHost: l\r\n\r\n");
+    let mut most = before;
+    // Each alone on its connection: behind another answer it would never be computed.
+    for target in ["/v1/keys?values=true", "/v1/keys/big0"] {
+        let clients: Vec<UnixStream> = (0..64)
+            .map(|_| {
+                let mut stream = s.connect();
+                let request = format!("GET {target} HTTP/1.1\r\nHost: l\r\n\r\n");
                 stream.write_all(request.as_bytes()).unwrap();
-            }
-            let _ = stream.write_all(b"GET /v1/keys?values=true HTTP/1.1\r\nHost: l\r\n\r\n");
-            stream
-        })
-        .collect();
+                stream
+            })
+            .collect();
+        served(&s);
+        // What an answer that is being sent shares with the store is soon its own.
+        s.put("big0", &vec![9; 4 << 20]);
+        let ended = |s: &Sidecar| {
+            let metrics = s.get("/metrics").text();
+            metrics.contains("codexstore_connections 1\n")
+        };
+        let started = Instant::now();
+        while !ended(&s) {
+            most = most.max(s.memory());
+            assert!(started.elapsed() < Duration::from_secs(30), "{target}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(clients);
+    }
+    let grown = most - before;
+    assert!(
+        grown < 200 << 10,
+        "{grown} KiB for clients that do not read"
+    );
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_neither_idle_nor_in_the_way() {
+    let place = Place::new();
+    let s = place.ready(&["--max-connections", "2", "--idle-timeout", "400ms"]);
+    let value: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
+    assert_eq!(s.put("big", &value).status, 201);
+    let mut slow = s.connect();
+    slow.write_all(b"GET /v1/keys/big HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut bytes = vec![0; 100];
+    slow.read_exact(&mut bytes).unwrap();
+    // The table is full with this one and an idle one, which is the one to give way.
+    let _idle = s.connect();
     served(&s);
-    let grown = s.memory().saturating_sub(before);
-    assert!(grown < 64 << 10, "{grown} KiB for clients that do not read");
-    s.until("they are ended", |s| {
-        s.get("/metrics")
-            .text()
-            .contains("codexstore_connections 1\n")
-    });
-    drop(clients);
+    let started = Instant::now();
+    let mut part = vec![0; 64 << 10];
+    // More than the idle timeout, in which it reads all the time.
+    while started.elapsed() < Duration::from_millis(1500) {
+        let n = slow.read(&mut part).unwrap();
+        assert!(n > 0, "cut after {} bytes", bytes.len());
+        bytes.extend_from_slice(&part[..n]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    slow.read_to_end(&mut bytes).unwrap();
+    let answer = Answer::parse(&bytes);
+    assert_eq!(answer.status, 200);
+    assert!(answer.body == value, "{} bytes came", answer.body.len());
 }
 
 #[test]
@@ -192,16 +277,18 @@ fn many_large_bodies_at_once_wait_their_turn_in_bounded_memory() {
         clients.push(stream);
     }
     let chunk = vec![0; 256 << 10];
+    let mut left = vec![(8 << 20) - 1; clients.len()];
     let started = Instant::now();
     let mut most = 0;
     while started.elapsed() < Duration::from_secs(3) {
-        for stream in &mut clients {
-            let _ = stream.write(&chunk);
+        for (stream, left) in clients.iter_mut().zip(&mut left) {
+            let part = chunk.len().min(*left);
+            *left -= stream.write(&chunk[..part]).unwrap_or(0);
         }
         most = most.max(s.memory());
     }
     let grown = most.saturating_sub(before);
-    assert!(grown < 320 << 10, "{grown} KiB");
+    assert!(grown < 192 << 10, "{grown} KiB");
     drop(clients);
     served(&s);
 }
@@ -281,6 +368,9 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
         })
         .collect();
     s.get("/v1/status").refused(503, "overloaded");
+    let (code, said) = ping(&s.socket, &[]);
+    assert_eq!(code, 0, "a busy sidecar is alive: {said}");
+    assert_eq!(ping(&s.socket, &["--ready"]).0, 1);
     for mut stream in busy {
         stream.write_all(b"body").unwrap();
         let mut first = [0; 12];
@@ -298,6 +388,8 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
     let refused = s.get("/v1/status");
     refused.refused(503, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(s.get("/healthz").status, 200);
+    assert_eq!(s.get("/readyz").status, 200);
 }
 
 #[test]

@@ -283,14 +283,22 @@ impl Store {
     }
 
     /// Replaces the keyring. New files are wrapped with its current key; nothing is rewritten.
-    /// Refused, and the old one kept, if it lacks a key that the store's files need.
+    /// Refused, and the old one kept, if it lacks a key that the store's files need
+    /// (`key-missing`), or holds other bytes under an id that is loaded (`wrong-key`): old files
+    /// would need the one key and new files the other, so that no keyring opened both.
     pub fn reload_keyring(&self, keyring: Keyring) -> Result<()> {
         let shared = &self.inner.shared;
         let mut encryption = shared.seat.encryption.lock();
-        if matches!(*encryption, Encryption::None) {
+        let Encryption::Keyring(loaded) = &*encryption else {
             return Err(Error::new(
                 Code::EncryptionMismatch,
                 "the store is not encrypted: a keyring is of no use to it",
+            ));
+        };
+        if let Some(id) = loaded.conflict(&keyring) {
+            return Err(Error::new(
+                Code::WrongKey,
+                format!("key {id} is not the key that is loaded under this id"),
             ));
         }
         let keys = shared.keys.lock();

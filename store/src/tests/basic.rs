@@ -357,6 +357,8 @@ fn a_keyring_is_reloaded_only_if_it_opens_what_is_there() {
             .unwrap_err()
             .is(Code::KeyMissing)
     );
+    let error = store.reload_keyring(keyring("test-key", 8)).unwrap_err();
+    assert!(error.is(Code::WrongKey), "other bytes under the same id");
     let both = crate::Keyring::new(
         crate::KeyId::new("new").unwrap(),
         [("new", 9), ("test-key", 7)]

@@ -37,13 +37,16 @@ where
     disk.tighten()
         .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
     let fresh = || Lineage::random(&*env.random);
+    let interval = matches!(options.durability, Durability::Interval(_));
     let epoch = match survey.epoch {
         Some(last) => Epoch {
             epoch: last
                 .epoch
                 .checked_add(1)
                 .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
-            interval: matches!(options.durability, Durability::Interval(_)),
+            // Until the first journal is there, a failed open must not make the next one forget
+            // that the last owner acknowledged before it synced.
+            interval: last.interval || interval,
             ..last
         },
         None => Epoch {
@@ -51,7 +54,7 @@ where
             store: StoreId::random(&*env.random)?,
             lineage: fresh()?,
             journal: 0,
-            interval: matches!(options.durability, Durability::Interval(_)),
+            interval,
         },
     };
     publish(&epoch, &survey, &*disk)?;
@@ -80,6 +83,7 @@ where
     let epoch = Epoch {
         journal: journal.number,
         lineage: seat.lineage,
+        interval,
         ..epoch
     };
     epoch.publish(&*seat.disk)?;

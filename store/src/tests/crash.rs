@@ -148,6 +148,30 @@ fn a_clean_close_keeps_the_lineage_with_an_interval_too() {
     assert_eq!((sim.engine.seat.lineage, sim.engine.next), (lineage, 2));
 }
 
+#[test]
+fn a_failed_open_does_not_forget_that_the_last_owner_acknowledged_early() {
+    let mut interval = quick();
+    interval.durability = Durability::INTERVAL;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, interval, 1).unwrap();
+    let lineage = sim.engine.seat.lineage;
+    sim.run(Batch::new().set("a", "never written")).unwrap();
+    drop(sim);
+    for call in 1.. {
+        let disk = disk.restart();
+        disk.arm(call, Fault::ErrorOnce);
+        let failed = Sim::open(&disk, quick(), 2).is_err();
+        if disk.calls() < call {
+            assert!(call > 10, "an open calls the disk");
+            break;
+        }
+        disk.disarm();
+        let sim = Sim::open(&disk, quick(), 3).unwrap();
+        let found = sim.engine.seat.lineage;
+        assert_ne!(found, lineage, "call {call}, failed: {failed}");
+    }
+}
+
 /// A store of two journals and an image, closed.
 fn closed() -> (SimDisk, Model) {
     let disk = SimDisk::default();

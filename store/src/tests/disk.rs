@@ -163,6 +163,10 @@ impl SimDisk {
         self.0.lock().fault = Some((call, fault));
     }
 
+    pub fn disarm(&self) {
+        self.0.lock().fault = None;
+    }
+
     pub fn calls(&self) -> u64 {
         self.0.lock().calls
     }

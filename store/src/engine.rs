@@ -257,11 +257,15 @@ impl Engine {
         let failed = match self.seat.options.durability {
             _ if !wrote => self.shared.poison().cloned(),
             Durability::Always => self.flush().err().inspect(|error| self.poison(error)),
-            Durability::Interval(every) => {
-                let now = self.seat.env.clock.monotonic();
-                self.flush_due.get_or_insert(now + every);
-                None
-            }
+            // A later program of the group may have poisoned the store: the payload is gone then.
+            Durability::Interval(every) => match self.shared.poison() {
+                Some(error) => Some(error.clone()),
+                None => {
+                    let now = self.seat.env.clock.monotonic();
+                    self.flush_due.get_or_insert(now.saturating_add(every));
+                    None
+                }
+            },
         };
         if let Some(error) = failed {
             let unknown = Error::new(

@@ -24,7 +24,7 @@ use crate::recovery::OldJournal;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
 use crate::task::{Background, Running};
-use crate::txn::{Moment, Txn, Workspace};
+use crate::txn::{Encoded, Moment, Txn, Workspace};
 
 /// Payload bytes at which a group is written even if more is waiting.
 const GROUP: usize = 1 << 20;
@@ -193,7 +193,7 @@ impl Engine {
             job.refuse(error.clone());
             return false;
         }
-        let live = self.index.image_bytes();
+        let before = self.before();
         let at = self.moment();
         let mut txn = Txn::new(
             &mut self.index,
@@ -211,11 +211,11 @@ impl Engine {
             Err(_) => Err(Error::internal("the program panicked")),
         };
         let admitted = match encoded {
-            Ok(0) => {
+            Ok(Encoded::Nothing) => {
                 self.work.undo(&mut self.index);
                 return false;
             }
-            Ok(_) => self.admit(live),
+            Ok(encoded) => self.admit(before, encoded == Encoded::Sets),
             Err(error) => Err(error),
         };
         if let Err(error) = admitted {
@@ -352,7 +352,7 @@ impl Engine {
         } else {
             now
         };
-        let live = self.index.image_bytes();
+        let before = self.before();
         let mut txn = Txn::new(
             &mut self.index,
             &mut self.work,
@@ -365,7 +365,7 @@ impl Engine {
         self.batch.clear();
         let done = txn
             .encode(true, &mut self.batch)
-            .and_then(|_| self.admit(live));
+            .and_then(|_| self.admit(before, false));
         if done.is_err() {
             // No room for it now: readers do not see the entries anyway.
             self.work.undo(&mut self.index);

@@ -13,7 +13,7 @@ use crate::image::WriteImage;
 use crate::journal::Journal;
 use crate::layout;
 use crate::recovery::OldJournal;
-use crate::space::superfluous;
+use crate::space::{Claim, superfluous};
 use crate::task::{Done, Running, Task};
 
 /// Journals smaller than this are not worth a fold.
@@ -34,7 +34,10 @@ impl Engine {
         let live = self.index.image_bytes();
         let worth = live.max(WORTH).min(self.seat.space / 8);
         let since = self.since_image();
-        (since >= worth || self.older.len() >= MOST) && since > 0 && self.image_may_fit()
+        let due = (since >= worth && since > 0)
+            || self.older.len() >= MOST
+            || (self.journals_press() && since > 0);
+        due && self.image_may_fit()
     }
 
     /// Takes in what the background did, and gives it more.
@@ -49,23 +52,25 @@ impl Engine {
             return;
         }
         if self.spare.is_none() {
-            self.prepare(0);
-        } else if self.fold_due()
+            self.prepare(0, Claim::Anyone);
+        }
+        if self.running.is_none()
+            && self.fold_due()
             && let Err(error) = self.start_fold()
         {
             self.poison(&error);
         }
     }
 
-    /// Switches journals if a spare is there, and starts an image of what readers see. Without a
+    /// Switches journals if a spare is there, and starts an image of what readers see, if it fits. Without a
     /// spare the log goes on in the middle of the present journal. With durability `interval` the
     /// image may hold batches that are logged behind it only later; replay skips those.
     pub(crate) fn start_fold(&mut self) -> Result<()> {
+        if self.running.is_some() || !self.image_may_fit() || !self.fold_fits() {
+            return Ok(());
+        }
         if self.spare.is_some() {
             self.switch()?;
-        }
-        if self.running.is_some() || !self.image_may_fit() {
-            return Ok(());
         }
         let Some(journal) = &self.journal else {
             return Err(Error::new(Code::Closed, "the store is closed"));
@@ -146,7 +151,7 @@ impl Engine {
         };
         match (result, running) {
             (Ok(Done::Spare(spare)), _) => {
-                self.shortage.clear();
+                self.shortage.prepared();
                 self.spare = Some(spare);
             }
             (

@@ -88,6 +88,8 @@ struct State {
     /// Syncs that do nothing, by a part of the file's name: to see the tests fail.
     broken: Option<&'static str>,
     resyncs: u64,
+    /// Most bytes at once after any write.
+    peak: usize,
 }
 
 /// The disk. Clones are the same disk.
@@ -186,6 +188,14 @@ impl SimDisk {
 
     pub fn used(&self) -> usize {
         self.0.lock().used()
+    }
+
+    /// Most bytes that were on the disk at once, after any write since the last question.
+    pub fn take_peak(&self) -> usize {
+        let mut state = self.0.lock();
+        let peak = state.peak.max(state.used());
+        state.peak = 0;
+        peak
     }
 
     /// Times that a file was synced again after its sync had failed.
@@ -431,6 +441,7 @@ impl DiskFile for SimFile {
             offset,
             data: data.to_vec(),
         });
+        state.peak = state.peak.max(used + growth);
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `data`, beyond the end too.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts the file to `len` bytes. Never longer than it is; durable with the next sync.
+    fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -216,6 +218,10 @@ impl DiskFile for OsFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_all_at(data, offset)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

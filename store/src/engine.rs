@@ -184,6 +184,11 @@ impl Engine {
             Some(journal) => journal.close(&self.seat),
             None => Ok(()),
         });
+        // It was never begun, and the next open would only read it in vain. One that is being
+        // prepared may bear a name that a successor has taken, and is left alone.
+        if let Some(spare) = self.spare.take() {
+            let _harmless = self.seat.disk.remove(&layout::journal(spare.number));
+        }
         closed.inspect_err(|error| self.poison(error))
     }
 

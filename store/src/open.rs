@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::{Lineage, StoreId};
+use crate::image::estimate;
 use crate::journal::{Journal, Prepare, Spare};
 use crate::layout::{Epoch, remove_if_there};
 use crate::options::{Durability, Options};
@@ -76,7 +77,13 @@ where
         options,
         time,
     });
-    let spare = first_journal(&seat, recovered.number)?;
+    let there: u64 = recovered.journals.iter().map(|journal| journal.len).sum();
+    let there = there + recovered.image.as_ref().map_or(0, |image| image.len);
+    let left = seat
+        .space
+        .saturating_sub(there)
+        .saturating_sub(estimate(recovered.view.index.image_bytes()));
+    let spare = first_journal(&seat, recovered.number, left)?;
     let journal = Journal::begin(&seat, spare, recovered.link, recovered.next_revision)?;
     // From now on, a store without this journal has lost it.
     seat.check_epoch()?;
@@ -111,9 +118,11 @@ fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
     }
 }
 
-/// Makes the first journal of this owner, a small one if there is no space for a usual one.
-fn first_journal(seat: &Seat, number: u64) -> Result<Spare> {
-    let size = Engine::first_size(seat.space);
+/// Makes the first journal of this owner, a small one if there is no space for a usual one beside
+/// what is there and the next image.
+fn first_journal(seat: &Seat, number: u64, left: u64) -> Result<Spare> {
+    let usual = Engine::first_size(seat.space);
+    let size = if usual <= left { usual } else { SMALL };
     let make = |size| {
         let mut task = Prepare::new(number, size);
         loop {

@@ -509,8 +509,10 @@ fn replay(
             }
         }
     };
+    let mut len = len;
     if end.is_none() {
-        secure(&*file, last, reader.offset())?;
+        secure(&*file, last, reader.offset(), len)?;
+        len = reader.offset();
     }
     state.link = reader.link();
     let used = reader.offset() - FRAMES_AT;
@@ -525,12 +527,16 @@ fn replay(
 
 /// Makes sure that the last frame is on disk and not only in the page cache, where a failed sync
 /// may have left it: writes the same bytes again, and syncs. The frames before it were synced, or
-/// it would not have been written.
-fn secure(file: &dyn DiskFile, last: u64, end: u64) -> Result<()> {
+/// it would not have been written. What was filled ahead is given back: the log goes on in another
+/// file, and an owner that is killed again and again would leave much of it.
+fn secure(file: &dyn DiskFile, last: u64, end: u64, len: u64) -> Result<()> {
     let io = |e| Error::io("make durable what was recovered", e);
     let mut frame = vec![0; usize::try_from(end - last).unwrap_or_default()];
     file.read_at(last, &mut frame).map_err(io)?;
     file.write_at(last, &frame).map_err(io)?;
+    if len > end {
+        file.truncate(end).map_err(io)?;
+    }
     file.sync().map_err(io)
 }
 

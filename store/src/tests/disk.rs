@@ -36,6 +36,7 @@ impl Rng {
 enum Effect {
     Data { offset: usize, data: Vec<u8> },
     Length(usize),
+    Cut(usize),
 }
 
 #[derive(Clone)]
@@ -266,6 +267,11 @@ impl SimDisk {
                     match effect {
                         Effect::Length(len) if chosen(&mut rng) => length = length.max(*len),
                         Effect::Length(_) => {}
+                        Effect::Cut(len) if chosen(&mut rng) => {
+                            bytes.truncate(*len);
+                            length = length.min(*len);
+                        }
+                        Effect::Cut(_) => {}
                         Effect::Data { offset, data } => {
                             if bytes.len() < offset + data.len() {
                                 bytes.resize(offset + data.len(), 0);
@@ -445,6 +451,17 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        state.change()?;
+        let len = usize::try_from(len).unwrap();
+        let inode = &mut state.inodes[self.inode];
+        assert!(len <= inode.live.len(), "a cut makes nothing longer");
+        inode.live.truncate(len);
+        inode.pending.push(Effect::Cut(len));
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock();
         let result = state.change();
@@ -463,6 +480,7 @@ impl DiskFile for SimFile {
                         inode.durable.resize(len, 0);
                     }
                     Effect::Length(_) => {}
+                    Effect::Cut(len) => inode.durable.truncate(len),
                     Effect::Data { offset, data } => {
                         let end = offset + data.len();
                         if inode.durable.len() < end {

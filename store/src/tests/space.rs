@@ -208,6 +208,33 @@ fn memory_full_refuses_what_grows_and_nothing_else() {
 }
 
 #[test]
+fn an_owner_that_is_killed_again_and_again_leaves_few_journals_and_stays_in_the_budget() {
+    use crate::Disk;
+    for written in [true, false] {
+        let disk = SimDisk::default();
+        let mut model = Model::new();
+        for seed in 0..60 {
+            let mut sim = Sim::open(&disk, plain(1 << 20), seed).unwrap();
+            if written && seed == 0 {
+                let value = noise(100_000, 1);
+                sim.run(Batch::new().set("a", value.clone())).unwrap();
+                model.insert(b"a".to_vec(), value);
+            }
+            // Long enough for what is due, and nothing is written.
+            for _ in 0..40 {
+                sim.engine.tick();
+            }
+            assert!(sim.content() == model);
+            let peak = disk.take_peak();
+            assert!(peak <= 1 << 20, "open {seed}: {peak} bytes");
+            let names = disk.list().unwrap();
+            let journals = names.iter().filter(|n| n.starts_with("journal-")).count();
+            assert!(journals <= 20, "open {seed}: {journals} journals");
+        }
+    }
+}
+
+#[test]
 fn memory_is_bounded_while_a_fold_holds_what_was_replaced() {
     let disk = SimDisk::default();
     let mut options = options();

@@ -78,7 +78,9 @@ pub(crate) struct Engine {
     pub(crate) number: u64,
     pub(crate) gauges: Gauges,
     pub(crate) shortage: crate::space::Shortage,
-    flush_due: Option<Duration>,
+    /// The log was switched for a fold that waits for the next spare.
+    pub(crate) switched: bool,
+    pub(crate) flush_due: Option<Duration>,
     sweep_at: Duration,
 }
 
@@ -118,6 +120,7 @@ impl Engine {
             retained: 0,
             gauges: Gauges::default(),
             shortage: crate::space::Shortage::default(),
+            switched: false,
             flush_due: None,
             sweep_at: Duration::ZERO,
             shared,
@@ -154,6 +157,7 @@ impl Engine {
             && let Err(error) = self.flush()
         {
             self.poison(&error);
+            return;
         }
         self.sweep(now);
         self.maintain();

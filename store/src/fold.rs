@@ -3,7 +3,13 @@
 //! The order is what makes a crash harmless at every point: the next journal is prepared, zeros
 //! and directory entry synced; the log switches to it between two groups, at revision R; image R
 //! is written under a temporary name, synced, renamed, and its directory entry synced; only then
-//! what is older is deleted. Writers go on all the while.
+//! what is older is deleted. Writers go on all the while, in the journal and in a spare one that
+//! was prepared before the image was begun.
+//!
+//! A switch ends the present journal with a frame of its own, the hand-over: empty, synced, and
+//! written only when its successor is durable. So whoever finds it in the last journal knows that
+//! the successor is missing, and the file `epoch` need not name each journal, only an owner's
+//! first.
 
 use std::sync::Arc;
 
@@ -55,11 +61,31 @@ impl Engine {
             self.prepare(0, Claim::Anyone);
         }
         if self.running.is_none()
-            && self.fold_due()
-            && let Err(error) = self.start_fold()
+            && let Err(error) = self.fold_if_due()
         {
             self.poison(&error);
         }
+    }
+
+    /// Switches, prepares the next spare, and only then starts the image: while that is written,
+    /// no journal can be prepared, and writers would wait for the rest of it.
+    fn fold_if_due(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.switched) {
+            return self.start_image();
+        }
+        if !self.fold_due() {
+            return Ok(());
+        }
+        if self.spare.is_none() || !self.fold_fits() {
+            return self.start_fold();
+        }
+        self.switch()?;
+        self.prepare(0, Claim::Anyone);
+        if self.running.is_none() {
+            return self.start_image();
+        }
+        self.switched = true;
+        Ok(())
     }
 
     /// Switches journals if a spare is there, and starts an image of what readers see, if it fits. Without a
@@ -72,6 +98,14 @@ impl Engine {
         if self.spare.is_some() {
             self.switch()?;
         }
+        self.start_image()
+    }
+
+    fn start_image(&mut self) -> Result<()> {
+        if !self.image_may_fit() || !self.fold_fits() {
+            return Ok(());
+        }
+        self.switched = false;
         let Some(journal) = &self.journal else {
             return Err(Error::new(Code::Closed, "the store is closed"));
         };
@@ -139,8 +173,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the background and takes in what it did.
+    /// Waits for the background and takes in what it did. What was acknowledged before it was
+    /// written is written first: the wait may be longer than the interval.
     pub(crate) fn wait(&mut self) -> Result<()> {
+        if self.flush_due.is_some()
+            && let Err(error) = self.flush()
+        {
+            self.poison(&error);
+            return Err(self.shared.poison().cloned().unwrap_or(error));
+        }
         let result = self.background.wait();
         self.take_in(result)
     }

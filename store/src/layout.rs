@@ -94,7 +94,7 @@ pub(crate) struct Epoch {
     pub lineage: Lineage,
     /// The journal that the owner began with, once that is durable; 0 before the first. It is
     /// there until an image takes its place, so that a store whose last files are missing is not
-    /// taken for a shorter one. See also [`crate::fold`].
+    /// taken for a shorter one. What follows it is known by the hand-over: see [`crate::fold`].
     pub journal: u64,
     /// The owner acknowledges before it syncs.
     pub interval: bool,

@@ -94,7 +94,11 @@ where
         ..epoch
     };
     epoch.publish(&*seat.disk)?;
-    let shared = Arc::new(Shared::new(seat.clone(), recovered.view.clone()));
+    let shared = Arc::new(Shared::new(
+        seat.clone(),
+        recovered.view.clone(),
+        recovered.findings.clone(),
+    ));
     let suspect = recovered.suspect;
     let (background, extra) = background(seat)?;
     let mut engine = Engine::new(shared, background, recovered, journal);

@@ -19,6 +19,7 @@ use crate::image::Image;
 use crate::index::{Index, View};
 use crate::keyring::{Encryption, KeyId};
 use crate::layout::{self, Epoch, Name};
+use crate::stats::Finding;
 
 /// Revisions that are skipped when some may have been given out and lost.
 const SKIP: u64 = 1 << 32;
@@ -53,6 +54,8 @@ pub(crate) struct Recovered {
     pub garbage: Vec<String>,
     /// A write or sync failed under the last owner.
     pub suspect: bool,
+    /// What was unusual, and mended or worked around.
+    pub findings: Vec<Finding>,
 }
 
 /// A file whose beginning is verified.
@@ -126,6 +129,17 @@ impl Survey {
             .sum()
     }
 
+    fn damaged_slots(&self) -> Vec<Finding> {
+        self.images
+            .values()
+            .chain(&self.journals)
+            .filter(|found| found.open.damaged_slot)
+            .map(|found| Finding::DamagedKeySlot {
+                file: found.name.clone(),
+            })
+            .collect()
+    }
+
     /// True if no file holds anything.
     fn is_empty(&self) -> bool {
         self.images.is_empty() && self.journals.is_empty()
@@ -174,6 +188,7 @@ impl Survey {
             number: self.highest + 1,
             garbage: std::mem::take(&mut self.garbage),
             suspect: self.suspect,
+            findings: self.damaged_slots(),
         };
         state.garbage.append(&mut self.unbegun);
         let interval = self.epoch.is_some_and(|epoch| epoch.interval);
@@ -459,6 +474,7 @@ fn replay(
     let mut reader = Reader::new(open, FileSource { file: file.clone() });
     let mut scratch = Vec::new();
     let mut goes_on = false;
+    let mut torn = None;
     // Where the last frame begins, or the header if there is none.
     let (mut last, mut offset) = (0, FRAMES_AT);
     let clean = loop {
@@ -495,6 +511,9 @@ fn replay(
             }
             Step::End(tail) => tail,
         };
+        if let Tail::Torn { len } = tail {
+            torn = Some(len);
+        }
         match end {
             None if from.is_none() && goes_on => {
                 return Err(Error::corrupt("the journal that follows it is missing"));
@@ -509,6 +528,13 @@ fn replay(
             }
         }
     };
+    if let Some(bytes) = torn {
+        state.findings.push(Finding::TornTail {
+            file: name.clone(),
+            offset: reader.offset(),
+            bytes,
+        });
+    }
     let mut len = len;
     if end.is_none() {
         secure(&*file, last, reader.offset(), len)?;

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::batch::{Batch, Committed, Expect, SetOptions, check};
+use crate::batch::{Batch, Committed, Expect, SetOptions};
 use crate::commit::{Committer, Waiting, Worker};
 use crate::disk::{Disk, OsDisk};
 use crate::entry::Entry;
@@ -119,13 +119,9 @@ impl Store {
 
     /// Sets a key if the expectation holds, else fails with `precondition-failed`.
     pub fn compare_and_set(&self, key: &[u8], expect: Expect, value: &[u8]) -> Result<Committed> {
-        let key = Bytes::copy_from_slice(key);
-        let value = Bytes::copy_from_slice(value);
-        self.run(move |txn: &mut Txn<'_>| {
-            check(txn, &key, expect)?;
-            txn.set_with(&key, &value, SetOptions::default())?;
-            Ok(txn.outcome())
-        })
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        // As a batch, it counts with its size while it waits in the queue.
+        self.commit(Batch::new().expect(key.clone(), expect).set(key, value))
     }
 
     /// Deletes a key; deleting what is not there changes nothing.
@@ -247,6 +243,7 @@ impl Store {
         };
         Stats {
             poisoned: shared.poison().cloned(),
+            findings: shared.findings.clone(),
             revision: view.revision,
             lineage: seat.lineage.0,
             epoch: seat.epoch,

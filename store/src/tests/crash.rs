@@ -4,7 +4,7 @@ use super::disk::{Fault, Keep, SimDisk};
 use super::sim::{Model, Sim};
 use super::workload::{check, quick, run};
 use crate::format::Lineage;
-use crate::{Batch, Code, Durability};
+use crate::{Batch, Code, Durability, Finding};
 
 /// Runs the workload once for each call, loses power there, and checks what several subsets of
 /// the effects that were not synced leave. Returns how many states were checked.
@@ -253,9 +253,36 @@ fn a_torn_last_frame_is_dropped_at_every_cut() {
         disk.edit(&name, |bytes| bytes[cut..].fill(0));
         let sim = Sim::open(&disk, quick(), 2).unwrap();
         assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "cut at {cut}");
+        let findings = &sim.engine.shared.findings;
+        if cut > start {
+            assert!(
+                matches!(&findings[..], [Finding::TornTail { file, offset, .. }]
+                    if *file == name && *offset == start as u64),
+                "cut at {cut}: {findings:?}"
+            );
+        } else {
+            assert!(findings.is_empty(), "{findings:?}");
+        }
         let sim = Sim::open(&disk, quick(), 3).unwrap();
         assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "and stays dropped");
+        assert!(sim.engine.shared.findings.is_empty(), "told once");
     }
+}
+
+#[test]
+fn a_damaged_key_slot_is_told() {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, super::options(), 1).unwrap();
+    sim.run(Batch::new().set("a", "1")).unwrap();
+    drop(sim);
+    let names = disk.list().unwrap();
+    let name = names.iter().find(|n| n.starts_with("journal-")).unwrap();
+    disk.edit(name, |bytes| bytes[8192 + 100] ^= 1);
+    let sim = Sim::open(&disk, super::options(), 2).unwrap();
+    let told = [Finding::DamagedKeySlot { file: name.clone() }];
+    assert_eq!(sim.engine.shared.findings, told);
+    assert!(told[0].to_string().contains(name));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::options::Durability;
 use crate::recovery::OldJournal;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
-use crate::task::{Background, Running};
+use crate::task::{Background, Done, Running};
 use crate::txn::{Encoded, Moment, Txn, Workspace};
 
 /// Payload bytes at which a group is written even if more is waiting.
@@ -188,9 +188,12 @@ impl Engine {
             Some(journal) => journal.close(&self.seat),
             None => Ok(()),
         });
-        // It was never begun, and the next open would only read it in vain. One that is being
-        // prepared may bear a name that a successor has taken, and is left alone.
-        if let Some(spare) = self.spare.take() {
+        // It was never begun, and the next open would only read it in vain.
+        let spare = match self.background.poll() {
+            Some(Ok(Done::Spare(spare))) => Some(spare),
+            _ => self.spare.take(),
+        };
+        if let Some(spare) = spare {
             let _harmless = self.seat.disk.remove(&layout::journal(spare.number));
         }
         closed.inspect_err(|error| self.poison(error))

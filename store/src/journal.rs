@@ -51,6 +51,13 @@ impl Prepare {
         result
     }
 
+    /// Removes what was made. Only that: the name may be a successor's by now otherwise.
+    pub fn give_up(&mut self, disk: &dyn Disk) {
+        if self.file.take().is_some() {
+            let _harmless = disk.remove(&layout::journal(self.number));
+        }
+    }
+
     fn advance(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
         let name = layout::journal(self.number);
         let doing = |what: &'static str| {

@@ -1,7 +1,8 @@
 //! Opening: what is on disk becomes a state, or an error that says why not.
 //!
-//! The order matters. First keys are checked, with nothing modified. Then the epoch is published,
-//! so that no earlier owner is answered any more. Only then the log is read. What cannot be
+//! The order matters. First keys are checked, with nothing modified. Then the store is claimed, so
+//! that no earlier owner answers any more. Only then the directory is listed for good, and headers
+//! and log are read. What cannot be
 //! explained by a crash at some point of the store's own work is an Integrity error: a missing
 //! file, a gap, a fork within one epoch, a chain that does not fit.
 
@@ -69,7 +70,10 @@ struct Found {
 
 /// What is in the directory, with all keys checked and nothing modified.
 pub(crate) struct Survey {
+    /// The last owner that said who it was.
     pub epoch: Option<Epoch>,
+    /// The numbers of all claims.
+    pub claims: BTreeSet<u64>,
     images: BTreeMap<u64, Found>,
     journals: Vec<Found>,
     garbage: Vec<String>,
@@ -84,6 +88,7 @@ impl Survey {
     pub fn take(disk: &dyn Disk, encryption: &Encryption) -> Result<Survey> {
         let mut survey = Survey {
             epoch: None,
+            claims: BTreeSet::new(),
             images: BTreeMap::new(),
             journals: Vec::new(),
             garbage: Vec::new(),
@@ -112,7 +117,11 @@ impl Survey {
                 }
                 Name::Temporary => survey.garbage.push(name),
                 Name::Suspect => survey.suspect = true,
-                Name::Other if name == layout::EPOCH => survey.epoch = Some(Epoch::read(disk)?),
+                Name::Epoch(number) => {
+                    survey.claims.insert(number);
+                    // In the order of their numbers: the last one counts.
+                    survey.epoch = Epoch::read(disk, number)?.or(survey.epoch);
+                }
                 Name::Other => {}
             }
         }
@@ -145,13 +154,18 @@ impl Survey {
         self.images.is_empty() && self.journals.is_empty()
     }
 
+    /// The highest claim; 0 if there is none.
+    pub fn highest_claim(&self) -> u64 {
+        self.claims.last().copied().unwrap_or(0)
+    }
+
     fn check_owner(&self) -> Result<()> {
         let Some(epoch) = self.epoch else {
             if self.is_empty() {
                 return Ok(());
             }
             return Err(Error::corrupt(
-                "epoch: the file is missing, but there are data files",
+                "epoch: no such file verifies, but there are data files",
             ));
         };
         if epoch.journal > 0 && self.is_empty() {
@@ -164,17 +178,19 @@ impl Survey {
             if header.store != epoch.store {
                 return Err(Error::corrupt(format!("{}: of another store", found.name)));
             }
-            if header.epoch > epoch.epoch {
+            if header.epoch > self.highest_claim() {
                 return Err(Error::corrupt(format!(
                     "{}: of epoch {}, but the store is only at {}",
-                    found.name, header.epoch, epoch.epoch
+                    found.name,
+                    header.epoch,
+                    self.highest_claim()
                 )));
             }
         }
         Ok(())
     }
 
-    /// Reads everything. The epoch of the new owner is published by now.
+    /// Reads everything. The store is claimed by now.
     pub fn recover(mut self, fresh_lineage: impl Fn() -> Result<Lineage>) -> Result<Recovered> {
         let mut state = Recovered {
             view: View::default(),
@@ -246,7 +262,10 @@ fn find(
     encryption: &Encryption,
 ) -> Result<Option<Found>> {
     let io = |e| Error::io(format!("read {name}"), e);
-    let file = disk.open(&name).map_err(io)?;
+    let file = disk.open(&name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => layout::gone(&name),
+        _ => io(e),
+    })?;
     let len = file.len().map_err(io)?;
     let mut prefix = vec![0; usize::try_from(len.min(FRAMES_AT)).unwrap_or_default()];
     file.read_at(0, &mut prefix).map_err(io)?;

@@ -91,7 +91,11 @@ struct State {
     resyncs: u64,
     /// Most bytes at once after any write.
     peak: usize,
+    /// Something that happens just before a call.
+    hook: Option<(u64, Hook)>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -164,6 +168,22 @@ impl SimDisk {
     /// Arms a fault at a call; a power loss at a call that changes something.
     pub fn arm(&self, call: u64, fault: Fault) {
         self.0.lock().fault = Some((call, fault));
+    }
+
+    /// Does something just before a call, while whoever makes the call is paused.
+    pub fn pause_at(&self, call: u64, hook: impl FnOnce() + Send + 'static) {
+        self.0.lock().hook = Some((call, Box::new(hook)));
+    }
+
+    fn pause(&self) {
+        let hook = {
+            let mut state = self.0.lock();
+            let due = state.calls + 1;
+            state.hook.take_if(|(at, _)| *at == due)
+        };
+        if let Some((_, hook)) = hook {
+            hook();
+        }
     }
 
     pub fn disarm(&self) {
@@ -311,12 +331,14 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
+        self.pause();
         let mut state = self.0.lock();
         state.call()?;
         Ok(state.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         if state.names.contains_key(name) {
@@ -336,6 +358,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.pause();
         let mut state = self.0.lock();
         state.call()?;
         let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
@@ -347,6 +370,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
@@ -358,6 +382,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
@@ -368,6 +393,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         if state.broken != Some(".") {
@@ -385,6 +411,7 @@ impl Disk for SimDisk {
     }
 
     fn tighten(&self) -> io::Result<()> {
+        self.pause();
         self.0.lock().call()
     }
 }
@@ -397,12 +424,14 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
         Ok(state.inodes[self.inode].live.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
         let offset = usize::try_from(offset).unwrap();
@@ -415,6 +444,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         let offset = usize::try_from(offset).unwrap();
         let result = state.change();
@@ -452,6 +482,7 @@ impl DiskFile for SimFile {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         state.change()?;
         let len = usize::try_from(len).unwrap();
@@ -463,6 +494,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         let result = state.change();
         let off = state.off;

@@ -15,8 +15,11 @@ const GROUPS: usize = 12;
 pub struct Trace {
     /// The state after each acknowledged group; first the empty one.
     pub states: Vec<Model>,
-    /// The state with the group that was never answered with success, if one was under way.
-    pub unknown: Option<Model>,
+    /// The states with what was under way and never answered with success: a group is one frame,
+    /// except that with an interval it may be written in parts.
+    pub unknown: Vec<Model>,
+    /// With an interval: the states within groups, and the group before each.
+    parts: Vec<(usize, Model)>,
     /// The error that ended the workload.
     pub error: Option<Error>,
     /// The store as it was at the end, if it was open.
@@ -70,7 +73,8 @@ fn random_batch(rng: &mut Rng, model: &mut Model) -> Batch {
 pub fn run(disk: &SimDisk, options: &Options, seed: u64) -> Trace {
     let mut trace = Trace {
         states: vec![Model::new()],
-        unknown: None,
+        unknown: Vec::new(),
+        parts: Vec::new(),
         error: None,
         sim: None,
         folds: 0,
@@ -92,9 +96,19 @@ fn drive(disk: &SimDisk, options: &Options, seed: u64, trace: &mut Trace) -> Res
         for _ in 0..GROUPS {
             let before = model.clone();
             let group: Vec<Batch> = (0..=rng.below(3))
-                .map(|_| random_batch(&mut rng, &mut model))
+                .map(|_| {
+                    let batch = random_batch(&mut rng, &mut model);
+                    trace.unknown.push(model.clone());
+                    batch
+                })
                 .collect();
-            trace.unknown = Some(model.clone());
+            let last = trace.states.len() - 1;
+            if interval {
+                let parts = trace.unknown.iter().map(|part| (last, part.clone()));
+                trace.parts.extend(parts);
+            } else {
+                trace.unknown = vec![model.clone()];
+            }
             let poisoned = sim.engine.shared.poison().is_some();
             sim.clock.advance(STEP);
             let answers = sim.group(group);
@@ -109,7 +123,7 @@ fn drive(disk: &SimDisk, options: &Options, seed: u64, trace: &mut Trace) -> Res
             }
             assert!(!poisoned, "a poisoned store acknowledges nothing");
             trace.states.push(model.clone());
-            trace.unknown = None;
+            trace.unknown.clear();
         }
         match round {
             0 => trace.sim.take().expect("open").engine.close()?,
@@ -142,10 +156,13 @@ fn may_lose(options: &Options) -> usize {
 pub fn check(disk: &SimDisk, options: &Options, trace: &Trace) -> Result<(), String> {
     let sim = Sim::open(disk, options.clone(), 99).map_err(|e| format!("open: {e:?}"))?;
     let found = sim.content();
-    if Some(&found) != trace.unknown.as_ref() {
+    if !trace.unknown.contains(&found) {
         let lost = match trace.states.iter().rposition(|state| *state == found) {
             Some(at) => trace.states.len() - 1 - at,
-            None => return Err("a state that never was".to_owned()),
+            None => match trace.parts.iter().rfind(|(_, part)| *part == found) {
+                Some((before, _)) => trace.states.len() - 1 - before,
+                None => return Err("a state that never was".to_owned()),
+            },
         };
         if lost > may_lose(options) {
             return Err(format!("lost {lost} groups"));

@@ -270,14 +270,14 @@ impl Engine {
             _ if !wrote => self.shared.poison().cloned(),
             Durability::Always => self.flush().err().inspect(|error| self.poison(error)),
             // A later program of the group may have poisoned the store: the payload is gone then.
-            Durability::Interval(every) => match self.shared.poison() {
-                Some(error) => Some(error.clone()),
-                None => {
+            Durability::Interval(every) => {
+                let poison = self.shared.poison().cloned();
+                if poison.is_none() {
                     let now = self.seat.env.clock.monotonic();
                     self.flush_due.get_or_insert(now.saturating_add(every));
-                    None
                 }
-            },
+                poison
+            }
         };
         if let Some(error) = failed {
             let unknown = Error::new(

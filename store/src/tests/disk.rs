@@ -286,12 +286,11 @@ impl SimDisk {
                 for effect in &inode.pending {
                     match effect {
                         Effect::Length(len) if chosen(&mut rng) => length = length.max(*len),
-                        Effect::Length(_) => {}
                         Effect::Cut(len) if chosen(&mut rng) => {
                             bytes.truncate(*len);
                             length = length.min(*len);
                         }
-                        Effect::Cut(_) => {}
+                        Effect::Length(_) | Effect::Cut(_) => {}
                         Effect::Data { offset, data } => {
                             if bytes.len() < offset + data.len() {
                                 bytes.resize(offset + data.len(), 0);

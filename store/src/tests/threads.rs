@@ -134,14 +134,14 @@ fn the_last_handle_may_be_dropped_in_an_answer() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), options()).unwrap();
     let (send, receive) = std::sync::mpsc::channel();
-    let (begin, begun) = std::sync::mpsc::channel::<Store>();
+    let (hand, handle) = std::sync::mpsc::channel::<Store>();
     store.submit(Batch::new().set("a", "1"), move |result| {
         result.unwrap();
         // By now this is the only handle.
-        drop(begun.recv().unwrap());
+        drop(handle.recv().unwrap());
         send.send(()).unwrap();
     });
-    begin.send(store).unwrap();
+    hand.send(store).unwrap();
     let patience = std::time::Duration::from_secs(20);
     receive.recv_timeout(patience).expect("the answer returns");
     let deadline = std::time::Instant::now() + patience;

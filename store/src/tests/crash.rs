@@ -204,6 +204,25 @@ fn a_missing_file_is_an_integrity_error_never_an_empty_store() {
 }
 
 #[test]
+fn a_journal_that_was_handed_over_to_cannot_go_missing() {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    let mut options = quick();
+    options.max_disk = 1 << 30;
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    for n in 0..30_u32 {
+        let batch = Batch::new().set(n.to_string(), vec![1; 50_000]);
+        sim.run(batch).unwrap();
+    }
+    assert_eq!((sim.engine.gauges.folds, sim.engine.older.len()), (0, 1));
+    let last = crate::layout::journal(sim.engine.journal.as_ref().unwrap().number);
+    sim.engine.close().unwrap();
+    disk.remove(&last).unwrap();
+    let error = Sim::open(&disk, options, 2).err().unwrap();
+    assert!(error.is(Code::Corrupt), "{error:?}");
+}
+
+#[test]
 fn a_flipped_bit_is_an_integrity_error_or_harmless() {
     use crate::Disk;
     let (disk, content) = closed();

@@ -114,13 +114,20 @@ impl OsDisk {
     }
 }
 
-/// Makes a directory for its owner alone, durably.
+/// Makes a directory for its owner alone, durably, with every level that is missing.
 fn make_dir(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|level| !level.as_os_str().is_empty() && !level.exists())
+        .collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
+    for level in missing {
+        match level.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all()?,
+            _ => File::open(".")?.sync_all()?,
+        }
     }
+    Ok(())
 }
 
 /// File systems whose `flock` is not coherent between all that can mount them.

@@ -146,7 +146,7 @@ impl Program for Batch {
 }
 
 /// Checks one precondition. The message names what was found, not the key: it may be private.
-pub(crate) fn check(txn: &Txn<'_>, key: &[u8], expect: Expect) -> Result<()> {
+fn check(txn: &Txn<'_>, key: &[u8], expect: Expect) -> Result<()> {
     let found = txn.get(key)?.map(|entry| entry.modified());
     let holds = match (expect, found) {
         (Expect::Absent, None) | (Expect::Present, Some(_)) => true,

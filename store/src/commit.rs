@@ -220,7 +220,10 @@ impl Committer {
     pub fn close(&self) -> Result<()> {
         self.queue.state.lock().closing = true;
         self.queue.wake.notify_one();
-        match self.thread.lock().take() {
+        let thread = self.thread.lock().take();
+        match thread {
+            // The last handle was dropped in an answer: the committer ends by itself behind it.
+            Some(thread) if thread.thread().id() == thread::current().id() => Ok(()),
             Some(thread) => thread
                 .join()
                 .unwrap_or_else(|_| Err(Error::internal("the committer's thread panicked"))),

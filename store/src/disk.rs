@@ -53,6 +53,8 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `data`, beyond the end too.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts the file to `len` bytes. Never longer than it is; durable with the next sync.
+    fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -112,13 +114,20 @@ impl OsDisk {
     }
 }
 
-/// Makes a directory for its owner alone, durably.
+/// Makes a directory for its owner alone, durably, with every level that is missing.
 fn make_dir(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|level| !level.as_os_str().is_empty() && !level.exists())
+        .collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
+    for level in missing {
+        match level.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all()?,
+            _ => File::open(".")?.sync_all()?,
+        }
     }
+    Ok(())
 }
 
 /// File systems whose `flock` is not coherent between all that can mount them.
@@ -216,6 +225,10 @@ impl DiskFile for OsFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_all_at(data, offset)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

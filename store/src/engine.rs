@@ -23,8 +23,8 @@ use crate::options::Durability;
 use crate::recovery::OldJournal;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
-use crate::task::{Background, Running};
-use crate::txn::{Moment, Txn, Workspace};
+use crate::task::{Background, Done, Running};
+use crate::txn::{Encoded, Moment, Txn, Workspace};
 
 /// Payload bytes at which a group is written even if more is waiting.
 const GROUP: usize = 1 << 20;
@@ -78,7 +78,9 @@ pub(crate) struct Engine {
     pub(crate) number: u64,
     pub(crate) gauges: Gauges,
     pub(crate) shortage: crate::space::Shortage,
-    flush_due: Option<Duration>,
+    /// The log was switched for a fold that waits for the next spare.
+    pub(crate) switched: bool,
+    pub(crate) flush_due: Option<Duration>,
     sweep_at: Duration,
 }
 
@@ -118,6 +120,7 @@ impl Engine {
             retained: 0,
             gauges: Gauges::default(),
             shortage: crate::space::Shortage::default(),
+            switched: false,
             flush_due: None,
             sweep_at: Duration::ZERO,
             shared,
@@ -154,6 +157,7 @@ impl Engine {
             && let Err(error) = self.flush()
         {
             self.poison(&error);
+            return;
         }
         self.sweep(now);
         self.maintain();
@@ -184,6 +188,14 @@ impl Engine {
             Some(journal) => journal.close(&self.seat),
             None => Ok(()),
         });
+        // It was never begun, and the next open would only read it in vain.
+        let spare = match self.background.poll() {
+            Some(Ok(Done::Spare(spare))) => Some(spare),
+            _ => self.spare.take(),
+        };
+        if let Some(spare) = spare {
+            let _harmless = self.seat.disk.remove(&layout::journal(spare.number));
+        }
         closed.inspect_err(|error| self.poison(error))
     }
 
@@ -193,7 +205,7 @@ impl Engine {
             job.refuse(error.clone());
             return false;
         }
-        let live = self.index.image_bytes();
+        let before = self.before();
         let at = self.moment();
         let mut txn = Txn::new(
             &mut self.index,
@@ -211,11 +223,11 @@ impl Engine {
             Err(_) => Err(Error::internal("the program panicked")),
         };
         let admitted = match encoded {
-            Ok(0) => {
+            Ok(Encoded::Nothing) => {
                 self.work.undo(&mut self.index);
                 return false;
             }
-            Ok(_) => self.admit(live),
+            Ok(encoded) => self.admit(before, encoded == Encoded::Sets),
             Err(error) => Err(error),
         };
         if let Err(error) = admitted {
@@ -257,10 +269,14 @@ impl Engine {
         let failed = match self.seat.options.durability {
             _ if !wrote => self.shared.poison().cloned(),
             Durability::Always => self.flush().err().inspect(|error| self.poison(error)),
+            // A later program of the group may have poisoned the store: the payload is gone then.
             Durability::Interval(every) => {
-                let now = self.seat.env.clock.monotonic();
-                self.flush_due.get_or_insert(now + every);
-                None
+                let poison = self.shared.poison().cloned();
+                if poison.is_none() {
+                    let now = self.seat.env.clock.monotonic();
+                    self.flush_due.get_or_insert(now.saturating_add(every));
+                }
+                poison
             }
         };
         if let Some(error) = failed {
@@ -348,7 +364,7 @@ impl Engine {
         } else {
             now
         };
-        let live = self.index.image_bytes();
+        let before = self.before();
         let mut txn = Txn::new(
             &mut self.index,
             &mut self.work,
@@ -361,7 +377,7 @@ impl Engine {
         self.batch.clear();
         let done = txn
             .encode(true, &mut self.batch)
-            .and_then(|_| self.admit(live));
+            .and_then(|_| self.admit(before, false));
         if done.is_err() {
             // No room for it now: readers do not see the entries anyway.
             self.work.undo(&mut self.index);

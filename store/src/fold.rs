@@ -3,7 +3,13 @@
 //! The order is what makes a crash harmless at every point: the next journal is prepared, zeros
 //! and directory entry synced; the log switches to it between two groups, at revision R; image R
 //! is written under a temporary name, synced, renamed, and its directory entry synced; only then
-//! what is older is deleted. Writers go on all the while.
+//! what is older is deleted. Writers go on all the while, in the journal and in a spare one that
+//! was prepared before the image was begun.
+//!
+//! A switch ends the present journal with a frame of its own, the hand-over: empty, synced, and
+//! written only when its successor is durable. So whoever finds it in the last journal knows that
+//! the successor is missing, and the file `epoch` need not name each journal, only an owner's
+//! first.
 
 use std::sync::Arc;
 
@@ -13,7 +19,7 @@ use crate::image::WriteImage;
 use crate::journal::Journal;
 use crate::layout;
 use crate::recovery::OldJournal;
-use crate::space::superfluous;
+use crate::space::{Claim, superfluous};
 use crate::task::{Done, Running, Task};
 
 /// Journals smaller than this are not worth a fold.
@@ -34,7 +40,10 @@ impl Engine {
         let live = self.index.image_bytes();
         let worth = live.max(WORTH).min(self.seat.space / 8);
         let since = self.since_image();
-        (since >= worth || self.older.len() >= MOST) && since > 0 && self.image_may_fit()
+        let due = (since >= worth && since > 0)
+            || self.older.len() >= MOST
+            || (self.journals_press() && since > 0);
+        due && self.image_may_fit()
     }
 
     /// Takes in what the background did, and gives it more.
@@ -49,24 +58,54 @@ impl Engine {
             return;
         }
         if self.spare.is_none() {
-            self.prepare(0);
-        } else if self.fold_due()
-            && let Err(error) = self.start_fold()
+            self.prepare(0, Claim::Anyone);
+        }
+        if self.running.is_none()
+            && let Err(error) = self.fold_if_due()
         {
             self.poison(&error);
         }
     }
 
-    /// Switches journals if a spare is there, and starts an image of what readers see. Without a
+    /// Switches, prepares the next spare, and only then starts the image: while that is written,
+    /// no journal can be prepared, and writers would wait for the rest of it.
+    fn fold_if_due(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.switched) {
+            return self.start_image();
+        }
+        if !self.fold_due() {
+            return Ok(());
+        }
+        if self.spare.is_none() || !self.fold_fits() {
+            return self.start_fold();
+        }
+        self.switch()?;
+        self.prepare(0, Claim::Anyone);
+        if self.running.is_none() {
+            return self.start_image();
+        }
+        self.switched = true;
+        Ok(())
+    }
+
+    /// Switches journals if a spare is there, and starts an image of what readers see, if it fits. Without a
     /// spare the log goes on in the middle of the present journal. With durability `interval` the
     /// image may hold batches that are logged behind it only later; replay skips those.
     pub(crate) fn start_fold(&mut self) -> Result<()> {
+        if self.running.is_some() || !self.image_may_fit() || !self.fold_fits() {
+            return Ok(());
+        }
         if self.spare.is_some() {
             self.switch()?;
         }
-        if self.running.is_some() || !self.image_may_fit() {
+        self.start_image()
+    }
+
+    fn start_image(&mut self) -> Result<()> {
+        if !self.image_may_fit() || !self.fold_fits() {
             return Ok(());
         }
+        self.switched = false;
         let Some(journal) = &self.journal else {
             return Err(Error::new(Code::Closed, "the store is closed"));
         };
@@ -134,8 +173,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the background and takes in what it did.
+    /// Waits for the background and takes in what it did. What was acknowledged before it was
+    /// written is written first: the wait may be longer than the interval.
     pub(crate) fn wait(&mut self) -> Result<()> {
+        if self.flush_due.is_some()
+            && let Err(error) = self.flush()
+        {
+            self.poison(&error);
+            return Err(self.shared.poison().cloned().unwrap_or(error));
+        }
         let result = self.background.wait();
         self.take_in(result)
     }
@@ -146,7 +192,7 @@ impl Engine {
         };
         match (result, running) {
             (Ok(Done::Spare(spare)), _) => {
-                self.shortage.clear();
+                self.shortage.prepared();
                 self.spare = Some(spare);
             }
             (

@@ -143,6 +143,7 @@ impl WriteImage {
                     return Ok(Some(image));
                 };
                 self.stage = Stage::Remove(image);
+                seat.check_epoch()?;
                 seat.disk
                     .remove(&name)
                     .map_err(|e| Error::io(format!("remove {name}"), e))?;

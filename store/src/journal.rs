@@ -51,6 +51,13 @@ impl Prepare {
         result
     }
 
+    /// Removes what was made. Only that: the name may be a successor's by now otherwise.
+    pub fn give_up(&mut self, disk: &dyn Disk) {
+        if self.file.take().is_some() {
+            let _harmless = disk.remove(&layout::journal(self.number));
+        }
+    }
+
     fn advance(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
         let name = layout::journal(self.number);
         let doing = |what: &'static str| {
@@ -173,14 +180,17 @@ impl Journal {
         self.sync()
     }
 
-    /// Ends it with a closing frame and syncs.
+    /// Ends it with a closing frame and syncs, then cuts what was filled ahead, so that the next
+    /// open reads live data only. The cut need not be durable.
     pub fn close(self, seat: &Seat) -> Result<()> {
         let name = layout::journal(self.number);
         let mut frame = Vec::new();
         let (sealed, _) = self.sealer.close(&*seat.env.random, &mut frame)?;
         let failed = |e| Error::io(format!("close {name}"), e);
         self.file.write_at(sealed.offset, &frame).map_err(failed)?;
-        self.file.sync().map_err(failed)
+        self.file.sync().map_err(failed)?;
+        let end = sealed.offset + frame.len() as u64;
+        self.file.truncate(end).map_err(failed)
     }
 }
 

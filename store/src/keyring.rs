@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Code, Error, Result};
@@ -245,6 +246,16 @@ impl Keyring {
     /// The ids of all keys, sorted.
     pub fn ids(&self) -> impl Iterator<Item = &KeyId> {
         self.keys.keys()
+    }
+
+    /// The first id under which both keyrings hold a key, but not the same one.
+    pub(crate) fn conflict(&self, other: &Keyring) -> Option<&KeyId> {
+        let differs = |(id, key): &(&KeyId, &Key)| {
+            other
+                .get(id)
+                .is_some_and(|other| !bool::from(other.expose().ct_eq(key.expose())))
+        };
+        self.keys.iter().find(differs).map(|(id, _)| id)
     }
 
     /// The key that wraps new files.

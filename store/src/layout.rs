@@ -1,8 +1,8 @@
-//! Names in the directory, and the file `epoch`.
+//! Names in the directory, and the files `epoch-N`.
 //!
 //! ```text
 //! LOCK             locked while the store is open
-//! epoch            who owns the store: see Epoch
+//! epoch-N          the claim of the Nth owner: see Epoch
 //! image-R          all live entries at revision R
 //! journal-N        batches; N only orders names, the headers say what follows what
 //! *.tmp            being written; of no value
@@ -13,8 +13,6 @@ use crate::disk::{Disk, read_all};
 use crate::error::{Code, Error, Result};
 use crate::format::{Lineage, StoreId};
 
-/// Name of the owner's file.
-pub(crate) const EPOCH: &str = "epoch";
 /// Name of the mark that a failed write or sync leaves.
 pub(crate) const SUSPECT: &str = "suspect";
 
@@ -26,6 +24,11 @@ const INTERVAL: u16 = 1;
 /// Name of the image of a revision.
 pub(crate) fn image(revision: u64) -> String {
     format!("image-{revision:020}")
+}
+
+/// Name of an owner's claim.
+pub(crate) fn epoch(number: u64) -> String {
+    format!("epoch-{number:020}")
 }
 
 /// Name of a journal.
@@ -43,6 +46,7 @@ pub(crate) fn temporary(name: &str) -> String {
 pub(crate) enum Name {
     Image(u64),
     Journal(u64),
+    Epoch(u64),
     Temporary,
     Suspect,
     Other,
@@ -63,9 +67,11 @@ pub(crate) fn parse(name: &str) -> Name {
     if let Some(number) = name.strip_prefix("journal-").and_then(number) {
         return Name::Journal(number);
     }
+    if let Some(number) = name.strip_prefix("epoch-").and_then(number) {
+        return Name::Epoch(number);
+    }
     match name.strip_suffix(TMP) {
-        Some(EPOCH) => Name::Temporary,
-        Some(rest) if matches!(parse(rest), Name::Image(_)) => Name::Temporary,
+        Some(rest) if matches!(parse(rest), Name::Image(_) | Name::Epoch(_)) => Name::Temporary,
         _ => Name::Other,
     }
 }
@@ -80,7 +86,9 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<()> {
     }
 }
 
-/// Who owns the store. 64 bytes: magic (8), version (2), flags (2: bit 0 set for `interval`), zero
+/// Who owns the store: the content of `epoch-N`, which nobody but owner N ever makes or writes. The
+/// highest number in the directory is the owner's; a file that does not verify is the claim of one
+/// that died before it wrote it, and only its number counts. See decision 7. 64 bytes: magic (8), version (2), flags (2: bit 0 set for `interval`), zero
 /// (4), epoch (8), store id (16), lineage at the time (8), journal (8), zero (4), CRC-32C of all
 /// before (4); little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +102,7 @@ pub(crate) struct Epoch {
     pub lineage: Lineage,
     /// The journal that the owner began with, once that is durable; 0 before the first. It is
     /// there until an image takes its place, so that a store whose last files are missing is not
-    /// taken for a shorter one. See also [`crate::fold`].
+    /// taken for a shorter one. What follows it is known by the hand-over: see [`crate::fold`].
     pub journal: u64,
     /// The owner acknowledges before it syncs.
     pub interval: bool,
@@ -149,27 +157,64 @@ impl Epoch {
         })
     }
 
-    /// Reads the file, by path.
-    pub fn read(disk: &dyn Disk) -> Result<Epoch> {
-        let bytes =
-            read_all(disk, EPOCH, EPOCH_LEN as u64).map_err(|e| Error::io("read epoch", e))?;
-        Epoch::decode(&bytes)
+    /// Reads the claim of that number. `None`: it does not verify.
+    pub fn read(disk: &dyn Disk, number: u64) -> Result<Option<Epoch>> {
+        let name = epoch(number);
+        let bytes = read_all(disk, &name, EPOCH_LEN as u64).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => gone(&name),
+            _ => Error::io(format!("read {name}"), e),
+        })?;
+        match Epoch::decode(&bytes) {
+            Ok(found) => Ok(Some(found).filter(|found| found.epoch == number)),
+            Err(error) if error.is(Code::Corrupt) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Replaces the file, durably. A crash leaves the old one or this one.
+    /// Replaces the owner's own file, durably. A crash leaves the old one or this one.
     pub fn publish(&self, disk: &dyn Disk) -> Result<()> {
-        let name = temporary(EPOCH);
-        let doing = |what: &'static str| move |e| Error::io(format!("{what} epoch"), e);
+        let to = epoch(self.epoch);
+        let name = temporary(&to);
+        let doing = |what: &'static str| {
+            let to = to.clone();
+            move |e| Error::io(format!("{what} {to}"), e)
+        };
         remove_if_there(disk, &name)?;
         let file = disk.create(&name).map_err(doing("create"))?;
         file.write_at(0, &self.encode()).map_err(doing("write"))?;
         file.sync().map_err(doing("sync"))?;
-        disk.rename(&name, EPOCH).map_err(doing("rename"))?;
+        disk.rename(&name, &to).map_err(doing("rename"))?;
         // Never `disk-full`, which says that nothing has happened.
         disk.sync_dir().map_err(|e| {
-            Error::new(Code::Io, format!("sync the directory of epoch: {e}")).with_source(e)
+            Error::new(Code::Io, format!("sync the directory of {to}: {e}")).with_source(e)
         })
     }
+}
+
+/// A file that was listed and has gone since: an owner that no lock keeps away is at work.
+pub(crate) fn gone(name: &str) -> Error {
+    Error::new(
+        Code::Locked,
+        format!("{name} was removed while the store was opened: another owner is at work"),
+    )
+}
+
+/// Claims the store, durably: from now on every owner of a lower number is fenced. Fails with
+/// `locked` if another opener claims the same number.
+pub(crate) fn claim(disk: &dyn Disk, number: u64) -> Result<()> {
+    let name = epoch(number);
+    match disk.create(&name) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::new(
+                Code::Locked,
+                format!("another owner is opening the store: it has made {name}"),
+            ));
+        }
+        result => result.map_err(|e| Error::io(format!("create {name}"), e))?,
+    };
+    disk.sync_dir().map_err(|e| {
+        Error::new(Code::Io, format!("sync the directory of {name}: {e}")).with_source(e)
+    })
 }
 
 #[cfg(test)]
@@ -181,7 +226,8 @@ mod tests {
         assert_eq!(parse(&image(7)), Name::Image(7));
         assert_eq!(parse(&journal(u64::MAX)), Name::Journal(u64::MAX));
         assert_eq!(parse(&temporary(&image(7))), Name::Temporary);
-        assert_eq!(parse("epoch.tmp"), Name::Temporary);
+        assert_eq!(parse(&epoch(7)), Name::Epoch(7));
+        assert_eq!(parse(&temporary(&epoch(7))), Name::Temporary);
         for other in [
             "LOCK",
             "epoch",

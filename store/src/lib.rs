@@ -103,6 +103,6 @@ pub use error::{Code, Error, Kind, Result, Retry};
 pub use keyring::{Encryption, Key, KeyId, KeySize, Keyring};
 pub use options::{Durability, Options, Strategy};
 pub use scan::{Page, Scan};
-pub use stats::Stats;
+pub use stats::{Finding, Stats};
 pub use store::Store;
 pub use txn::{Program, Txn};

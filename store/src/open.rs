@@ -9,11 +9,12 @@ use crate::engine::Engine;
 use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::{Lineage, StoreId};
+use crate::image::estimate;
 use crate::journal::{Journal, Prepare, Spare};
-use crate::layout::{Epoch, remove_if_there};
+use crate::layout::{self, Epoch, remove_if_there};
 use crate::options::{Durability, Options};
 use crate::recovery::Survey;
-use crate::seat::Seat;
+use crate::seat::{Seat, check_epoch};
 use crate::shared::Shared;
 use crate::task::Background;
 use crate::time::StoreTime;
@@ -34,30 +35,52 @@ where
     options.validate()?;
     // Nothing is modified before all keys are checked.
     let survey = Survey::take(&*disk, &options.encryption)?;
+    let number = survey
+        .highest_claim()
+        .checked_add(1)
+        .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?;
     disk.tighten()
         .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
+    with_room(&survey.unbegun, &*disk, || layout::claim(&*disk, number))?;
+    // Again: what an owner did until the claim fenced it counts.
+    let survey = Survey::take(&*disk, &options.encryption)?;
+    check_epoch(&*disk, number)?;
     let fresh = || Lineage::random(&*env.random);
+    let interval = matches!(options.durability, Durability::Interval(_));
     let epoch = match survey.epoch {
         Some(last) => Epoch {
-            epoch: last
-                .epoch
-                .checked_add(1)
-                .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
-            interval: matches!(options.durability, Durability::Interval(_)),
+            epoch: number,
+            // Until the first journal is there, a failed open must not make the next one forget
+            // that the last owner acknowledged before it synced.
+            interval: last.interval || interval,
             ..last
         },
         None => Epoch {
-            epoch: 1,
+            epoch: number,
             store: StoreId::random(&*env.random)?,
             lineage: fresh()?,
             journal: 0,
-            interval: matches!(options.durability, Durability::Interval(_)),
+            interval,
         },
     };
-    publish(&epoch, &survey, &*disk)?;
+    let mut survey = survey;
+    let claims = std::mem::take(&mut survey.claims);
+    with_room(&survey.unbegun, &*disk, || epoch.publish(&*disk))?;
+    // What they said is in this one; tries to open that fail must not leave one each.
+    for old in claims.range(..number) {
+        remove_if_there(&*disk, &layout::epoch(*old))?;
+    }
     let used = survey.bytes();
-    let recovered = survey.recover(fresh)?;
+    let recovered = match survey.recover(fresh) {
+        // An owner that was just fenced may have written its last frame under our eyes. What is
+        // damage indeed is so at a second look too.
+        Err(error) if error.is(Code::Corrupt) => {
+            Survey::take(&*disk, &options.encryption)?.recover(fresh)?
+        }
+        result => result?,
+    };
     let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
+    check_epoch(&*disk, number)?;
     for name in &recovered.garbage {
         remove_if_there(&*disk, name)?;
     }
@@ -73,17 +96,28 @@ where
         options,
         time,
     });
-    let spare = first_journal(&seat, recovered.number)?;
+    let there: u64 = recovered.journals.iter().map(|journal| journal.len).sum();
+    let there = there + recovered.image.as_ref().map_or(0, |image| image.len);
+    let left = seat
+        .space
+        .saturating_sub(there)
+        .saturating_sub(estimate(recovered.view.index.image_bytes()));
+    let spare = first_journal(&seat, recovered.number, left)?;
     let journal = Journal::begin(&seat, spare, recovered.link, recovered.next_revision)?;
     // From now on, a store without this journal has lost it.
     seat.check_epoch()?;
     let epoch = Epoch {
         journal: journal.number,
         lineage: seat.lineage,
+        interval,
         ..epoch
     };
     epoch.publish(&*seat.disk)?;
-    let shared = Arc::new(Shared::new(seat.clone(), recovered.view.clone()));
+    let shared = Arc::new(Shared::new(
+        seat.clone(),
+        recovered.view.clone(),
+        recovered.findings.clone(),
+    ));
     let suspect = recovered.suspect;
     let (background, extra) = background(seat)?;
     let mut engine = Engine::new(shared, background, recovered, journal);
@@ -94,22 +128,24 @@ where
     Ok((engine, extra))
 }
 
-/// Publishes the epoch. On a full disk, journals that were never begun make the space for it.
-fn publish(epoch: &Epoch, survey: &Survey, disk: &dyn Disk) -> Result<()> {
-    match epoch.publish(disk) {
-        Err(error) if error.is(Code::DiskFull) && !survey.unbegun.is_empty() => {
-            for name in &survey.unbegun {
+/// Does what needs a little space. On a full disk, journals that were never begun make it.
+fn with_room(unbegun: &[String], disk: &dyn Disk, act: impl Fn() -> Result<()>) -> Result<()> {
+    match act() {
+        Err(error) if error.is(Code::DiskFull) && !unbegun.is_empty() => {
+            for name in unbegun {
                 remove_if_there(disk, name)?;
             }
-            epoch.publish(disk)
+            act()
         }
         result => result,
     }
 }
 
-/// Makes the first journal of this owner, a small one if there is no space for a usual one.
-fn first_journal(seat: &Seat, number: u64) -> Result<Spare> {
-    let size = Engine::first_size(seat.space);
+/// Makes the first journal of this owner, a small one if there is no space for a usual one beside
+/// what is there and the next image.
+fn first_journal(seat: &Seat, number: u64, left: u64) -> Result<Spare> {
+    let usual = Engine::first_size(seat.space);
+    let size = if usual <= left { usual } else { SMALL };
     let make = |size| {
         let mut task = Prepare::new(number, size);
         loop {

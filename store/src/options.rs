@@ -81,6 +81,9 @@ impl Options {
     /// Smallest disk budget.
     pub const MIN_DISK: u64 = 1 << 20;
 
+    /// Longest durability interval: an hour.
+    pub const MAX_INTERVAL: Duration = Duration::from_hours(1);
+
     /// The defaults.
     pub fn new(encryption: Encryption) -> Options {
         Options {
@@ -118,6 +121,14 @@ impl Options {
         }
         if self.durability == Durability::Interval(Duration::ZERO) {
             return refuse("the durability interval is 0; use always instead".to_owned());
+        }
+        if let Durability::Interval(every) = self.durability
+            && every > Self::MAX_INTERVAL
+        {
+            return refuse(format!(
+                "the durability interval is {every:?}; it must be at most {:?}",
+                Self::MAX_INTERVAL
+            ));
         }
         Ok(())
     }

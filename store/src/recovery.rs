@@ -1,7 +1,8 @@
 //! Opening: what is on disk becomes a state, or an error that says why not.
 //!
-//! The order matters. First keys are checked, with nothing modified. Then the epoch is published,
-//! so that no earlier owner is answered any more. Only then the log is read. What cannot be
+//! The order matters. First keys are checked, with nothing modified. Then the store is claimed, so
+//! that no earlier owner answers any more. Only then the directory is listed for good, and headers
+//! and log are read. What cannot be
 //! explained by a crash at some point of the store's own work is an Integrity error: a missing
 //! file, a gap, a fork within one epoch, a chain that does not fit.
 
@@ -19,6 +20,7 @@ use crate::image::Image;
 use crate::index::{Index, View};
 use crate::keyring::{Encryption, KeyId};
 use crate::layout::{self, Epoch, Name};
+use crate::stats::Finding;
 
 /// Revisions that are skipped when some may have been given out and lost.
 const SKIP: u64 = 1 << 32;
@@ -53,6 +55,8 @@ pub(crate) struct Recovered {
     pub garbage: Vec<String>,
     /// A write or sync failed under the last owner.
     pub suspect: bool,
+    /// What was unusual, and mended or worked around.
+    pub findings: Vec<Finding>,
 }
 
 /// A file whose beginning is verified.
@@ -66,7 +70,10 @@ struct Found {
 
 /// What is in the directory, with all keys checked and nothing modified.
 pub(crate) struct Survey {
+    /// The last owner that said who it was.
     pub epoch: Option<Epoch>,
+    /// The numbers of all claims.
+    pub claims: BTreeSet<u64>,
     images: BTreeMap<u64, Found>,
     journals: Vec<Found>,
     garbage: Vec<String>,
@@ -81,6 +88,7 @@ impl Survey {
     pub fn take(disk: &dyn Disk, encryption: &Encryption) -> Result<Survey> {
         let mut survey = Survey {
             epoch: None,
+            claims: BTreeSet::new(),
             images: BTreeMap::new(),
             journals: Vec::new(),
             garbage: Vec::new(),
@@ -109,7 +117,11 @@ impl Survey {
                 }
                 Name::Temporary => survey.garbage.push(name),
                 Name::Suspect => survey.suspect = true,
-                Name::Other if name == layout::EPOCH => survey.epoch = Some(Epoch::read(disk)?),
+                Name::Epoch(number) => {
+                    survey.claims.insert(number);
+                    // In the order of their numbers: the last one counts.
+                    survey.epoch = Epoch::read(disk, number)?.or(survey.epoch);
+                }
                 Name::Other => {}
             }
         }
@@ -126,9 +138,25 @@ impl Survey {
             .sum()
     }
 
+    fn damaged_slots(&self) -> Vec<Finding> {
+        self.images
+            .values()
+            .chain(&self.journals)
+            .filter(|found| found.open.damaged_slot)
+            .map(|found| Finding::DamagedKeySlot {
+                file: found.name.clone(),
+            })
+            .collect()
+    }
+
     /// True if no file holds anything.
     fn is_empty(&self) -> bool {
         self.images.is_empty() && self.journals.is_empty()
+    }
+
+    /// The highest claim; 0 if there is none.
+    pub fn highest_claim(&self) -> u64 {
+        self.claims.last().copied().unwrap_or(0)
     }
 
     fn check_owner(&self) -> Result<()> {
@@ -137,7 +165,7 @@ impl Survey {
                 return Ok(());
             }
             return Err(Error::corrupt(
-                "epoch: the file is missing, but there are data files",
+                "epoch: no such file verifies, but there are data files",
             ));
         };
         if epoch.journal > 0 && self.is_empty() {
@@ -150,17 +178,19 @@ impl Survey {
             if header.store != epoch.store {
                 return Err(Error::corrupt(format!("{}: of another store", found.name)));
             }
-            if header.epoch > epoch.epoch {
+            if header.epoch > self.highest_claim() {
                 return Err(Error::corrupt(format!(
                     "{}: of epoch {}, but the store is only at {}",
-                    found.name, header.epoch, epoch.epoch
+                    found.name,
+                    header.epoch,
+                    self.highest_claim()
                 )));
             }
         }
         Ok(())
     }
 
-    /// Reads everything. The epoch of the new owner is published by now.
+    /// Reads everything. The store is claimed by now.
     pub fn recover(mut self, fresh_lineage: impl Fn() -> Result<Lineage>) -> Result<Recovered> {
         let mut state = Recovered {
             view: View::default(),
@@ -174,6 +204,7 @@ impl Survey {
             number: self.highest + 1,
             garbage: std::mem::take(&mut self.garbage),
             suspect: self.suspect,
+            findings: self.damaged_slots(),
         };
         state.garbage.append(&mut self.unbegun);
         let interval = self.epoch.is_some_and(|epoch| epoch.interval);
@@ -231,7 +262,10 @@ fn find(
     encryption: &Encryption,
 ) -> Result<Option<Found>> {
     let io = |e| Error::io(format!("read {name}"), e);
-    let file = disk.open(&name).map_err(io)?;
+    let file = disk.open(&name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => layout::gone(&name),
+        _ => io(e),
+    })?;
     let len = file.len().map_err(io)?;
     let mut prefix = vec![0; usize::try_from(len.min(FRAMES_AT)).unwrap_or_default()];
     file.read_at(0, &mut prefix).map_err(io)?;
@@ -459,6 +493,7 @@ fn replay(
     let mut reader = Reader::new(open, FileSource { file: file.clone() });
     let mut scratch = Vec::new();
     let mut goes_on = false;
+    let mut torn = None;
     // Where the last frame begins, or the header if there is none.
     let (mut last, mut offset) = (0, FRAMES_AT);
     let clean = loop {
@@ -495,6 +530,9 @@ fn replay(
             }
             Step::End(tail) => tail,
         };
+        if let Tail::Torn { len } = tail {
+            torn = Some(len);
+        }
         match end {
             None if from.is_none() && goes_on => {
                 return Err(Error::corrupt("the journal that follows it is missing"));
@@ -509,8 +547,17 @@ fn replay(
             }
         }
     };
+    if let Some(bytes) = torn {
+        state.findings.push(Finding::TornTail {
+            file: name.clone(),
+            offset: reader.offset(),
+            bytes,
+        });
+    }
+    let mut len = len;
     if end.is_none() {
-        secure(&*file, last, reader.offset())?;
+        secure(&*file, last, reader.offset(), len)?;
+        len = reader.offset();
     }
     state.link = reader.link();
     let used = reader.offset() - FRAMES_AT;
@@ -525,12 +572,16 @@ fn replay(
 
 /// Makes sure that the last frame is on disk and not only in the page cache, where a failed sync
 /// may have left it: writes the same bytes again, and syncs. The frames before it were synced, or
-/// it would not have been written.
-fn secure(file: &dyn DiskFile, last: u64, end: u64) -> Result<()> {
+/// it would not have been written. What was filled ahead is given back: the log goes on in another
+/// file, and an owner that is killed again and again would leave much of it.
+fn secure(file: &dyn DiskFile, last: u64, end: u64, len: u64) -> Result<()> {
     let io = |e| Error::io("make durable what was recovered", e);
     let mut frame = vec![0; usize::try_from(end - last).unwrap_or_default()];
     file.read_at(last, &mut frame).map_err(io)?;
     file.write_at(last, &frame).map_err(io)?;
+    if len > end {
+        file.truncate(end).map_err(io)?;
+    }
     file.sync().map_err(io)
 }
 

@@ -9,7 +9,7 @@ use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::{self, FileId, FileKind, FileSpec, Lineage, Link, NewFile, StoreId};
 use crate::keyring::Encryption;
-use crate::layout::Epoch;
+use crate::layout::{self, Name};
 use crate::options::Options;
 use crate::time::StoreTime;
 
@@ -46,18 +46,33 @@ impl Seat {
         format::create(&spec, &self.encryption.lock(), &*self.env.random)
     }
 
-    /// Reads the epoch by path: an error if another owner has taken over.
+    /// Lists the directory: an error if another owner has taken over.
     pub fn check_epoch(&self) -> Result<()> {
-        let found = Epoch::read(&*self.disk)?.epoch;
-        if found != self.epoch {
-            return Err(Error::new(
-                Code::Fenced,
-                format!(
-                    "another owner opened the store: its epoch is {found}, ours {}",
-                    self.epoch
-                ),
-            ));
-        }
-        Ok(())
+        check_epoch(&*self.disk, self.epoch)
+    }
+}
+
+/// An error if the claims in the directory do not make `ours` the owner.
+pub(crate) fn check_epoch(disk: &dyn Disk, ours: u64) -> Result<()> {
+    let names = disk
+        .list()
+        .map_err(|e| Error::io("look for another owner", e))?;
+    let highest = names
+        .iter()
+        .filter_map(|name| match layout::parse(name) {
+            Name::Epoch(number) => Some(number),
+            _ => None,
+        })
+        .max();
+    match highest {
+        Some(found) if found == ours => Ok(()),
+        Some(found) if found > ours => Err(Error::new(
+            Code::Fenced,
+            format!("another owner opened the store: its epoch is {found}, ours {ours}"),
+        )),
+        _ => Err(Error::new(
+            Code::Io,
+            format!("{}: the file is gone", layout::epoch(ours)),
+        )),
     }
 }

@@ -10,6 +10,7 @@ use crate::error::{Code, Error};
 use crate::index::View;
 use crate::keyring::KeyId;
 use crate::seat::Seat;
+use crate::stats::Finding;
 
 /// The part of a store that readers use without waiting for anyone.
 pub(crate) struct Shared {
@@ -17,6 +18,8 @@ pub(crate) struct Shared {
     pub view: ArcSwap<View>,
     pub gauges: Mutex<Gauges>,
     pub keys: Mutex<FileKeys>,
+    /// What the open found.
+    pub findings: Vec<Finding>,
     poison: OnceLock<Error>,
 }
 
@@ -45,8 +48,9 @@ pub(crate) struct Gauges {
 
 impl Shared {
     /// Shared state that shows `view`.
-    pub fn new(seat: Arc<Seat>, view: View) -> Shared {
+    pub fn new(seat: Arc<Seat>, view: View, findings: Vec<Finding>) -> Shared {
         Shared {
+            findings,
             seat,
             view: ArcSwap::from_pointee(view),
             gauges: Mutex::default(),

@@ -1,10 +1,13 @@
 //! Room: the disk budget, the memory budget, and space in journals.
 //!
-//! A write is admitted only if, with it, the image there is, the next image, the journals and a
-//! reserve for deletes fit in the budget, or in what the file system has left. So a fold can always
-//! be done, and a deletion can always be logged. What does not make the next image larger, such as
-//! a deletion, needs room for its frame only. Where a fold would make the room, the write waits for
-//! it rather than fail.
+//! What is on disk never exceeds the budget, or what the file system has left: a journal is
+//! prepared and an image begun only if all of it fits beside what is there. So that a fold can
+//! always be done and a deletion always be logged, a batch with a set in it is admitted only if
+//! with it the image there is, or the one that the next fold makes of it, one more image, the
+//! journals and a reserve for deletions fit. An image is taken for as large as it is without
+//! compression, unless what it is made of, an image and journals, is smaller: a value that
+//! replaces one of the same size may compress worse. A deletion needs room for its frame only.
+//! Where a fold would make the room, the write waits for it rather than fail.
 
 use std::time::Duration;
 
@@ -29,8 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is known of the file system's shortage of space.
 #[derive(Default)]
 pub(crate) struct Shortage {
-    /// When a journal could not be prepared.
-    prepare: Option<Duration>,
+    /// When a journal could not be prepared, and whether the file system said so.
+    prepare: Option<(Duration, bool)>,
     /// When an image could not be written, and of how many bytes.
     image: Option<(Duration, u64)>,
     free: Option<u64>,
@@ -42,10 +45,34 @@ impl Shortage {
         self.free = None;
     }
 
+    /// A journal was prepared.
+    pub fn prepared(&mut self) {
+        self.prepare = None;
+        self.free = None;
+    }
+
     /// Something was freed.
     pub fn clear(&mut self) {
         *self = Shortage::default();
     }
+}
+
+/// For whom a journal is prepared, and so what it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// For whoever comes: a fold and the reserve still fit.
+    Anyone,
+    /// For a deletion: a fold still fits.
+    Deletion,
+    /// For a deletion where no fold fits: what is deleted will make it smaller.
+    LastResort,
+}
+
+/// What a store took before a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    pub image_bytes: u64,
+    pub memory: u64,
 }
 
 impl Engine {
@@ -92,32 +119,45 @@ impl Engine {
             None => self.seat.disk.free().unwrap_or(u64::MAX),
         };
         self.shortage.free = Some(free);
-        self.seat
-            .options
-            .max_disk
-            .min(self.disk_used().saturating_add(free))
+        // What is being prepared may not have been taken from the free space yet.
+        let promised = match self.running {
+            Some(Running::Prepare { size }) => size,
+            _ => 0,
+        };
+        let there = self.disk_used() - promised;
+        self.seat.options.max_disk.min(there.saturating_add(free))
     }
 
-    /// Decides whether the batch that was just run may be committed. `live` is what an image took
-    /// before it.
-    pub(crate) fn admit(&mut self, live: u64) -> Result<()> {
-        let grows = self.index.image_bytes() > live;
-        let payload = self.payload.len() + self.batch.len();
-        if grows {
-            self.admit_memory()?;
-            self.admit_disk(payload)?;
+    /// What the batch that runs is measured against.
+    pub(crate) fn before(&self) -> Before {
+        Before {
+            image_bytes: self.index.image_bytes(),
+            memory: self.index.memory(),
         }
-        self.make_room(payload, grows)
     }
 
-    fn admit_memory(&mut self) -> Result<()> {
+    /// Decides whether the batch that was just run may be committed. `sets`: it does not only
+    /// delete.
+    pub(crate) fn admit(&mut self, before: Before, sets: bool) -> Result<()> {
+        let payload = self.payload.len() + self.batch.len();
+        if sets {
+            self.admit_memory(self.index.memory() > before.memory)?;
+            self.admit_disk(payload, self.index.image_bytes() > before.image_bytes)?;
+        }
+        self.make_room(payload, sets)
+    }
+
+    fn admit_memory(&mut self, grows: bool) -> Result<()> {
         let max = self.seat.options.max_memory;
-        if self.memory_used() > max && self.retained > 0 && self.running.is_some() {
-            // A fold holds entries that were replaced since it began.
-            self.wait()?;
+        if matches!(self.running, Some(Running::Image { .. })) {
+            // The fold holds entries that were replaced since it began.
+            let held = self.memory_used().saturating_add(self.work.replaced());
+            if held > max {
+                self.wait()?;
+            }
         }
         let used = self.memory_used();
-        if used > max {
+        if used > max && grows {
             return Err(Error::new(
                 Code::MemoryFull,
                 format!("the write would take memory to {used} bytes of {max}"),
@@ -126,47 +166,74 @@ impl Engine {
         Ok(())
     }
 
-    fn admit_disk(&mut self, payload: usize) -> Result<()> {
+    fn admit_disk(&mut self, payload: usize, grows: bool) -> Result<()> {
         loop {
-            let need = self.needed(payload, self.image_len());
+            let need = self.needed(payload, grows);
             let limit = self.disk_limit();
-            if need <= limit {
+            let folding = matches!(self.running, Some(Running::Image { .. }));
+            if self.shortage.image.is_some() && !folding {
+                // The last image did not fit: until one does, the log must not grow.
+                if !self.image_may_fit() {
+                    return Err(disk_full(need, limit));
+                }
+            } else if need <= limit {
                 return Ok(());
+            } else if !folding
+                && (self.since_image() == 0 || self.needed_after_fold(payload, grows) > limit)
+            {
+                return Err(disk_full(need, limit));
             }
-            if let Some(Running::Image { .. }) = self.running {
-                self.wait()?;
-            } else if self.since_image() > 0 && self.needed_after_fold(payload) <= limit {
+            if !folding {
+                if self.running.is_some() {
+                    self.wait()?;
+                }
                 self.start_fold()?;
                 if self.running.is_none() {
                     return Err(disk_full(need, limit));
                 }
-                self.wait()?;
-            } else {
-                return Err(disk_full(need, limit));
             }
+            self.wait()?;
         }
     }
 
-    /// The largest that the image before the next one may be.
-    fn image_len(&self) -> u64 {
-        let running = match self.running {
-            Some(Running::Image { estimate, .. }) => estimate,
-            _ => 0,
-        };
-        self.image
-            .as_ref()
-            .map_or(0, |image| image.len)
-            .max(running)
+    fn image_now(&self) -> u64 {
+        self.image.as_ref().map_or(0, |image| image.len)
     }
 
-    /// Most bytes on disk at once from here to the end of the next fold.
-    fn needed(&self, payload: usize, image: u64) -> u64 {
-        let current = self.image.as_ref().map_or(0, |image| image.len);
-        self.needed_with(payload, image, self.disk_used() - current)
+    /// Most bytes of the image that is being written.
+    fn image_running(&self) -> u64 {
+        match self.running {
+            Some(Running::Image { estimate, .. }) => estimate,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of everything but images.
+    fn journals(&self) -> u64 {
+        self.disk_used() - self.image_now()
+    }
+
+    /// The largest that the image before the last one may be, if `since` more bytes are logged.
+    fn largest_image(&self, since: u64) -> u64 {
+        let now = self.image_now().max(self.image_running());
+        let then = estimate(self.index.image_bytes()).min(now.saturating_add(since));
+        now.max(then)
+    }
+
+    /// Most bytes on disk at once from here to the end of the fold after the next.
+    fn needed(&self, payload: usize, grows: bool) -> u64 {
+        let spare = self.spare.as_ref().map_or(0, |spare| spare.size);
+        let spare = match self.running {
+            Some(Running::Prepare { size }) => size,
+            _ => spare,
+        };
+        let image = self.largest_image(self.since_image() + frame_len(payload));
+        let more = self.more(payload, spare, grows);
+        self.sum(image, self.journals().saturating_add(more))
     }
 
     /// The same as it would be after a fold, from how well the last image compressed.
-    fn needed_after_fold(&self, payload: usize) -> u64 {
+    fn needed_after_fold(&self, payload: usize, grows: bool) -> u64 {
         let live = self.shared.view.load().index.image_bytes();
         let image = match &self.image {
             Some(image) if self.image_live > 0 => {
@@ -175,49 +242,58 @@ impl Engine {
             }
             _ => estimate(live),
         };
-        let present = self
-            .spare
-            .as_ref()
-            .map_or(self.next_size(0), |spare| spare.size);
-        self.needed_with(payload, image, present)
+        // Without a spare, the log goes on in the present journal.
+        let present = match (&self.spare, &self.journal) {
+            (Some(spare), _) => spare.size,
+            (None, Some(journal)) => journal.size,
+            (None, None) => 0,
+        };
+        let more = self.more(payload, 0, grows);
+        self.sum(image, present.saturating_add(more))
     }
 
-    fn needed_with(&self, payload: usize, image: u64, journals: u64) -> u64 {
+    /// Size of the journal that must be prepared.
+    fn more(&self, payload: usize, spare: u64, grows: bool) -> u64 {
         let room = self.journal.as_ref().map_or(0, Journal::room);
-        let spare = match (&self.spare, self.running) {
-            (Some(spare), _) => spare.size,
-            (None, Some(Running::Prepare { size })) => size,
-            _ => 0,
-        };
-        let need = frame_len(payload);
-        let more = if spare == 0 || (need > room && size_for(payload) > spare) {
+        if spare > 0 && (frame_len(payload) <= room || size_for(payload) <= spare) {
+            0
+        } else if grows {
             self.next_size(payload)
         } else {
-            0
-        };
-        let reserve = self.journal_cap();
-        [
-            image,
-            estimate(self.index.image_bytes()),
-            journals,
-            more,
-            reserve,
-        ]
-        .into_iter()
-        .fold(0, u64::saturating_add)
+            smallest(payload)
+        }
+    }
+
+    fn sum(&self, image: u64, journals: u64) -> u64 {
+        image
+            .saturating_add(estimate(self.index.image_bytes()))
+            .saturating_add(journals)
+            .saturating_add(self.journal_cap())
+            .saturating_add(REOPEN)
+    }
+
+    /// True if the image that would be written now fits beside everything that is there.
+    pub(crate) fn fold_fits(&mut self) -> bool {
+        let live = self.shared.view.load().index.image_bytes();
+        let used = self.disk_used();
+        used.saturating_add(estimate(live)) <= self.disk_limit()
     }
 
     /// Sees to it that the present journal has room for a frame of `payload` bytes.
-    fn make_room(&mut self, payload: usize, grows: bool) -> Result<()> {
+    fn make_room(&mut self, payload: usize, sets: bool) -> Result<()> {
         let need = frame_len(payload);
-        let mut prepared = false;
+        let mut claims = if sets {
+            [Claim::Anyone].iter()
+        } else {
+            [Claim::Deletion, Claim::LastResort].iter()
+        };
         let mut folded = false;
         loop {
             let Some(journal) = &self.journal else {
                 return Err(Error::new(Code::Closed, "the store is closed"));
             };
             // Where no other journal can be had, the last quarter is for deletes.
-            let kept = if grows && self.spare.is_none() && self.shortage.prepare.is_some() {
+            let kept = if sets && self.spare.is_none() && self.shortage.prepare.is_some() {
                 journal.size / 4
             } else {
                 0
@@ -229,14 +305,17 @@ impl Engine {
                 self.switch()?;
             } else if self.running.is_some() {
                 self.wait()?;
-            } else if !prepared {
-                prepared = true;
-                self.prepare(payload);
-            } else if !grows && !folded && self.since_image() > 0 {
+            } else if !folded && claims.len() == 1 && !sets {
                 // Deletions must go on: an image frees what the journals take.
                 folded = true;
-                prepared = false;
-                self.start_fold()?;
+                if self.since_image() > 0 {
+                    self.start_fold()?;
+                    if self.running.is_some() {
+                        claims = [Claim::Deletion, Claim::LastResort].iter();
+                    }
+                }
+            } else if let Some(claim) = claims.next() {
+                self.prepare(payload, *claim);
             } else {
                 return Err(Error::new(
                     Code::DiskFull,
@@ -248,20 +327,32 @@ impl Engine {
     }
 
     /// Starts to prepare a journal, if there may be space for it.
-    pub(crate) fn prepare(&mut self, payload: usize) {
+    pub(crate) fn prepare(&mut self, payload: usize, claim: Claim) {
         let now = self.seat.env.clock.monotonic();
-        if self.shortage.prepare.is_some_and(|at| now < at + RETRY) {
+        if let Some((at, by_file_system)) = self.shortage.prepare
+            && now < at + RETRY
+            && (by_file_system || claim == Claim::Anyone)
+        {
             return;
         }
         let limit = self.disk_limit();
-        let used = self.disk_used();
-        let mut size = self.next_size(payload);
-        if used.saturating_add(size + REOPEN) > limit {
-            // A smaller one is better than none.
-            size = size_for(payload).max(64 << 10);
-        }
-        if used.saturating_add(size + REOPEN) > limit {
-            self.shortage.prepare = Some(now);
+        let left = match claim {
+            Claim::Anyone => self.sum(self.largest_image(self.since_image()), self.journals()),
+            Claim::Deletion => self
+                .disk_used()
+                .saturating_add(estimate(self.index.image_bytes()))
+                .saturating_add(REOPEN),
+            Claim::LastResort => self.disk_used().saturating_add(REOPEN),
+        };
+        let usual = self.next_size(payload);
+        // A smaller one is better than none, and deletions are small.
+        let size = if claim == Claim::Anyone && left.saturating_add(usual) <= limit {
+            usual
+        } else {
+            smallest(payload)
+        };
+        if left.saturating_add(size) > limit {
+            self.shortage.prepare = Some((now, false));
             return;
         }
         let number = self.number;
@@ -271,12 +362,17 @@ impl Engine {
             .start(Task::Prepare(Prepare::new(number, size)));
     }
 
+    /// True if no journal can be had, but a fold would give some back.
+    pub(crate) fn journals_press(&self) -> bool {
+        self.spare.is_none() && self.shortage.prepare.is_some() && !self.older.is_empty()
+    }
+
     /// Notes that the file system was full.
     pub(crate) fn note_shortage(&mut self, what: Running) {
         let now = self.seat.env.clock.monotonic();
         self.shortage.free = None;
         match what {
-            Running::Prepare { .. } => self.shortage.prepare = Some(now),
+            Running::Prepare { .. } => self.shortage.prepare = Some((now, true)),
             Running::Image { estimate, .. } => self.shortage.image = Some((now, estimate)),
         }
     }
@@ -289,6 +385,11 @@ impl Engine {
             now >= at + RETRY || estimate(self.index.image_bytes()) < failed / 8 * 7
         })
     }
+}
+
+/// Size of the smallest journal with room for a payload.
+fn smallest(payload: usize) -> u64 {
+    size_for(payload).max(64 << 10)
 }
 
 fn disk_full(need: u64, limit: u64) -> Error {

@@ -1,7 +1,51 @@
 //! What a store says about itself.
 
+use std::fmt;
+
 use crate::error::Error;
 use crate::keyring::KeyId;
+
+/// Something unusual that an open found and could deal with: to be logged once. Its text names the
+/// file, and never a key or a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// The last frame of a journal was being written when its owner stopped. Nobody was told that
+    /// it had been written; it was dropped.
+    TornTail {
+        /// The journal.
+        file: String,
+        /// Where the frame began.
+        offset: u64,
+        /// Bytes from there to the last one that is not zero.
+        bytes: u64,
+    },
+    /// One of a file's two key slots does not verify: a rewrap was cut, or the disk erred. The
+    /// file opened with the other.
+    DamagedKeySlot {
+        /// The file.
+        file: String,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::TornTail {
+                file,
+                offset,
+                bytes,
+            } => write!(
+                f,
+                "{file}: a frame of {bytes} bytes at offset {offset} was torn and never \
+                 acknowledged; it was dropped"
+            ),
+            Finding::DamagedKeySlot { file } => {
+                write!(f, "{file}: one of its two key slots is damaged")
+            }
+        }
+    }
+}
 
 /// State and counters of a store, for status pages and metrics.
 #[derive(Debug, Clone, Default)]
@@ -9,6 +53,8 @@ use crate::keyring::KeyId;
 pub struct Stats {
     /// Why writes are refused, if they are: the store must be opened again.
     pub poisoned: Option<Error>,
+    /// What the open found and dealt with; the same for as long as the store is open.
+    pub findings: Vec<Finding>,
     /// The latest revision; 0 for a store that was never written.
     pub revision: u64,
     /// Random name of this line of history; it changes when writes may have been lost.

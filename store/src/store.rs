@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::batch::{Batch, Committed, Expect, SetOptions, check};
+use crate::batch::{Batch, Committed, Expect, SetOptions};
 use crate::commit::{Committer, Waiting, Worker};
 use crate::disk::{Disk, OsDisk};
 use crate::entry::Entry;
@@ -119,13 +119,9 @@ impl Store {
 
     /// Sets a key if the expectation holds, else fails with `precondition-failed`.
     pub fn compare_and_set(&self, key: &[u8], expect: Expect, value: &[u8]) -> Result<Committed> {
-        let key = Bytes::copy_from_slice(key);
-        let value = Bytes::copy_from_slice(value);
-        self.run(move |txn: &mut Txn<'_>| {
-            check(txn, &key, expect)?;
-            txn.set_with(&key, &value, SetOptions::default())?;
-            Ok(txn.outcome())
-        })
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        // As a batch, it counts with its size while it waits in the queue.
+        self.commit(Batch::new().expect(key.clone(), expect).set(key, value))
     }
 
     /// Deletes a key; deleting what is not there changes nothing.
@@ -247,6 +243,7 @@ impl Store {
         };
         Stats {
             poisoned: shared.poison().cloned(),
+            findings: shared.findings.clone(),
             revision: view.revision,
             lineage: seat.lineage.0,
             epoch: seat.epoch,
@@ -283,14 +280,22 @@ impl Store {
     }
 
     /// Replaces the keyring. New files are wrapped with its current key; nothing is rewritten.
-    /// Refused, and the old one kept, if it lacks a key that the store's files need.
+    /// Refused, and the old one kept, if it lacks a key that the store's files need
+    /// (`key-missing`), or holds other bytes under an id that is loaded (`wrong-key`): old files
+    /// would need the one key and new files the other, so that no keyring opened both.
     pub fn reload_keyring(&self, keyring: Keyring) -> Result<()> {
         let shared = &self.inner.shared;
         let mut encryption = shared.seat.encryption.lock();
-        if matches!(*encryption, Encryption::None) {
+        let Encryption::Keyring(loaded) = &*encryption else {
             return Err(Error::new(
                 Code::EncryptionMismatch,
                 "the store is not encrypted: a keyring is of no use to it",
+            ));
+        };
+        if let Some(id) = loaded.conflict(&keyring) {
+            return Err(Error::new(
+                Code::WrongKey,
+                format!("key {id} is not the key that is loaded under this id"),
             ));
         }
         let keys = shared.keys.lock();

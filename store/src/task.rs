@@ -41,12 +41,16 @@ impl Task {
         })
     }
 
-    /// All steps.
+    /// All steps, unless it is stopped: a journal half prepared is then removed, since the next open
+    /// would only read it in vain.
     pub fn run(&mut self, seat: &Seat, stopped: impl Fn() -> bool) -> Result<Done> {
         while !stopped() {
             if let Some(done) = self.step(seat)? {
                 return Ok(done);
             }
+        }
+        if let Task::Prepare(task) = self {
+            task.give_up(&*seat.disk);
         }
         Err(Error::new(crate::Code::Closed, "the store is closing"))
     }

@@ -269,19 +269,21 @@ impl<'a> Txn<'a> {
             .count()
     }
 
-    /// Appends the batch to a payload; returns how many operations it has. Redundant operations
-    /// are gone: each key is named once, with what it came to.
-    pub(crate) fn encode(&self, expiry: bool, payload: &mut Vec<u8>) -> Result<usize> {
+    /// Appends the batch to a payload. Redundant operations are gone: each key is named once, with
+    /// what it came to.
+    pub(crate) fn encode(&self, expiry: bool, payload: &mut Vec<u8>) -> Result<Encoded> {
         let changes = self.changes();
         if changes == 0 {
-            return Ok(0);
+            return Ok(Encoded::Nothing);
         }
+        let mut sets = false;
         let mut ops = Vec::with_capacity(changes);
         for touched in &self.work.touched {
             let key = touched.key.key();
             match self.index.get(key) {
                 Some(entry) => {
                     let entry = entry.unpack();
+                    sets = true;
                     ops.push(Op::Set {
                         key,
                         value: entry.value,
@@ -302,8 +304,21 @@ impl<'a> Txn<'a> {
             None,
             ops.into_iter(),
         )?;
-        Ok(changes)
+        Ok(if sets {
+            Encoded::Sets
+        } else {
+            Encoded::Deletes
+        })
     }
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoded {
+    Nothing,
+    /// Only deletions, which need no space but their frame's.
+    Deletes,
+    Sets,
 }
 
 impl Workspace {
@@ -318,13 +333,20 @@ impl Workspace {
         self.removed.clear();
     }
 
+    /// Memory of what the batch replaces.
+    pub fn replaced(&self) -> u64 {
+        self.touched
+            .iter()
+            .filter_map(|touched| touched.before.as_ref().map(Entry::footprint))
+            .sum()
+    }
+
     /// Ends the batch and empties the workspace; returns the memory of what it replaced.
     pub fn finish(&mut self) -> u64 {
+        let replaced = self.replaced();
         self.removed.clear();
-        self.touched
-            .drain(..)
-            .filter_map(|touched| touched.before.map(|before| before.footprint()))
-            .sum()
+        self.touched.clear();
+        replaced
     }
 }
 

@@ -328,6 +328,23 @@ fn typed_values_go_through_json_and_errors_do_not_quote_them() {
 }
 
 #[test]
+fn a_clean_close_leaves_live_data_only() {
+    let dir = temp();
+    let store = Store::open(dir.path(), options()).unwrap();
+    store.set(b"a", b"1").unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while store.status().disk_bytes < 2 << 20 {
+        assert!(std::time::Instant::now() < deadline, "no spare");
+        store.set(b"a", b"1").unwrap();
+    }
+    store.close().unwrap();
+    let files = bytes_of(dir.path());
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(bytes < 128 << 10, "{bytes} bytes");
+    assert_eq!(files.len(), 3, "lock, epoch and one journal");
+}
+
+#[test]
 fn interval_durability_is_written_within_the_interval_and_at_close() {
     let dir = temp();
     let mut options = options();
@@ -357,6 +374,8 @@ fn a_keyring_is_reloaded_only_if_it_opens_what_is_there() {
             .unwrap_err()
             .is(Code::KeyMissing)
     );
+    let error = store.reload_keyring(keyring("test-key", 8)).unwrap_err();
+    assert!(error.is(Code::WrongKey), "other bytes under the same id");
     let both = crate::Keyring::new(
         crate::KeyId::new("new").unwrap(),
         [("new", 9), ("test-key", 7)]

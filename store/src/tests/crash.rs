@@ -4,7 +4,7 @@ use super::disk::{Fault, Keep, SimDisk};
 use super::sim::{Model, Sim};
 use super::workload::{check, quick, run};
 use crate::format::Lineage;
-use crate::{Batch, Code, Durability};
+use crate::{Batch, Code, Durability, Finding};
 
 /// Runs the workload once for each call, loses power there, and checks what several subsets of
 /// the effects that were not synced leave. Returns how many states were checked.
@@ -148,6 +148,30 @@ fn a_clean_close_keeps_the_lineage_with_an_interval_too() {
     assert_eq!((sim.engine.seat.lineage, sim.engine.next), (lineage, 2));
 }
 
+#[test]
+fn a_failed_open_does_not_forget_that_the_last_owner_acknowledged_early() {
+    let mut interval = quick();
+    interval.durability = Durability::INTERVAL;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, interval, 1).unwrap();
+    let lineage = sim.engine.seat.lineage;
+    sim.run(Batch::new().set("a", "never written")).unwrap();
+    drop(sim);
+    for call in 1.. {
+        let disk = disk.restart();
+        disk.arm(call, Fault::ErrorOnce);
+        let failed = Sim::open(&disk, quick(), 2).is_err();
+        if disk.calls() < call {
+            assert!(call > 10, "an open calls the disk");
+            break;
+        }
+        disk.disarm();
+        let sim = Sim::open(&disk, quick(), 3).unwrap();
+        let found = sim.engine.seat.lineage;
+        assert_ne!(found, lineage, "call {call}, failed: {failed}");
+    }
+}
+
 /// A store of two journals and an image, closed.
 fn closed() -> (SimDisk, Model) {
     let disk = SimDisk::default();
@@ -177,6 +201,25 @@ fn a_missing_file_is_an_integrity_error_never_an_empty_store() {
         checked += 1;
     }
     assert!(checked >= 3, "{names:?}");
+}
+
+#[test]
+fn a_journal_that_was_handed_over_to_cannot_go_missing() {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    let mut options = quick();
+    options.max_disk = 1 << 30;
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    for n in 0..30_u32 {
+        let batch = Batch::new().set(n.to_string(), vec![1; 50_000]);
+        sim.run(batch).unwrap();
+    }
+    assert_eq!((sim.engine.gauges.folds, sim.engine.older.len()), (0, 1));
+    let last = crate::layout::journal(sim.engine.journal.as_ref().unwrap().number);
+    sim.engine.close().unwrap();
+    disk.remove(&last).unwrap();
+    let error = Sim::open(&disk, options, 2).err().unwrap();
+    assert!(error.is(Code::Corrupt), "{error:?}");
 }
 
 #[test]
@@ -229,9 +272,36 @@ fn a_torn_last_frame_is_dropped_at_every_cut() {
         disk.edit(&name, |bytes| bytes[cut..].fill(0));
         let sim = Sim::open(&disk, quick(), 2).unwrap();
         assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "cut at {cut}");
+        let findings = &sim.engine.shared.findings;
+        if cut > start {
+            assert!(
+                matches!(&findings[..], [Finding::TornTail { file, offset, .. }]
+                    if *file == name && *offset == start as u64),
+                "cut at {cut}: {findings:?}"
+            );
+        } else {
+            assert!(findings.is_empty(), "{findings:?}");
+        }
         let sim = Sim::open(&disk, quick(), 3).unwrap();
         assert_eq!(sim.content()[&b"a"[..]], vec![1; 700], "and stays dropped");
+        assert!(sim.engine.shared.findings.is_empty(), "told once");
     }
+}
+
+#[test]
+fn a_damaged_key_slot_is_told() {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, super::options(), 1).unwrap();
+    sim.run(Batch::new().set("a", "1")).unwrap();
+    drop(sim);
+    let names = disk.list().unwrap();
+    let name = names.iter().find(|n| n.starts_with("journal-")).unwrap();
+    disk.edit(name, |bytes| bytes[8192 + 100] ^= 1);
+    let sim = Sim::open(&disk, super::options(), 2).unwrap();
+    let told = [Finding::DamagedKeySlot { file: name.clone() }];
+    assert_eq!(sim.engine.shared.findings, told);
+    assert!(told[0].to_string().contains(name));
 }
 
 #[test]

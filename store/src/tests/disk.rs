@@ -36,6 +36,7 @@ impl Rng {
 enum Effect {
     Data { offset: usize, data: Vec<u8> },
     Length(usize),
+    Cut(usize),
 }
 
 #[derive(Clone)]
@@ -88,7 +89,13 @@ struct State {
     /// Syncs that do nothing, by a part of the file's name: to see the tests fail.
     broken: Option<&'static str>,
     resyncs: u64,
+    /// Most bytes at once after any write.
+    peak: usize,
+    /// Something that happens just before a call.
+    hook: Option<(u64, Hook)>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -163,6 +170,26 @@ impl SimDisk {
         self.0.lock().fault = Some((call, fault));
     }
 
+    /// Does something just before a call, while whoever makes the call is paused.
+    pub fn pause_at(&self, call: u64, hook: impl FnOnce() + Send + 'static) {
+        self.0.lock().hook = Some((call, Box::new(hook)));
+    }
+
+    fn pause(&self) {
+        let hook = {
+            let mut state = self.0.lock();
+            let due = state.calls + 1;
+            state.hook.take_if(|(at, _)| *at == due)
+        };
+        if let Some((_, hook)) = hook {
+            hook();
+        }
+    }
+
+    pub fn disarm(&self) {
+        self.0.lock().fault = None;
+    }
+
     pub fn calls(&self) -> u64 {
         self.0.lock().calls
     }
@@ -182,6 +209,14 @@ impl SimDisk {
 
     pub fn used(&self) -> usize {
         self.0.lock().used()
+    }
+
+    /// Most bytes that were on the disk at once, after any write since the last question.
+    pub fn take_peak(&self) -> usize {
+        let mut state = self.0.lock();
+        let peak = state.peak.max(state.used());
+        state.peak = 0;
+        peak
     }
 
     /// Times that a file was synced again after its sync had failed.
@@ -251,7 +286,11 @@ impl SimDisk {
                 for effect in &inode.pending {
                     match effect {
                         Effect::Length(len) if chosen(&mut rng) => length = length.max(*len),
-                        Effect::Length(_) => {}
+                        Effect::Cut(len) if chosen(&mut rng) => {
+                            bytes.truncate(*len);
+                            length = length.min(*len);
+                        }
+                        Effect::Length(_) | Effect::Cut(_) => {}
                         Effect::Data { offset, data } => {
                             if bytes.len() < offset + data.len() {
                                 bytes.resize(offset + data.len(), 0);
@@ -291,12 +330,14 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
+        self.pause();
         let mut state = self.0.lock();
         state.call()?;
         Ok(state.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         if state.names.contains_key(name) {
@@ -316,6 +357,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.pause();
         let mut state = self.0.lock();
         state.call()?;
         let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
@@ -327,6 +369,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
@@ -338,6 +381,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
@@ -348,6 +392,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.pause();
         let mut state = self.0.lock();
         state.change()?;
         if state.broken != Some(".") {
@@ -365,6 +410,7 @@ impl Disk for SimDisk {
     }
 
     fn tighten(&self) -> io::Result<()> {
+        self.pause();
         self.0.lock().call()
     }
 }
@@ -377,12 +423,14 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
         Ok(state.inodes[self.inode].live.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
         let offset = usize::try_from(offset).unwrap();
@@ -395,6 +443,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         let offset = usize::try_from(offset).unwrap();
         let result = state.change();
@@ -427,10 +476,24 @@ impl DiskFile for SimFile {
             offset,
             data: data.to_vec(),
         });
+        state.peak = state.peak.max(used + growth);
+        Ok(())
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.disk.pause();
+        let mut state = self.disk.0.lock();
+        state.change()?;
+        let len = usize::try_from(len).unwrap();
+        let inode = &mut state.inodes[self.inode];
+        assert!(len <= inode.live.len(), "a cut makes nothing longer");
+        inode.live.truncate(len);
+        inode.pending.push(Effect::Cut(len));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.pause();
         let mut state = self.disk.0.lock();
         let result = state.change();
         let off = state.off;
@@ -448,6 +511,7 @@ impl DiskFile for SimFile {
                         inode.durable.resize(len, 0);
                     }
                     Effect::Length(_) => {}
+                    Effect::Cut(len) => inode.durable.truncate(len),
                     Effect::Data { offset, data } => {
                         let end = offset + data.len();
                         if inode.durable.len() < end {

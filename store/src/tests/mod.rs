@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod faults;
 mod model;
+mod owners;
 mod sim;
 mod space;
 mod threads;

@@ -213,3 +213,69 @@ fn every_answer_of_a_group_waits_for_its_sync() {
     assert!(answers[1].as_ref().unwrap_err().is(Code::Poisoned));
     assert!(sim.content().is_empty());
 }
+
+#[test]
+fn a_fold_begins_with_a_spare_journal_ready_so_that_writers_go_on() {
+    let disk = SimDisk::default();
+    let mut options = small();
+    options.max_disk = 1 << 30;
+    options.compression = crate::Compression::None;
+    let mut sim = Sim::open(&disk, options, 1).unwrap();
+    let mut folds = 0;
+    let mut before = false;
+    for n in 0..400_u32 {
+        let value = vec![1; 60_000];
+        sim.run(Batch::new().set((n % 50).to_string(), value))
+            .unwrap();
+        let folding = matches!(sim.engine.running, Some(crate::task::Running::Image { .. }));
+        if folding && !before {
+            folds += 1;
+            assert!(sim.engine.spare.is_some(), "write {n}");
+        }
+        before = folding;
+    }
+    assert!(folds > 1, "{folds}");
+}
+
+#[test]
+fn what_was_acknowledged_early_is_written_before_a_wait_for_the_background() {
+    let disk = SimDisk::default();
+    let mut options = small();
+    options.compression = crate::Compression::None;
+    options.durability = crate::Durability::INTERVAL;
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    while sim.engine.spare.is_some() || sim.engine.running.is_none() {
+        sim.engine.spare = None;
+        sim.engine.maintain();
+    }
+    let room = usize::try_from(sim.engine.journal.as_ref().unwrap().room()).unwrap();
+    let answers = sim.group_only(vec![Batch::new().set("a", "acknowledged")]);
+    assert!(answers[0].is_ok());
+    sim.clock.advance(200);
+    // Too large for the present journal: it waits for the next one.
+    let answers = sim.group_only(vec![Batch::new().set("b", vec![1; room])]);
+    assert!(answers[0].is_ok(), "{answers:?}");
+    let disk = disk.power_loss(super::disk::Keep::Nothing);
+    let sim = Sim::open(&disk, options, 2).unwrap();
+    assert_eq!(sim.content().len(), 1);
+    assert!(sim.content().contains_key(&b"a"[..]));
+}
+
+#[test]
+fn after_a_failed_flush_nothing_more_is_written_by_a_tick() {
+    let disk = SimDisk::default();
+    let mut options = small();
+    options.durability = crate::Durability::INTERVAL;
+    let mut sim = Sim::open(&disk, options, 1).unwrap();
+    sim.run(Batch::new().set_with("a", "1", ttl(1000))).unwrap();
+    sim.clock.advance(500);
+    sim.engine.tick();
+    sim.run(Batch::new().set("b", "1")).unwrap();
+    sim.clock.advance(5000);
+    disk.arm(disk.calls() + 1, super::disk::Fault::ErrorOnce);
+    let commits = sim.engine.gauges.commits;
+    sim.engine.tick();
+    assert!(sim.engine.shared.poison().is_some());
+    assert_eq!(sim.engine.gauges.commits, commits, "nothing was swept");
+    assert!(sim.engine.payload.is_empty());
+}

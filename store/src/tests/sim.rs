@@ -104,8 +104,15 @@ impl Sim {
         Ok(Sim { engine, clock })
     }
 
-    /// Runs programs as one group.
+    /// Runs programs as one group, and what is due behind it.
     pub fn group<P: Program>(&mut self, programs: Vec<P>) -> Vec<Result<P::Output>> {
+        let answers = self.group_only(programs);
+        self.engine.tick();
+        answers
+    }
+
+    /// Runs programs as one group.
+    pub fn group_only<P: Program>(&mut self, programs: Vec<P>) -> Vec<Result<P::Output>> {
         let answers: Arc<Mutex<BTreeMap<usize, Result<P::Output>>>> = Arc::default();
         let jobs: Vec<Box<dyn Job>> = programs
             .into_iter()
@@ -119,7 +126,6 @@ impl Sim {
             })
             .collect();
         self.engine.execute(jobs);
-        self.engine.tick();
         std::mem::take(&mut *answers.lock()).into_values().collect()
     }
 

@@ -128,3 +128,48 @@ fn writes_go_on_during_folds_and_all_survive() {
         assert_eq!(before.unpack(), after.unpack());
     }
 }
+
+#[test]
+fn the_last_handle_may_be_dropped_in_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    let (hand, handle) = std::sync::mpsc::channel::<Store>();
+    store.submit(Batch::new().set("a", "1"), move |result| {
+        result.unwrap();
+        // By now this is the only handle.
+        drop(handle.recv().unwrap());
+        send.send(()).unwrap();
+    });
+    hand.send(store).unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    receive.recv_timeout(patience).expect("the answer returns");
+    let deadline = std::time::Instant::now() + patience;
+    let store = loop {
+        match Store::open(dir.path(), options()) {
+            Ok(store) => break store,
+            Err(error) => assert!(error.is(Code::Locked), "{error:?}"),
+        }
+        assert!(std::time::Instant::now() < deadline, "still locked");
+        thread::yield_now();
+    };
+    assert!(store.has(b"a").unwrap());
+}
+
+#[test]
+fn a_compare_and_set_counts_with_its_size_while_it_waits() {
+    use crate::Program;
+    let batch = Batch::new()
+        .expect("key", crate::Expect::Absent)
+        .set("key", vec![0; 1000]);
+    assert_eq!(batch.size_hint(), 1003);
+}
+
+#[test]
+fn an_interval_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.durability = crate::Durability::Interval(std::time::Duration::MAX);
+    let error = Store::open(dir.path(), options).err().unwrap();
+    assert!(error.is(Code::InvalidArgument), "{error:?}");
+}

@@ -3,7 +3,10 @@
 use super::disk::{Rng, SimDisk};
 use super::options;
 use super::sim::{Model, Sim};
-use crate::{Batch, Compression, Error, Options, Result};
+use crate::{Batch, Compression, Durability, Error, Options, Result};
+
+/// Milliseconds between two groups.
+const STEP: u64 = 20;
 
 /// Groups between two opens.
 const GROUPS: usize = 12;
@@ -12,8 +15,11 @@ const GROUPS: usize = 12;
 pub struct Trace {
     /// The state after each acknowledged group; first the empty one.
     pub states: Vec<Model>,
-    /// The state with the group that was never answered with success, if one was under way.
-    pub unknown: Option<Model>,
+    /// The states with what was under way and never answered with success: a group is one frame,
+    /// except that with an interval it may be written in parts.
+    pub unknown: Vec<Model>,
+    /// With an interval: the states within groups, and the group before each.
+    parts: Vec<(usize, Model)>,
     /// The error that ended the workload.
     pub error: Option<Error>,
     /// The store as it was at the end, if it was open.
@@ -67,7 +73,8 @@ fn random_batch(rng: &mut Rng, model: &mut Model) -> Batch {
 pub fn run(disk: &SimDisk, options: &Options, seed: u64) -> Trace {
     let mut trace = Trace {
         states: vec![Model::new()],
-        unknown: None,
+        unknown: Vec::new(),
+        parts: Vec::new(),
         error: None,
         sim: None,
         folds: 0,
@@ -84,13 +91,26 @@ fn drive(disk: &SimDisk, options: &Options, seed: u64, trace: &mut Trace) -> Res
     for round in 0..3 {
         let sim = Sim::open(disk, options.clone(), rng.next())?;
         let sim = trace.sim.insert(sim);
+        let interval = matches!(options.durability, Durability::Interval(_));
         assert!(sim.content() == model, "an undisturbed open loses nothing");
         for _ in 0..GROUPS {
             let before = model.clone();
             let group: Vec<Batch> = (0..=rng.below(3))
-                .map(|_| random_batch(&mut rng, &mut model))
+                .map(|_| {
+                    let batch = random_batch(&mut rng, &mut model);
+                    trace.unknown.push(model.clone());
+                    batch
+                })
                 .collect();
-            trace.unknown = Some(model.clone());
+            let last = trace.states.len() - 1;
+            if interval {
+                let parts = trace.unknown.iter().map(|part| (last, part.clone()));
+                trace.parts.extend(parts);
+            } else {
+                trace.unknown = vec![model.clone()];
+            }
+            let poisoned = sim.engine.shared.poison().is_some();
+            sim.clock.advance(STEP);
             let answers = sim.group(group);
             trace.folds = trace.folds.max(sim.engine.gauges.folds);
             let failed = answers.into_iter().find_map(Result::err);
@@ -101,16 +121,34 @@ fn drive(disk: &SimDisk, options: &Options, seed: u64, trace: &mut Trace) -> Res
                 );
                 return Err(error);
             }
+            assert!(!poisoned, "a poisoned store acknowledges nothing");
             trace.states.push(model.clone());
-            trace.unknown = None;
+            trace.unknown.clear();
         }
         match round {
             0 => trace.sim.take().expect("open").engine.close()?,
-            1 => drop(trace.sim.take()),
+            1 => {
+                if interval {
+                    sim.clock.advance(1000);
+                    sim.engine.tick();
+                    if let Some(error) = sim.engine.shared.poison() {
+                        return Err(error.clone());
+                    }
+                }
+                drop(trace.sim.take());
+            }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Groups that may be lost: those of the last interval, and the one that was to end it.
+fn may_lose(options: &Options) -> usize {
+    match options.durability {
+        Durability::Always => 0,
+        Durability::Interval(every) => 1 + usize::try_from(every.as_millis()).unwrap() / 20,
+    }
 }
 
 /// Opens what a fault left, and checks the oracle: everything acknowledged is there, the group
@@ -118,13 +156,17 @@ fn drive(disk: &SimDisk, options: &Options, seed: u64, trace: &mut Trace) -> Res
 pub fn check(disk: &SimDisk, options: &Options, trace: &Trace) -> Result<(), String> {
     let sim = Sim::open(disk, options.clone(), 99).map_err(|e| format!("open: {e:?}"))?;
     let found = sim.content();
-    if Some(&found) != trace.states.last() && Some(&found) != trace.unknown.as_ref() {
-        return Err(
-            match trace.states.iter().rposition(|state| *state == found) {
-                Some(at) => format!("lost {} groups", trace.states.len() - 1 - at),
-                None => "a state that never was".to_owned(),
+    if !trace.unknown.contains(&found) {
+        let lost = match trace.states.iter().rposition(|state| *state == found) {
+            Some(at) => trace.states.len() - 1 - at,
+            None => match trace.parts.iter().rfind(|(_, part)| *part == found) {
+                Some((before, _)) => trace.states.len() - 1 - before,
+                None => return Err("a state that never was".to_owned()),
             },
-        );
+        };
+        if lost > may_lose(options) {
+            return Err(format!("lost {lost} groups"));
+        }
     }
     drop(sim);
     // What was found once stays, is written on, and survives the next power loss.
@@ -134,6 +176,8 @@ pub fn check(disk: &SimDisk, options: &Options, trace: &Trace) -> Result<(), Str
     }
     sim.run(Batch::new().set("after", "all"))
         .map_err(|e| format!("write: {e:?}"))?;
+    sim.clock.advance(1000);
+    sim.engine.tick();
     let mut expected = found;
     expected.insert(b"after".to_vec(), b"all".to_vec());
     let disk = disk.power_loss(super::disk::Keep::Nothing);

@@ -64,7 +64,7 @@ pub struct CodexStoreSpec {
     #[serde(default)]
     pub volume: Volume,
 
-    /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit.
+    /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit, and leaves 24Mi of it at least.
     #[serde(default)]
     pub resources: Resources,
 }
@@ -349,7 +349,7 @@ pub struct Limits {
     /// CPU; by default no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Quantity>,
-    /// Memory; by default 256Mi, at least 64Mi. The store keeps to 70 % of it.
+    /// Memory; by default 256Mi, at least 64Mi. The store keeps to 70 % of it, and leaves 24Mi at least.
     #[serde(default = "default_memory_limit")]
     #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('64Mi')) >= 0").message("limits.memory is at least 64Mi: write for example 256Mi"))]
     pub memory: Quantity,

@@ -266,7 +266,7 @@ fn the_admin_port_is_free_in_the_pod() {
     assert_eq!(admin_port(&moved), Some(7434));
     assert_eq!(
         env(container(&moved, "codexstore"), "CODEXSTORE_ADMIN_LISTEN"),
-        Some("0.0.0.0:7434")
+        Some("[::]:7434")
     );
 }
 

@@ -4,7 +4,7 @@ mod role;
 mod tls;
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -123,7 +123,14 @@ async fn unless_evicted<T>(connection: &Connection, future: impl Future<Output =
 async fn bind(address: SocketAddr) -> TcpListener {
     let mut logged = false;
     loop {
-        match TcpListener::bind(address).await {
+        let bound = match TcpListener::bind(address).await {
+            // Where the machine has no IPv6, `[::]` means all of IPv4.
+            Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+            }
+            result => result,
+        };
+        match bound {
             Ok(listener) => {
                 tracing::info!(%address, "the admin listener is bound");
                 return listener;

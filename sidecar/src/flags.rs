@@ -62,7 +62,7 @@ pub enum Command {
 pub enum DurabilityFlag {
     /// When it is on disk.
     Always,
-    /// At once; it is on disk within 100 ms. A crash of the machine loses what came after.
+    /// At once; it is on disk within 100 ms. A crash of the process or the machine loses what came after.
     Interval,
 }
 
@@ -221,7 +221,7 @@ pub struct RunFlags {
     pub idle_timeout: Duration,
 
     /// Address of the admin listener (TLS 1.3, client certificate required), such as
-    /// `0.0.0.0:7433`. Without it there is none.
+    /// `[::]:7433` (all of IPv4 where there is no IPv6). Without it there is none.
     #[arg(long, env = "CODEXSTORE_ADMIN_LISTEN", help_heading = "Admin listener")]
     pub admin_listen: Option<SocketAddr>,
 

@@ -87,7 +87,7 @@ fn environment(store: &CodexStore, place: &Place) -> Vec<EnvVar> {
         .collect();
     env.push(fixed(
         "CODEXSTORE_ADMIN_LISTEN",
-        format!("0.0.0.0:{}", place.port),
+        format!("[::]:{}", place.port),
     ));
     env.push(field("CODEXSTORE_POD_NAME", "metadata.name"));
     env.push(field("CODEXSTORE_POD_UID", "metadata.uid"));

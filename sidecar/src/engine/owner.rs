@@ -102,6 +102,9 @@ impl Owner {
                     millis = millis(started.elapsed()),
                     "the store is open"
                 );
+                for finding in &stats.findings {
+                    warn!(%finding, "the store was opened, and something was dealt with");
+                }
                 self.local.notice(None);
                 self.local.opened(store);
                 self.next_open = None;

@@ -89,8 +89,12 @@ pub trait Engine: Send + Sync + 'static {
     /// A key's value.
     fn get(&self, key: &[u8]) -> impl Future<Output = Result<Option<Value>>> + Send;
 
-    /// Writes a key.
-    fn put(&self, put: Put) -> impl Future<Output = Result<Written>> + Send;
+    /// Writes a key. Holds `share` until that is decided, also when nobody waits any more.
+    fn put(
+        &self,
+        put: Put,
+        share: impl Send + 'static,
+    ) -> impl Future<Output = Result<Written>> + Send;
 
     /// Removes a key; the revision of that, or `None` if it was not there.
     fn delete(
@@ -107,8 +111,12 @@ pub trait Engine: Send + Sync + 'static {
         place: impl Send + 'static,
     ) -> impl Future<Output = Result<(u64, u64)>> + Send;
 
-    /// Commits a batch.
-    fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed>> + Send;
+    /// Commits a batch. Holds `share` as [`Engine::put`] does.
+    fn commit(
+        &self,
+        batch: Batch,
+        share: impl Send + 'static,
+    ) -> impl Future<Output = Result<Committed>> + Send;
 
     /// Believes the wall clock after a jump that was not believed at the start.
     fn accept_clock(&self) -> impl Future<Output = Result<()>> + Send;

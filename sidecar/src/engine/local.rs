@@ -60,9 +60,14 @@ impl Local {
         *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = notice;
     }
 
-    async fn submit<P: Program>(store: &Store, program: P) -> Result<P::Output> {
+    async fn submit<P: Program>(
+        store: &Store,
+        program: P,
+        share: impl Send + 'static,
+    ) -> Result<P::Output> {
         let (answer, answered) = oneshot::channel();
         store.submit(program, move |result| {
+            drop(share);
             // The request may have given up; its outcome is then unknown to the caller.
             let _ = answer.send(result);
         });
@@ -197,10 +202,10 @@ impl Engine for Local {
         }))
     }
 
-    async fn put(&self, put: Put) -> Result<Written> {
+    async fn put(&self, put: Put, share: impl Send + 'static) -> Result<Written> {
         let store = self.store()?;
         let lineage = store.lineage();
-        Local::submit(&store, PutProgram { put, lineage }).await
+        Local::submit(&store, PutProgram { put, lineage }, share).await
     }
 
     async fn delete(&self, key: Vec<u8>, conditions: Conditions) -> Result<Option<u64>> {
@@ -213,6 +218,7 @@ impl Engine for Local {
                 conditions,
                 lineage,
             },
+            (),
         )
         .await
     }
@@ -233,9 +239,9 @@ impl Engine for Local {
             .unwrap_or_else(|_| Err(Error::internal("a deletion ended early").into()))
     }
 
-    async fn commit(&self, batch: Batch) -> Result<Committed> {
+    async fn commit(&self, batch: Batch, share: impl Send + 'static) -> Result<Committed> {
         let store = self.store()?;
-        Local::submit(&store, batch).await
+        Local::submit(&store, batch, share).await
     }
 
     async fn accept_clock(&self) -> Result<()> {
@@ -321,6 +327,45 @@ mod tests {
         assert!(message().contains("accept-clock"), "{}", message());
         local.accept_clock().await.unwrap();
         assert_eq!(message(), "");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_holds_its_share_until_it_is_decided() {
+        use codexstore::{Encryption, Options};
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::new(Encryption::None);
+        options.max_disk = 64 << 20;
+        let store = Store::open(dir.path(), options).unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        store.submit(
+            move |_: &mut Txn<'_>| {
+                let _ = wait.recv();
+                Ok(())
+            },
+            |_| {},
+        );
+        let local = Local::default();
+        local.opened(store);
+        let share = Arc::new(());
+        let put = Put {
+            key: b"k".to_vec(),
+            value: bytes::Bytes::from_static(b"v"),
+            ttl: None,
+            conditions: Conditions::default(),
+        };
+        let short = std::time::Duration::from_millis(10);
+        let gave_up = tokio::time::timeout(short, local.put(put, share.clone())).await;
+        assert!(gave_up.is_err());
+        assert_eq!(Arc::strong_count(&share), 2, "given back before its time");
+        go_on.send(()).unwrap();
+        for _ in 0..1000 {
+            if Arc::strong_count(&share) == 1 {
+                break;
+            }
+            tokio::time::sleep(short).await;
+        }
+        assert_eq!(Arc::strong_count(&share), 1, "never given back");
+        assert!(local.get(b"k").await.unwrap().is_some());
     }
 
     #[test]

@@ -33,16 +33,15 @@ pub async fn batch<E: Engine>(
     let limit = 2 * app.limits.max_value + (1 << 20);
     let whole = body::read(app, body, limit, deadline).await?;
     let max_value = app.limits.max_value;
-    let batch = if whole.bytes.len() < LARGE {
-        parse(&whole.bytes, max_value)?
+    let bytes = whole.bytes;
+    let batch = if bytes.len() < LARGE {
+        parse(&bytes, max_value)?
     } else {
-        let bytes = whole.bytes.clone();
         tokio::task::spawn_blocking(move || parse(&bytes, max_value))
             .await
             .map_err(|_| Reject::new("internal", "reading the batch ended early"))??
     };
-    let done = keys::in_time(deadline, app.engine.commit(batch)).await?;
-    drop(whole.held);
+    let done = keys::in_time(deadline, app.engine.commit(batch, whole.held)).await?;
     json(&Committed {
         revision: done.revision,
         created: done.created,

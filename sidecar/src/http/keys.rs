@@ -117,7 +117,7 @@ pub async fn put<E: Engine>(
         ttl,
         conditions,
     };
-    let written = in_time(deadline, app.engine.put(put)).await?;
+    let written = in_time(deadline, app.engine.put(put, whole.held)).await?;
     let code = if written.created {
         StatusCode::CREATED
     } else {
@@ -125,7 +125,6 @@ pub async fn put<E: Engine>(
     };
     let mut response = status(code);
     describe(response.headers_mut(), written.tag, written.expires_at);
-    drop(whole.held);
     Ok(response)
 }
 

@@ -78,6 +78,7 @@ mod journal;
 mod layout;
 mod open;
 mod recovery;
+mod survey;
 
 mod disk;
 mod env;

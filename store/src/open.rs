@@ -13,9 +13,9 @@ use crate::image::estimate;
 use crate::journal::{Journal, Prepare, Spare};
 use crate::layout::{self, Epoch, remove_if_there};
 use crate::options::{Durability, Options};
-use crate::recovery::Survey;
 use crate::seat::{Seat, check_epoch};
 use crate::shared::Shared;
+use crate::survey::Survey;
 use crate::task::Background;
 use crate::time::StoreTime;
 

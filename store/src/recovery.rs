@@ -2,25 +2,23 @@
 //!
 //! The order matters. First keys are checked, with nothing modified. Then the store is claimed, so
 //! that no earlier owner answers any more. Only then the directory is listed for good, and headers
-//! and log are read. What cannot be
-//! explained by a crash at some point of the store's own work is an Integrity error: a missing
-//! file, a gap, a fork within one epoch, a chain that does not fit.
+//! ([`crate::survey`]) and log are read. What cannot be explained by a crash at some point of the
+//! store's own work is an Integrity error: a missing file, a gap, a fork within one epoch, a chain
+//! that does not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::DiskFile;
 use crate::entry::Entry;
-use crate::error::{Code, Error, Result};
-use crate::format::{
-    self, FRAMES_AT, FileId, FileKind, Header, Lineage, Link, OpenFile, Reader, Source, Step, Tail,
-    record,
-};
+use crate::error::{Error, Result};
+use crate::format::{FRAMES_AT, FileId, Header, Lineage, Link, Reader, Source, Step, Tail, record};
 use crate::image::Image;
 use crate::index::{Index, View};
-use crate::keyring::{Encryption, KeyId};
-use crate::layout::{self, Epoch, Name};
+use crate::keyring::KeyId;
+use crate::layout;
 use crate::stats::Finding;
+use crate::survey::{Found, Survey};
 
 /// Revisions that are skipped when some may have been given out and lost.
 const SKIP: u64 = 1 << 32;
@@ -59,137 +57,7 @@ pub(crate) struct Recovered {
     pub findings: Vec<Finding>,
 }
 
-/// A file whose beginning is verified.
-struct Found {
-    number: u64,
-    name: String,
-    len: u64,
-    file: Arc<dyn DiskFile>,
-    open: OpenFile,
-}
-
-/// What is in the directory, with all keys checked and nothing modified.
-pub(crate) struct Survey {
-    /// The last owner that said who it was.
-    pub epoch: Option<Epoch>,
-    /// The numbers of all claims.
-    pub claims: BTreeSet<u64>,
-    images: BTreeMap<u64, Found>,
-    journals: Vec<Found>,
-    garbage: Vec<String>,
-    /// Journals without a header: never begun, and so of no value.
-    pub unbegun: Vec<String>,
-    highest: u64,
-    suspect: bool,
-}
-
 impl Survey {
-    /// Reads names, headers and key slots.
-    pub fn take(disk: &dyn Disk, encryption: &Encryption) -> Result<Survey> {
-        let mut survey = Survey {
-            epoch: None,
-            claims: BTreeSet::new(),
-            images: BTreeMap::new(),
-            journals: Vec::new(),
-            garbage: Vec::new(),
-            unbegun: Vec::new(),
-            highest: 0,
-            suspect: false,
-        };
-        let mut names = disk
-            .list()
-            .map_err(|e| Error::io("list the store's directory", e))?;
-        names.sort();
-        for name in names {
-            match layout::parse(&name) {
-                Name::Image(revision) => {
-                    let found = find(disk, revision, name, FileKind::Image, encryption)?;
-                    if let Some(found) = found {
-                        survey.images.insert(revision, found);
-                    }
-                }
-                Name::Journal(number) => {
-                    survey.highest = survey.highest.max(number);
-                    match find(disk, number, name.clone(), FileKind::Journal, encryption)? {
-                        Some(found) => survey.journals.push(found),
-                        None => survey.unbegun.push(name),
-                    }
-                }
-                Name::Temporary => survey.garbage.push(name),
-                Name::Suspect => survey.suspect = true,
-                Name::Epoch(number) => {
-                    survey.claims.insert(number);
-                    // In the order of their numbers: the last one counts.
-                    survey.epoch = Epoch::read(disk, number)?.or(survey.epoch);
-                }
-                Name::Other => {}
-            }
-        }
-        survey.check_owner()?;
-        Ok(survey)
-    }
-
-    /// Bytes of all images and journals.
-    pub fn bytes(&self) -> u64 {
-        self.images
-            .values()
-            .chain(&self.journals)
-            .map(|found| found.len)
-            .sum()
-    }
-
-    fn damaged_slots(&self) -> Vec<Finding> {
-        self.images
-            .values()
-            .chain(&self.journals)
-            .filter(|found| found.open.damaged_slot)
-            .map(|found| Finding::DamagedKeySlot {
-                file: found.name.clone(),
-            })
-            .collect()
-    }
-
-    /// True if no file holds anything.
-    fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.journals.is_empty()
-    }
-
-    /// The highest claim; 0 if there is none.
-    pub fn highest_claim(&self) -> u64 {
-        self.claims.last().copied().unwrap_or(0)
-    }
-
-    fn check_owner(&self) -> Result<()> {
-        let Some(epoch) = self.epoch else {
-            if self.is_empty() {
-                return Ok(());
-            }
-            return Err(Error::corrupt(
-                "epoch: no such file verifies, but there are data files",
-            ));
-        };
-        if epoch.journal > 0 && self.is_empty() {
-            return Err(Error::corrupt(
-                "the store was in use, but all of its images and journals are missing",
-            ));
-        }
-        for found in self.images.values().chain(&self.journals) {
-            let header = &found.open.header;
-            if header.store != epoch.store {
-                return Err(Error::corrupt(format!("{}: of another store", found.name)));
-            }
-            if header.epoch > self.highest_claim() {
-                return Err(Error::corrupt(format!(
-                    "{}: of epoch {}, but the store is only at {}",
-                    found.name,
-                    header.epoch,
-                    self.highest_claim()
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Reads everything. The store is claimed by now.
     pub fn recover(mut self, fresh_lineage: impl Fn() -> Result<Lineage>) -> Result<Recovered> {
         let mut state = Recovered {
@@ -250,67 +118,6 @@ impl Survey {
         }
         Ok(state)
     }
-}
-
-/// Reads a file's beginning. `None`: a journal that was never begun, for nothing is behind a
-/// header that was not yet synced.
-fn find(
-    disk: &dyn Disk,
-    number: u64,
-    name: String,
-    kind: FileKind,
-    encryption: &Encryption,
-) -> Result<Option<Found>> {
-    let io = |e| Error::io(format!("read {name}"), e);
-    let file = disk.open(&name).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => layout::gone(&name),
-        _ => io(e),
-    })?;
-    let len = file.len().map_err(io)?;
-    let mut prefix = vec![0; usize::try_from(len.min(FRAMES_AT)).unwrap_or_default()];
-    file.read_at(0, &mut prefix).map_err(io)?;
-    let open = match format::open(&prefix, encryption) {
-        Ok(open) if open.header.kind == kind => open,
-        Ok(_) => {
-            return Err(Error::corrupt(format!(
-                "{name}: not the kind of file it is named"
-            )));
-        }
-        Err(error) => {
-            let unbegun = kind == FileKind::Journal
-                && error.is(Code::Corrupt)
-                && nothing_behind(&*file, len).map_err(io)?;
-            if unbegun {
-                return Ok(None);
-            }
-            return Err(error.context(name));
-        }
-    };
-    Ok(Some(Found {
-        number,
-        name,
-        len,
-        file,
-        open,
-    }))
-}
-
-/// True if a file has only zeros behind its header.
-fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<bool> {
-    let mut at = FRAMES_AT;
-    let (mut chunk, zeros) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    while at < len {
-        let take = usize::try_from(len - at)
-            .unwrap_or(usize::MAX)
-            .min(chunk.len());
-        let part = chunk.get_mut(..take).unwrap_or_default();
-        file.read_at(at, part)?;
-        if zeros.get(..take) != Some(part) {
-            return Ok(false);
-        }
-        at += take as u64;
-    }
-    Ok(true)
 }
 
 struct FileSource {

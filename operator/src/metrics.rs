@@ -120,7 +120,7 @@ impl Default for Metrics {
             metrics.members_ready.clone(),
         );
         r.register(
-            "members_total",
+            "members",
             "Members of the store",
             metrics.members_total.clone(),
         );

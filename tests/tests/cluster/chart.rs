@@ -1,11 +1,11 @@
 //! The chart: it renders the same twice, asks for no more than it needs, and its own test passes.
 
-use codexstore_tests::{Cluster, Namespace, RELEASE, SYSTEM, cluster, exclusive};
+use codexstore_tests::{Cluster, Namespace, RELEASE, SYSTEM, cluster, exclusive, path_of};
 use serde_json::Value;
 
 /// Every switch on, so that each template is looked at.
 const ALL: &[&str] = &[
-    "--set=networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+    "--set=networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true",
     "--set=webhook.certificate.source=CertManager",
 ];
 
@@ -227,6 +227,31 @@ fn the_server_accepts_each_manifest_of_the_chart() {
         cluster
             .kubectl(&args)
             .success("kubectl apply --dry-run=server");
+    }
+}
+
+#[test]
+fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.operator_pods()[0]["metadata"]["name"].clone();
+    let path = format!("pods/{}:8080/proxy/metrics", pod.as_str().expect("a name"));
+    let metrics = cluster.text(&path_of(SYSTEM, &path)).expect("metrics");
+    let mut named = std::collections::BTreeSet::new();
+    for object in render(cluster, ALL) {
+        let text = object.to_string();
+        for (at, prefix) in text.match_indices("codexstore_operator_") {
+            let rest = &text[at + prefix.len()..];
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+            named.insert(format!("{prefix}{}", &rest[..end.unwrap_or(rest.len())]));
+        }
+    }
+    assert!(named.len() >= 8, "{named:?}");
+    for name in named {
+        let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+        let known = [name.as_str(), family]
+            .iter()
+            .any(|n| metrics.contains(&format!("# TYPE {n} ")));
+        assert!(known, "{name} is not in:\n{metrics}");
     }
 }
 

@@ -147,18 +147,19 @@ impl Cluster {
 
     /// The operator's pods that run and are not going.
     pub fn operator_pods(&self) -> Vec<Value> {
+        let mut pods = self.all_operator_pods();
+        pods.retain(|p| p["metadata"]["deletionTimestamp"].is_null());
+        pods
+    }
+
+    fn all_operator_pods(&self) -> Vec<Value> {
         let path = path_of(
             SYSTEM,
             "pods?labelSelector=app.kubernetes.io%2Fcomponent%3Doperator",
         );
-        let mut pods = self
-            .get(&path)
-            .map(|l| l["items"].as_array().cloned())
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        pods.retain(|p| p["metadata"]["deletionTimestamp"].is_null());
-        pods
+        let list = self.get(&path).ok();
+        let items = list.and_then(|l| l["items"].as_array().cloned());
+        items.unwrap_or_default()
     }
 
     /// The logs of each operator pod, by name.
@@ -176,7 +177,8 @@ impl Cluster {
             .collect()
     }
 
-    /// Waits until both replicas of the operator are ready and the webhook carries its CA.
+    /// Waits until both replicas of the operator are ready, those before them are gone (one that is going still answers the
+    /// webhook, by the settings that it had), and the webhook carries its CA.
     #[track_caller]
     pub fn operator_ready(&self) {
         wait::until("the operator is ready", wait::LONG, || {
@@ -194,6 +196,10 @@ impl Cluster {
                 || status["observedGeneration"] != d["metadata"]["generation"]
             {
                 return Err(status.to_string());
+            }
+            let pods = self.all_operator_pods().len() as u64;
+            if Some(pods) != want {
+                return Err(format!("{pods} pods"));
             }
             for kind in [
                 "mutatingwebhookconfigurations",

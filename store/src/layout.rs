@@ -88,7 +88,9 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<()> {
 
 /// Who owns the store: the content of `epoch-N`, which nobody but owner N ever makes or writes. The
 /// highest number in the directory is the owner's; a file that does not verify is the claim of one
-/// that died before it wrote it, and only its number counts. See decision 7. 64 bytes: magic (8), version (2), flags (2: bit 0 set for `interval`), zero
+/// that died before it wrote it, and only its number counts. See decision 7.
+///
+/// 64 bytes: magic (8), version (2), flags (2: bit 0 set for `interval`), zero
 /// (4), epoch (8), store id (16), lineage at the time (8), journal (8), zero (4), CRC-32C of all
 /// before (4); little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,7 +43,7 @@ where
         .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
     with_room(&survey.unbegun, &*disk, || layout::claim(&*disk, number))?;
     // Again: what an owner did until the claim fenced it counts.
-    let survey = Survey::take(&*disk, &options.encryption)?;
+    let mut survey = Survey::take(&*disk, &options.encryption)?;
     check_epoch(&*disk, number)?;
     let fresh = || Lineage::random(&*env.random);
     let interval = matches!(options.durability, Durability::Interval(_));
@@ -63,7 +63,6 @@ where
             interval,
         },
     };
-    let mut survey = survey;
     let claims = std::mem::take(&mut survey.claims);
     with_room(&survey.unbegun, &*disk, || epoch.publish(&*disk))?;
     // What they said is in this one; tries to open that fail must not leave one each.

@@ -44,6 +44,7 @@ pub(crate) enum BatchOp {
 pub struct Batch {
     pub(crate) conditions: Vec<(Bytes, Expect)>,
     pub(crate) ops: Vec<BatchOp>,
+    pub(crate) actor: Option<String>,
 }
 
 impl Batch {
@@ -88,6 +89,14 @@ impl Batch {
         self
     }
 
+    /// Says who commits it: a label of at most 256 bytes that stands in the log and that history and
+    /// watchers show. The store does not check whether it is true.
+    #[must_use]
+    pub fn actor(mut self, label: impl Into<String>) -> Batch {
+        self.actor = Some(label.into());
+        self
+    }
+
     /// Number of operations.
     pub fn len(&self) -> usize {
         self.ops.len()
@@ -118,6 +127,9 @@ impl Program for Batch {
     fn run(self, txn: &mut Txn<'_>) -> Result<Committed> {
         for (key, expect) in &self.conditions {
             check(txn, key, *expect)?;
+        }
+        if let Some(label) = self.actor {
+            txn.set_actor(label)?;
         }
         for op in self.ops {
             match op {

@@ -10,17 +10,18 @@
 //! one frame, written and synced; the epoch is read again; the working copy is published to
 //! readers; everyone is answered.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
+use crate::feed::Log;
 use crate::image::Image;
 use crate::index::{Index, View};
-use crate::journal::{Journal, Spare};
+use crate::journal::{Journal, LogFile, Spare};
 use crate::layout;
 use crate::options::Durability;
-use crate::recovery::OldJournal;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
 use crate::task::{Background, Done, Running};
@@ -66,7 +67,10 @@ pub(crate) struct Engine {
     /// Gone once closed.
     pub(crate) journal: Option<Journal>,
     pub(crate) spare: Option<Spare>,
-    pub(crate) older: Vec<OldJournal>,
+    /// Log files that the image does not hold, oldest first.
+    pub(crate) older: Vec<LogFile>,
+    /// Log files that it holds, oldest first.
+    pub(crate) past: VecDeque<LogFile>,
     pub(crate) image: Option<Image>,
     /// Payload bytes of the entries in the image.
     pub(crate) image_live: u64,
@@ -113,7 +117,8 @@ impl Engine {
             number: journal.number + 1,
             journal: Some(journal),
             spare: None,
-            older: recovered.journals,
+            older: recovered.older,
+            past: recovered.past.into(),
             image_live: view.index.image_bytes(),
             image: recovered.image,
             covered: 0,
@@ -126,7 +131,8 @@ impl Engine {
             shared,
         };
         engine.report();
-        engine.report_keys();
+        engine.shared.feed.begin(engine.latest);
+        engine.report_log();
         engine
     }
 
@@ -182,6 +188,7 @@ impl Engine {
     pub fn close(&mut self) -> Result<()> {
         self.background.stop();
         if let Some(error) = self.shared.poison() {
+            self.shared.feed.close();
             return Err(error.clone());
         }
         let closed = self.flush().and_then(|()| match self.journal.take() {
@@ -194,8 +201,9 @@ impl Engine {
             _ => self.spare.take(),
         };
         if let Some(spare) = spare {
-            let _harmless = self.seat.disk.remove(&layout::journal(spare.number));
+            let _harmless = self.seat.disk.remove(&spare.name);
         }
+        self.shared.feed.close();
         closed.inspect_err(|error| self.poison(error))
     }
 
@@ -295,7 +303,8 @@ impl Engine {
             }
             return;
         }
-        if wrote && self.shared.poison().is_none() {
+        let early = self.seat.options.durability != Durability::Always;
+        if wrote && early && self.shared.poison().is_none() {
             self.publish();
         }
         for ran in group.drain(..) {
@@ -317,8 +326,8 @@ impl Engine {
         self.shared.view.store(Arc::new(view));
     }
 
-    /// Writes the batches that are waiting as one frame, syncs it, and checks that the store is
-    /// still ours.
+    /// Writes the batches that are waiting as one frame, syncs it, checks that the store is still
+    /// ours, and shows them to readers, and then to watchers.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.flush_due = None;
         // First: a group whose payload a failure threw away must not pass for written.
@@ -338,6 +347,14 @@ impl Engine {
         journal.sync()?;
         let took = self.seat.env.clock.monotonic().saturating_sub(before);
         self.seat.check_epoch()?;
+        let offset = journal.offset();
+        // With an interval they have been shown, and a program may be running on the working copy.
+        if self.seat.options.durability == Durability::Always {
+            self.publish();
+        }
+        self.shared
+            .feed
+            .logged(self.unlogged, self.latest, offset, &self.payload);
         self.payload.clear();
         self.payload.shrink_to(GROUP);
         self.batch.shrink_to(GROUP);
@@ -386,9 +403,8 @@ impl Engine {
         }
         self.accept();
         self.gauges.expired += gone.len() as u64;
-        match self.flush() {
-            Ok(()) => self.publish(),
-            Err(error) => self.poison(&error),
+        if let Err(error) = self.flush() {
+            self.poison(&error);
         }
     }
 
@@ -416,6 +432,17 @@ impl Engine {
         *self.shared.gauges.lock() = self.gauges;
     }
 
+    /// Brings what others see of the log's files up to date.
+    pub(crate) fn report_log(&self) {
+        let Some(journal) = &self.journal else { return };
+        let log = Log {
+            ended: self.ended().cloned().collect(),
+            present: Some(journal.describe()),
+        };
+        self.shared.feed.files(log, journal.offset());
+        self.report_keys();
+    }
+
     /// Brings the key ids that others see up to date.
     pub(crate) fn report_keys(&self) {
         let current = self
@@ -423,9 +450,9 @@ impl Engine {
             .as_ref()
             .and_then(|journal| journal.key_id.clone());
         let image = self.image.iter().map(|image| &image.key_id);
-        let older = self.older.iter().map(|journal| &journal.key_id);
+        let ended = self.ended().map(|file| &file.key_id);
         let needed = image
-            .chain(older)
+            .chain(ended)
             .chain([&current])
             .flatten()
             .cloned()

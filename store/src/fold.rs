@@ -1,4 +1,4 @@
-//! Folding: a new image takes the place of the old one and of the journals behind it.
+//! Folding: a new image takes the place of the old one, and the journals behind it become the past.
 //!
 //! The order is what makes a crash harmless at every point: the next journal is prepared, zeros
 //! and directory entry synced; the log switches to it between two groups, at revision R; image R
@@ -18,9 +18,8 @@ use crate::error::{Code, Error, Result};
 use crate::image::WriteImage;
 use crate::journal::Journal;
 use crate::layout;
-use crate::recovery::OldJournal;
-use crate::space::{Claim, superfluous};
-use crate::task::{Done, Running, Task};
+use crate::space::Claim;
+use crate::task::{Done, Running, Work};
 
 /// Journals smaller than this are not worth a fold.
 const WORTH: u64 = 4 << 20;
@@ -64,6 +63,10 @@ impl Engine {
             && let Err(error) = self.fold_if_due()
         {
             self.poison(&error);
+            return;
+        }
+        if self.running.is_none() {
+            self.trim();
         }
     }
 
@@ -112,15 +115,19 @@ impl Engine {
         };
         let view = self.shared.view.load_full();
         let live = view.index.image_bytes();
-        let garbage = superfluous(self, &layout::image(view.revision));
-        let task = WriteImage::new(view, journal.link(), garbage);
+        let (link, covered) = (journal.link(), journal.used() - self.covered);
+        let garbage = self.old_image(view.revision).into_iter().collect();
+        let task = WriteImage::new(view, link, garbage);
+        let limit = self.disk_limit();
+        let gone = self.make_way(task.estimate(), limit);
         self.running = Some(Running::Image {
             estimate: task.estimate(),
             live,
             older: self.older.len(),
-            covered: journal.used() - self.covered,
+            covered,
         });
-        self.background.start(Task::Image(Box::new(task)));
+        let task = self.removing(gone, Work::Image(Box::new(task)));
+        self.background.start(task);
         Ok(())
     }
 
@@ -132,8 +139,9 @@ impl Engine {
         };
         // Taken from the end: the mark goes last, when everything it warns of is gone.
         let mut garbage = vec![layout::SUSPECT.to_owned()];
-        garbage.extend(superfluous(self, &layout::image(view.revision)));
-        let mut task = Task::Image(Box::new(WriteImage::new(view, journal.link(), garbage)));
+        garbage.extend(self.old_image(view.revision));
+        let task = WriteImage::new(view, journal.link(), garbage);
+        let mut task = self.removing(Vec::new(), Work::Image(Box::new(task)));
         let done = task.run(&self.seat, || false)?;
         let live = self.index.image_bytes();
         let older = self.older.len();
@@ -146,31 +154,31 @@ impl Engine {
         self.take_in(Ok(done))
     }
 
+    /// The name of the image that one of `revision` makes superfluous.
+    fn old_image(&self, revision: u64) -> Option<String> {
+        let old = self.image.as_ref().map(|image| image.name.clone());
+        old.filter(|name| *name != layout::image(revision))
+    }
+
     /// Goes on in the spare. The frames of the present journal are all synced.
     pub(crate) fn switch(&mut self) -> Result<()> {
-        let (Some(spare), Some(mut journal)) = (self.spare.take(), self.journal.take()) else {
+        let (Some(spare), Some(journal)) = (self.spare.take(), self.journal.take()) else {
             return Err(Error::internal("switch without a spare journal"));
         };
         let used = journal.used() - self.covered;
         let begun = Journal::begin(&self.seat, spare, journal.link(), self.unlogged)
-            .and_then(|next| journal.hand_over(&self.seat).map(|()| next));
-        let next = match begun {
-            Ok(next) => next,
+            .and_then(|next| Ok((next, journal.hand_over(&self.seat, used)?)));
+        let (next, ended) = match begun {
+            Ok(begun) => begun,
             Err(error) => {
-                self.journal = Some(journal);
                 self.poison(&error);
                 return Err(self.shared.poison().cloned().unwrap_or(error));
             }
         };
-        self.older.push(OldJournal {
-            name: layout::journal(journal.number),
-            len: journal.size,
-            used,
-            key_id: journal.key_id,
-        });
+        self.older.push(ended);
         self.covered = 0;
         self.journal = Some(next);
-        self.report_keys();
+        self.report_log();
         Ok(())
     }
 
@@ -206,7 +214,8 @@ impl Engine {
                 },
             ) => {
                 self.shortage.clear();
-                self.older.drain(..older.min(self.older.len()));
+                self.past
+                    .extend(self.older.drain(..older.min(self.older.len())));
                 // The journal may have been switched meanwhile: then the oldest one is meant.
                 match self.older.first_mut() {
                     Some(oldest) => oldest.used = oldest.used.saturating_sub(covered),
@@ -218,8 +227,9 @@ impl Engine {
                 self.gauges.folds += 1;
                 self.report_keys();
             }
-            (Ok(Done::Image(_)), Running::Prepare { .. }) => {
-                return Err(Error::internal("an image where a journal was prepared"));
+            (Ok(Done::Removed), Running::Removal) => self.shortage.clear(),
+            (Ok(Done::Image(_) | Done::Removed), _) => {
+                return Err(Error::internal("a result of another task"));
             }
             (Err(error), running) if error.is(Code::DiskFull) => {
                 if matches!(running, Running::Image { .. }) {

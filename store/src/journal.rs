@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
-use crate::format::{FRAMES_AT, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len};
+use crate::format::{
+    FRAMES_AT, FileId, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len,
+};
 use crate::keyring::KeyId;
 use crate::layout;
 use crate::seat::Seat;
@@ -13,8 +15,27 @@ use crate::seat::Seat;
 /// Zeros written at once: few enough that the allocator does not keep much of an idle store.
 const CHUNK: usize = 256 << 10;
 
+/// A log file that is not written to any more.
+#[derive(Debug, Clone)]
+pub(crate) struct LogFile {
+    pub name: String,
+    /// Its length on disk.
+    pub len: u64,
+    /// Bytes of frames in it that the image does not hold.
+    pub used: u64,
+    pub key_id: Option<KeyId>,
+    pub file: FileId,
+    /// The lowest revision that may be in it.
+    pub first_revision: u64,
+    /// When it was begun, by the store's clock.
+    pub created_ms: u64,
+    /// Sequence of the last frame that counts: where the log went on in the next file.
+    pub end: u64,
+}
+
 /// A file of zeros that is durable, with its name: the next journal.
 pub(crate) struct Spare {
+    pub name: String,
     pub number: u64,
     pub file: Arc<dyn DiskFile>,
     pub size: u64,
@@ -22,6 +43,7 @@ pub(crate) struct Spare {
 
 /// Makes a [`Spare`] in steps: zeros, synced; then its name, synced.
 pub(crate) struct Prepare {
+    name: String,
     number: u64,
     size: u64,
     file: Option<Arc<dyn DiskFile>>,
@@ -29,9 +51,10 @@ pub(crate) struct Prepare {
 }
 
 impl Prepare {
-    /// A journal of `size` bytes.
-    pub fn new(number: u64, size: u64) -> Prepare {
+    /// A log file of `size` bytes.
+    pub fn new(kind: FileKind, number: u64, size: u64) -> Prepare {
         Prepare {
+            name: layout::log(kind, number),
             number,
             size,
             file: None,
@@ -42,11 +65,9 @@ impl Prepare {
     /// One step: some zeros, or the syncs at the end. A full disk leaves no file behind.
     pub fn step(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
         let result = self.advance(disk);
-        if result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull)) {
-            let name = layout::journal(self.number);
-            if self.file.take().is_some() {
-                layout::remove_if_there(disk, &name)?;
-            }
+        let full = result.as_ref().is_err_and(|e| e.is(crate::Code::DiskFull));
+        if full && self.file.take().is_some() {
+            layout::remove_if_there(disk, &self.name)?;
         }
         result
     }
@@ -54,20 +75,19 @@ impl Prepare {
     /// Removes what was made. Only that: the name may be a successor's by now otherwise.
     pub fn give_up(&mut self, disk: &dyn Disk) {
         if self.file.take().is_some() {
-            let _harmless = disk.remove(&layout::journal(self.number));
+            let _harmless = disk.remove(&self.name);
         }
     }
 
     fn advance(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
-        let name = layout::journal(self.number);
         let doing = |what: &'static str| {
-            let name = name.clone();
+            let name = self.name.clone();
             move |e| Error::io(format!("{what} {name}"), e)
         };
         let file = if let Some(file) = &self.file {
             file.clone()
         } else {
-            let file = disk.create(&name).map_err(doing("create"))?;
+            let file = disk.create(&self.name).map_err(doing("create"))?;
             self.file.insert(file).clone()
         };
         if self.at < self.size {
@@ -80,6 +100,7 @@ impl Prepare {
         file.sync().map_err(doing("sync"))?;
         disk.sync_dir().map_err(doing("sync the directory of"))?;
         Ok(Some(Spare {
+            name: self.name.clone(),
             number: self.number,
             file,
             size: self.size,
@@ -89,9 +110,12 @@ impl Prepare {
 
 /// The journal that is written to.
 pub(crate) struct Journal {
+    pub name: String,
     pub number: u64,
     pub key_id: Option<KeyId>,
     pub size: u64,
+    pub first_revision: u64,
+    created_ms: u64,
     file: Arc<dyn DiskFile>,
     sealer: Sealer,
     frame: Vec<u8>,
@@ -101,22 +125,38 @@ impl Journal {
     /// Turns a spare into a journal that goes on at `link` with `first_revision`: writes its
     /// header and syncs it, before any frame, so that a torn header means that there is none.
     pub fn begin(seat: &Seat, spare: Spare, link: Link, first_revision: u64) -> Result<Journal> {
-        let name = layout::journal(spare.number);
-        let made = seat.create(FileKind::Journal, first_revision, link)?;
+        let made = seat.create(seat.options.strategy.log(), first_revision, link)?;
         let io = |what: &'static str| {
-            let name = name.clone();
+            let name = spare.name.clone();
             move |e| Error::io(format!("{what} the header of {name}"), e)
         };
         spare.file.write_at(0, &made.prefix).map_err(io("write"))?;
         spare.file.sync().map_err(io("sync"))?;
         Ok(Journal {
+            name: spare.name,
             number: spare.number,
+            first_revision,
+            created_ms: made.header.created_ms,
             key_id: made.key_id,
             size: spare.size,
             file: spare.file,
             sealer: made.sealer,
             frame: Vec::new(),
         })
+    }
+
+    /// What readers of the log need to know of it.
+    pub fn describe(&self) -> LogFile {
+        LogFile {
+            name: self.name.clone(),
+            len: self.size,
+            used: self.used(),
+            key_id: self.key_id.clone(),
+            file: self.link().file,
+            first_revision: self.first_revision,
+            created_ms: self.created_ms,
+            end: u64::MAX,
+        }
     }
 
     /// Bytes left for frames; one sector is kept for the closing frame.
@@ -131,6 +171,11 @@ impl Journal {
     /// Bytes of frames in it.
     pub fn used(&self) -> u64 {
         self.sealer.offset() - FRAMES_AT
+    }
+
+    /// Where the next frame belongs.
+    pub fn offset(&self) -> u64 {
+        self.sealer.offset()
     }
 
     /// Right behind the last frame.
@@ -153,10 +198,9 @@ impl Journal {
 
     /// Writes the sealed frame where it belongs.
     pub fn write(&mut self, offset: u64) -> Result<()> {
-        let name = layout::journal(self.number);
         self.file
             .write_at(offset, &self.frame)
-            .map_err(|e| Error::io(format!("write {name} at {offset}"), e))?;
+            .map_err(|e| Error::io(format!("write {} at {offset}", self.name), e))?;
         // A rare large frame does not keep its memory for ever.
         if self.frame.capacity() > CHUNK {
             self.frame = Vec::new();
@@ -166,24 +210,35 @@ impl Journal {
 
     /// Makes it durable.
     pub fn sync(&self) -> Result<()> {
-        let name = layout::journal(self.number);
         self.file
             .sync()
-            .map_err(|e| Error::io(format!("sync {name}"), e))
+            .map_err(|e| Error::io(format!("sync {}", self.name), e))
     }
 
     /// Ends it with an empty frame, behind the place that the next journal names: whoever finds
-    /// this one last knows that the next one is missing. That one is durable by now.
-    pub fn hand_over(&mut self, seat: &Seat) -> Result<()> {
+    /// this one last knows that the next one is missing. That one is durable by now. Then cuts what
+    /// was filled ahead, for the file may be kept for long; the cut need not be durable.
+    pub fn hand_over(mut self, seat: &Seat, used: u64) -> Result<LogFile> {
+        let end = self.link();
         let offset = self.seal(seat, &[])?;
         self.write(offset)?;
-        self.sync()
+        self.sync()?;
+        let len = self.offset();
+        self.file
+            .truncate(len)
+            .map_err(|e| Error::io(format!("cut {}", self.name), e))?;
+        Ok(LogFile {
+            len,
+            used,
+            end: end.sequence,
+            ..self.describe()
+        })
     }
 
     /// Ends it with a closing frame and syncs, then cuts what was filled ahead, so that the next
     /// open reads live data only. The cut need not be durable.
     pub fn close(self, seat: &Seat) -> Result<()> {
-        let name = layout::journal(self.number);
+        let name = self.name;
         let mut frame = Vec::new();
         let (sealed, _) = self.sealer.close(&*seat.env.random, &mut frame)?;
         let failed = |e| Error::io(format!("close {name}"), e);

@@ -5,13 +5,14 @@
 //! epoch-N          the claim of the Nth owner: see Epoch
 //! image-R          all live entries at revision R
 //! journal-N        batches; N only orders names, the headers say what follows what
+//! ledger-N         the same in a ledger, where it is kept for ever
 //! *.tmp            being written; of no value
 //! suspect          a write or sync failed: do not trust what the page cache shows
 //! ```
 
 use crate::disk::{Disk, read_all};
 use crate::error::{Code, Error, Result};
-use crate::format::{Lineage, StoreId};
+use crate::format::{FileKind, Lineage, StoreId};
 
 /// Name of the mark that a failed write or sync leaves.
 pub(crate) const SUSPECT: &str = "suspect";
@@ -31,9 +32,12 @@ pub(crate) fn epoch(number: u64) -> String {
     format!("epoch-{number:020}")
 }
 
-/// Name of a journal.
-pub(crate) fn journal(number: u64) -> String {
-    format!("journal-{number:020}")
+/// Name of a log file.
+pub(crate) fn log(kind: FileKind, number: u64) -> String {
+    match kind {
+        FileKind::Ledger => format!("ledger-{number:020}"),
+        _ => format!("journal-{number:020}"),
+    }
 }
 
 /// Name under which a file is written until it is whole.
@@ -45,7 +49,7 @@ pub(crate) fn temporary(name: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name {
     Image(u64),
-    Journal(u64),
+    Log(FileKind, u64),
     Epoch(u64),
     Temporary,
     Suspect,
@@ -65,7 +69,10 @@ pub(crate) fn parse(name: &str) -> Name {
         return Name::Image(number);
     }
     if let Some(number) = name.strip_prefix("journal-").and_then(number) {
-        return Name::Journal(number);
+        return Name::Log(FileKind::Journal, number);
+    }
+    if let Some(number) = name.strip_prefix("ledger-").and_then(number) {
+        return Name::Log(FileKind::Ledger, number);
     }
     if let Some(number) = name.strip_prefix("epoch-").and_then(number) {
         return Name::Epoch(number);
@@ -102,7 +109,7 @@ pub(crate) struct Epoch {
     pub store: StoreId,
     /// The line of history when the owner opened the store.
     pub lineage: Lineage,
-    /// The journal that the owner began with, once that is durable; 0 before the first. It is
+    /// Number of the log file that the owner began with, once that is durable; 0 before the first. It is
     /// there until an image takes its place, so that a store whose last files are missing is not
     /// taken for a shorter one. What follows it is known by the hand-over: see [`crate::fold`].
     pub journal: u64,
@@ -226,7 +233,9 @@ mod tests {
     #[test]
     fn names_are_read_back() {
         assert_eq!(parse(&image(7)), Name::Image(7));
-        assert_eq!(parse(&journal(u64::MAX)), Name::Journal(u64::MAX));
+        for kind in [FileKind::Journal, FileKind::Ledger] {
+            assert_eq!(parse(&log(kind, u64::MAX)), Name::Log(kind, u64::MAX));
+        }
         assert_eq!(parse(&temporary(&image(7))), Name::Temporary);
         assert_eq!(parse(&epoch(7)), Name::Epoch(7));
         assert_eq!(parse(&temporary(&epoch(7))), Name::Temporary);

@@ -70,15 +70,22 @@ mod shared;
 mod commit;
 mod engine;
 mod fold;
+mod past;
 mod space;
 mod task;
 
+mod chain;
 mod image;
 mod journal;
 mod layout;
 mod open;
 mod recovery;
 mod survey;
+
+mod feed;
+mod history;
+mod log;
+mod watch;
 
 mod disk;
 mod env;
@@ -101,9 +108,12 @@ pub use disk::{Disk, DiskFile};
 pub use entry::Entry;
 pub use env::{Clock, Env, SystemClock};
 pub use error::{Code, Error, Kind, Result, Retry};
+pub use history::{Changes, Version};
 pub use keyring::{Encryption, Key, KeyId, KeySize, Keyring};
-pub use options::{Durability, Options, Strategy};
+pub use log::{Change, ChangeOp};
+pub use options::{Durability, Options, Retention, Strategy};
 pub use scan::{Page, Scan};
 pub use stats::{Finding, Stats};
 pub use store::Store;
 pub use txn::{Program, Txn};
+pub use watch::Watch;

@@ -35,6 +35,9 @@ where
     options.validate()?;
     // Nothing is modified before all keys are checked.
     let survey = Survey::take(&*disk, &options.encryption)?;
+    if !options.convert {
+        survey.check_strategy(options.strategy)?;
+    }
     let number = survey
         .highest_claim()
         .checked_add(1)
@@ -70,11 +73,11 @@ where
         remove_if_there(&*disk, &layout::epoch(*old))?;
     }
     let used = survey.bytes();
-    let recovered = match survey.recover(fresh) {
+    let recovered = match survey.recover(&*disk, fresh) {
         // An owner that was just fenced may have written its last frame under our eyes. What is
         // damage indeed is so at a second look too.
         Err(error) if error.is(Code::Corrupt) => {
-            Survey::take(&*disk, &options.encryption)?.recover(fresh)?
+            Survey::take(&*disk, &options.encryption)?.recover(&*disk, fresh)?
         }
         result => result?,
     };
@@ -95,7 +98,8 @@ where
         options,
         time,
     });
-    let there: u64 = recovered.journals.iter().map(|journal| journal.len).sum();
+    let logs = recovered.past.iter().chain(&recovered.older);
+    let there: u64 = logs.map(|file| file.len).sum();
     let there = there + recovered.image.as_ref().map_or(0, |image| image.len);
     let left = seat
         .space
@@ -146,7 +150,7 @@ fn first_journal(seat: &Seat, number: u64, left: u64) -> Result<Spare> {
     let usual = Engine::first_size(seat.space);
     let size = if usual <= left { usual } else { SMALL };
     let make = |size| {
-        let mut task = Prepare::new(number, size);
+        let mut task = Prepare::new(seat.options.strategy.log(), number, size);
         loop {
             if let Some(spare) = task.step(&*seat.disk)? {
                 return Ok(spare);

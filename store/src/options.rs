@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::compress::Compression;
 use crate::error::{Code, Error, Result};
+use crate::format::FileKind;
 use crate::format::record::MAX_VALUE;
 use crate::keyring::{Encryption, KeySize};
 
@@ -13,15 +14,37 @@ pub enum Strategy {
     /// The present: one atomic image, and short journals of what came after it.
     #[default]
     Snapshot,
+    /// Every revision: hash-chained segments that are never rewritten, and an image beside them
+    /// only to start fast.
+    Ledger,
 }
 
 impl Strategy {
-    /// `snapshot`.
+    /// `snapshot` or `ledger`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Strategy::Snapshot => "snapshot",
+            Strategy::Ledger => "ledger",
         }
     }
+
+    /// The kind of its log files.
+    pub(crate) const fn log(self) -> FileKind {
+        match self {
+            Strategy::Snapshot => FileKind::Journal,
+            Strategy::Ledger => FileKind::Ledger,
+        }
+    }
+}
+
+/// What a ledger may forget, by whole segments and oldest first: nothing, by default. A segment
+/// goes when every rule that is given allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Retention {
+    /// Revisions younger than this are kept.
+    pub age: Option<Duration>,
+    /// This many of the latest revisions are kept.
+    pub revisions: Option<u64>,
 }
 
 /// When a write is answered.
@@ -57,8 +80,14 @@ pub struct Options {
     pub encryption: Encryption,
     /// Size of the AES key of new files' frames; 256 bits by default.
     pub key_size: KeySize,
-    /// What is kept.
+    /// What is kept. An existing store must agree; [`crate::offline::convert`] changes it.
     pub strategy: Strategy,
+    /// Bytes of log that the Snapshot strategy keeps behind its image, so that a watcher can
+    /// resume: 64 MiB by default, an eighth of the disk budget at most, and less where space is
+    /// needed.
+    pub keep_log: u64,
+    /// What the Ledger strategy may forget: nothing by default.
+    pub retention: Retention,
     /// When a write is answered.
     pub durability: Durability,
     /// How new files are compressed.
@@ -75,6 +104,8 @@ pub struct Options {
     /// A larger jump is not believed: the store's time goes on from the log's, so that a wrong
     /// clock cannot expire everything, until [`crate::Store::accept_clock`]. 366 days by default.
     pub max_clock_jump: Duration,
+    /// The store's strategy may be another one, and becomes this one.
+    pub(crate) convert: bool,
 }
 
 impl Options {
@@ -90,6 +121,8 @@ impl Options {
             encryption,
             key_size: KeySize::default(),
             strategy: Strategy::default(),
+            keep_log: 64 << 20,
+            retention: Retention::default(),
             durability: Durability::default(),
             compression: Compression::default(),
             max_disk: u64::MAX,
@@ -97,6 +130,7 @@ impl Options {
             max_value: 8 << 20,
             max_queue: 4096,
             max_clock_jump: Duration::from_hours(366 * 24),
+            convert: false,
         }
     }
 
@@ -121,6 +155,11 @@ impl Options {
         }
         if self.durability == Durability::Interval(Duration::ZERO) {
             return refuse("the durability interval is 0; use always instead".to_owned());
+        }
+        if self.strategy == Strategy::Snapshot && self.retention != Retention::default() {
+            return refuse(
+                "retention is for the ledger strategy: a snapshot keeps the present".to_owned(),
+            );
         }
         if let Durability::Interval(every) = self.durability
             && every > Self::MAX_INTERVAL

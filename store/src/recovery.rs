@@ -6,32 +6,22 @@
 //! store's own work is an Integrity error: a missing file, a gap, a fork within one epoch, a chain
 //! that does not fit.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::disk::DiskFile;
+use crate::chain;
+use crate::disk::{Disk, DiskFile};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::format::{FRAMES_AT, FileId, Header, Lineage, Link, Reader, Source, Step, Tail, record};
+use crate::format::{FRAMES_AT, Lineage, Link, Reader, Source, Step, Tail, record};
 use crate::image::Image;
 use crate::index::{Index, View};
-use crate::keyring::KeyId;
+use crate::journal::LogFile;
 use crate::layout;
 use crate::stats::Finding;
 use crate::survey::{Found, Survey};
 
 /// Revisions that are skipped when some may have been given out and lost.
 const SKIP: u64 = 1 << 32;
-
-/// A journal that an image does not hold yet.
-#[derive(Debug, Clone)]
-pub(crate) struct OldJournal {
-    pub name: String,
-    pub len: u64,
-    /// Bytes of frames in it.
-    pub used: u64,
-    pub key_id: Option<KeyId>,
-}
 
 /// A store's state as its files tell it.
 pub(crate) struct Recovered {
@@ -44,10 +34,13 @@ pub(crate) struct Recovered {
     pub last_ms: Option<u64>,
     pub lineage: Lineage,
     pub image: Option<Image>,
-    pub journals: Vec<OldJournal>,
-    /// Where the next journal goes on.
+    /// Log files that the image holds, oldest first.
+    pub past: Vec<LogFile>,
+    /// Log files that the image does not hold.
+    pub older: Vec<LogFile>,
+    /// Where the next log file goes on.
     pub link: Link,
-    /// The next journal's number.
+    /// The next log file's number.
     pub number: u64,
     /// Files of no value.
     pub garbage: Vec<String>,
@@ -59,7 +52,11 @@ pub(crate) struct Recovered {
 
 impl Survey {
     /// Reads everything. The store is claimed by now.
-    pub fn recover(mut self, fresh_lineage: impl Fn() -> Result<Lineage>) -> Result<Recovered> {
+    pub fn recover(
+        mut self,
+        disk: &dyn Disk,
+        fresh_lineage: impl Fn() -> Result<Lineage>,
+    ) -> Result<Recovered> {
         let mut state = Recovered {
             view: View::default(),
             floor: 0,
@@ -67,7 +64,8 @@ impl Survey {
             last_ms: None,
             lineage: Lineage::default(),
             image: None,
-            journals: Vec::new(),
+            past: Vec::new(),
+            older: Vec::new(),
             link: Link::default(),
             number: self.highest + 1,
             garbage: std::mem::take(&mut self.garbage),
@@ -76,41 +74,37 @@ impl Survey {
         };
         state.garbage.append(&mut self.unbegun);
         let interval = self.epoch.is_some_and(|epoch| epoch.interval);
-        let mut start = Link::default();
+        let mut start = None;
         if let Some((revision, found)) = self.images.pop_last() {
-            start = found.open.header.link;
+            start = Some(found.open.header.link);
             state.image = Some(Image {
                 name: found.name.clone(),
                 len: found.len,
                 key_id: found.open.key_id.clone(),
             });
-            load_image(&mut state, revision, found)?;
+            load_image(&mut state, disk, revision, found)?;
         }
         state
             .garbage
             .extend(self.images.into_values().map(|found| found.name));
-        if state.image.is_none() && self.journals.is_empty() {
+        if state.image.is_none() && self.logs.is_empty() {
             state.lineage = match self.epoch {
                 Some(epoch) => epoch.lineage,
                 None => fresh_lineage()?,
             };
             return Ok(state);
         }
-        let chain = order(
-            self.journals,
-            start,
-            state.image.is_some(),
-            &mut state.garbage,
-        )?;
+        let mut chain = chain::order(self.logs, start)?;
+        state.garbage.append(&mut chain.garbage);
+        state.past = chain.past;
         let named = self.epoch.map_or(0, |epoch| epoch.journal);
-        let first = chain.first().map_or(0, |found| found.number);
-        if named >= first && !chain.iter().any(|found| found.number == named) {
+        let first = chain.files.first().map_or(0, |found| found.number);
+        if named >= first && !chain.files.iter().any(|found| found.number == named) {
             return Err(Error::corrupt(format!(
-                "{}: the file is missing",
-                layout::journal(named)
+                "log file number {named}, which the last owner began with, is missing"
             )));
         }
-        let clean = replay_chain(&mut state, chain, start)?;
+        let clean = replay_chain(&mut state, disk, chain.files, start)?;
         if !clean && interval {
             // The last owner acknowledged before it synced: what it gave out may be gone.
             state.lineage = fresh_lineage()?;
@@ -120,8 +114,16 @@ impl Survey {
     }
 }
 
+/// A file as a source of frames.
 struct FileSource {
     file: Arc<dyn DiskFile>,
+}
+
+fn reopen(disk: &dyn Disk, name: &str) -> Result<Arc<dyn DiskFile>> {
+    disk.open(name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => layout::gone(name),
+        _ => Error::io(format!("open {name}"), e),
+    })
 }
 
 impl Source for FileSource {
@@ -136,8 +138,9 @@ impl Source for FileSource {
     }
 }
 
-fn load_image(state: &mut Recovered, revision: u64, found: Found) -> Result<()> {
+fn load_image(state: &mut Recovered, disk: &dyn Disk, revision: u64, found: Found) -> Result<()> {
     let name = found.name;
+    let file = reopen(disk, &name)?;
     let header = found.open.header.clone();
     if header.first_revision != revision {
         return Err(Error::corrupt(format!(
@@ -145,7 +148,7 @@ fn load_image(state: &mut Recovered, revision: u64, found: Found) -> Result<()> 
             header.first_revision
         )));
     }
-    let mut reader = Reader::new(found.open, FileSource { file: found.file });
+    let mut reader = Reader::new(found.open, FileSource { file });
     let mut scratch = Vec::new();
     let index = &mut state.view.index;
     loop {
@@ -172,90 +175,13 @@ fn load_image(state: &mut Recovered, revision: u64, found: Found) -> Result<()> 
     Ok(())
 }
 
-/// Puts the journals that follow `start` in order, and checks that none is missing.
-fn order(
-    journals: Vec<Found>,
-    start: Link,
-    has_image: bool,
-    garbage: &mut Vec<String>,
-) -> Result<Vec<Found>> {
-    let mut rest: Vec<Found> = journals;
-    let wanted = |found: &Found| {
-        if has_image {
-            found.open.header.file == start.file
-        } else {
-            found.open.header.link == Link::default()
-        }
-    };
-    let Some(first) = rest.iter().position(wanted) else {
-        return Err(Error::corrupt(if has_image {
-            "the journal that the image names is missing"
-        } else {
-            "the first journal is missing, and there is no image"
-        }));
-    };
-    let mut chain = vec![rest.swap_remove(first)];
-    while let Some(last) = chain.last().map(|found| found.open.header.file) {
-        // An owner that was overtaken may have begun a journal too: the higher epoch counts.
-        let next = rest
-            .iter()
-            .enumerate()
-            .filter(|(_, found)| found.open.header.link.file == last)
-            .max_by_key(|(_, found)| found.open.header.epoch)
-            .map(|(at, found)| (at, found.open.header.epoch));
-        let Some((at, epoch)) = next else { break };
-        let next = rest.swap_remove(at);
-        if rest
-            .iter()
-            .any(|f| f.open.header.link.file == last && f.open.header.epoch == epoch)
-        {
-            return Err(Error::corrupt(format!(
-                "{}: two journals follow one",
-                next.name
-            )));
-        }
-        chain.push(next);
-    }
-    explain(&chain, rest, garbage)?;
-    Ok(chain)
-}
-
-/// Accounts for the journals outside the chain: older than it, or of an owner that was overtaken.
-fn explain(chain: &[Found], rest: Vec<Found>, garbage: &mut Vec<String>) -> Result<()> {
-    let oldest = chain.first().map_or(0, |found| found.number);
-    let successor: BTreeMap<FileId, u64> = chain
-        .windows(2)
-        .filter_map(|pair| match pair {
-            [a, b] => Some((a.open.header.file, b.open.header.epoch)),
-            _ => None,
-        })
-        .collect();
-    let mut overtaken: BTreeSet<FileId> = BTreeSet::new();
-    let mut rest: Vec<Found> = rest;
-    rest.sort_by_key(|found| found.number);
-    for found in rest {
-        let Header {
-            link, file, epoch, ..
-        } = found.open.header;
-        let branch = successor
-            .get(&link.file)
-            .is_some_and(|winner| epoch < *winner);
-        if found.number >= oldest {
-            if !branch && !overtaken.contains(&link.file) {
-                return Err(Error::corrupt(format!(
-                    "{}: the journal before it is missing",
-                    found.name
-                )));
-            }
-            overtaken.insert(file);
-        }
-        garbage.push(found.name);
-    }
-    Ok(())
-}
-
 /// Replays the journals in order. True if the last one was closed.
-fn replay_chain(state: &mut Recovered, chain: Vec<Found>, start: Link) -> Result<bool> {
+fn replay_chain(
+    state: &mut Recovered,
+    disk: &dyn Disk,
+    chain: Vec<Found>,
+    start: Option<Link>,
+) -> Result<bool> {
     let ends: Vec<Option<Link>> = chain
         .iter()
         .skip(1)
@@ -263,10 +189,10 @@ fn replay_chain(state: &mut Recovered, chain: Vec<Found>, start: Link) -> Result
         .chain([None])
         .collect();
     let mut clean = false;
-    let mut from = (start != Link::default()).then_some(start);
+    let mut from = start;
     for (found, end) in chain.into_iter().zip(ends) {
         let name = found.name.clone();
-        clean = replay(state, found, from.take(), end).map_err(|e| e.context(name))?;
+        clean = replay(state, disk, found, from.take(), end).map_err(|e| e.context(name))?;
     }
     Ok(clean)
 }
@@ -274,17 +200,15 @@ fn replay_chain(state: &mut Recovered, chain: Vec<Found>, start: Link) -> Result
 /// Replays one journal, from where an image left it and up to where the next one took over.
 fn replay(
     state: &mut Recovered,
+    disk: &dyn Disk,
     found: Found,
     mut from: Option<Link>,
     end: Option<Link>,
 ) -> Result<bool> {
     let Found {
-        name,
-        len,
-        file,
-        open,
-        ..
+        name, len, open, ..
     } = found;
+    let file = reopen(disk, &name)?;
     let header = open.header.clone();
     let key_id = open.key_id.clone();
     // What the image holds may be logged behind it: see `apply`.
@@ -318,7 +242,7 @@ fn replay(
         }
         if let Some(link) = end.filter(|link| link.sequence == here.sequence) {
             if link.chain != here.chain {
-                return Err(Error::corrupt("not the chain that the next journal names"));
+                return Err(Error::corrupt("not the chain that the next log file names"));
             }
             break true;
         }
@@ -342,7 +266,7 @@ fn replay(
         }
         match end {
             None if from.is_none() && goes_on => {
-                return Err(Error::corrupt("the journal that follows it is missing"));
+                return Err(Error::corrupt("the log file that follows it is missing"));
             }
             None if from.is_none() => break matches!(tail, Tail::Closed(_)),
             Some(link) if from.is_none() && link == reader.link() => break true,
@@ -368,11 +292,15 @@ fn replay(
     }
     state.link = reader.link();
     let used = reader.offset() - FRAMES_AT;
-    state.journals.push(OldJournal {
+    state.older.push(LogFile {
         name,
         len,
         used,
         key_id,
+        file: header.file,
+        first_revision: header.first_revision,
+        created_ms: header.created_ms,
+        end: state.link.sequence,
     });
     Ok(clean)
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::error::{Code, Error};
+use crate::feed::Feed;
 use crate::index::View;
 use crate::keyring::KeyId;
 use crate::seat::Seat;
@@ -18,6 +19,8 @@ pub(crate) struct Shared {
     pub view: ArcSwap<View>,
     pub gauges: Mutex<Gauges>,
     pub keys: Mutex<FileKeys>,
+    /// For those who follow the log.
+    pub feed: Feed,
     /// What the open found.
     pub findings: Vec<Finding>,
     poison: OnceLock<Error>,
@@ -55,6 +58,7 @@ impl Shared {
             view: ArcSwap::from_pointee(view),
             gauges: Mutex::default(),
             keys: Mutex::default(),
+            feed: Feed::default(),
             poison: OnceLock::new(),
         }
     }

@@ -7,7 +7,8 @@
 //! journals and a reserve for deletions fit. An image is taken for as large as it is without
 //! compression, unless what it is made of, an image and journals, is smaller: a value that
 //! replaces one of the same size may compress worse. A deletion needs room for its frame only.
-//! Where a fold would make the room, the write waits for it rather than fail.
+//! Where a fold would make the room, the write waits for it rather than fail. What a snapshot store
+//! keeps of its past counts for nothing: it is removed where it is in the way. A ledger's counts.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::format::frame_len;
 use crate::image::estimate;
 use crate::journal::{Journal, Prepare, size_for};
-use crate::layout;
-use crate::task::{Running, Task};
+use crate::options::Strategy;
+use crate::task::{Running, Work};
 
 /// A journal's usual largest and smallest size.
 const LARGEST: u64 = 64 << 20;
@@ -103,7 +104,12 @@ impl Engine {
             Some(Running::Prepare { size }) => size,
             _ => 0,
         };
-        image + older + present + spare + running
+        image + self.past_bytes() + older + present + spare + running
+    }
+
+    /// Bytes on disk without what can be removed at any time.
+    fn disk_held(&self) -> u64 {
+        self.disk_used() - self.spare_past()
     }
 
     /// Bytes of memory that the entries take, and what is held beside them.
@@ -112,7 +118,7 @@ impl Engine {
     }
 
     /// What may be on disk at most: the budget, or what the file system still gives.
-    fn disk_limit(&mut self) -> u64 {
+    pub(crate) fn disk_limit(&mut self) -> u64 {
         let free = match self.shortage.free {
             Some(free) => free,
             // Unknown is not full: a write will tell.
@@ -210,7 +216,7 @@ impl Engine {
 
     /// Bytes of everything but images.
     fn journals(&self) -> u64 {
-        self.disk_used() - self.image_now()
+        self.disk_held() - self.image_now()
     }
 
     /// The largest that the image before the last one may be, if `since` more bytes are logged.
@@ -242,6 +248,12 @@ impl Engine {
             }
             _ => estimate(live),
         };
+        if self.seat.options.strategy == Strategy::Ledger {
+            // Its log stays.
+            let spare = self.spare.as_ref().map_or(0, |spare| spare.size);
+            let more = self.more(payload, spare, grows);
+            return self.sum(image, self.journals().saturating_add(more));
+        }
         // Without a spare, the log goes on in the present journal.
         let present = match (&self.spare, &self.journal) {
             (Some(spare), _) => spare.size,
@@ -275,8 +287,8 @@ impl Engine {
     /// True if the image that would be written now fits beside everything that is there.
     pub(crate) fn fold_fits(&mut self) -> bool {
         let live = self.shared.view.load().index.image_bytes();
-        let used = self.disk_used();
-        used.saturating_add(estimate(live)) <= self.disk_limit()
+        let held = self.disk_held();
+        held.saturating_add(estimate(live)) <= self.disk_limit()
     }
 
     /// Sees to it that the present journal has room for a frame of `payload` bytes.
@@ -339,10 +351,10 @@ impl Engine {
         let left = match claim {
             Claim::Anyone => self.sum(self.largest_image(self.since_image()), self.journals()),
             Claim::Deletion => self
-                .disk_used()
+                .disk_held()
                 .saturating_add(estimate(self.index.image_bytes()))
                 .saturating_add(REOPEN),
-            Claim::LastResort => self.disk_used().saturating_add(REOPEN),
+            Claim::LastResort => self.disk_held().saturating_add(REOPEN),
         };
         let usual = self.next_size(payload);
         // A smaller one is better than none, and deletions are small.
@@ -357,14 +369,20 @@ impl Engine {
         }
         let number = self.number;
         self.number += 1;
+        let gone = self.make_way(size.saturating_add(REOPEN), limit);
         self.running = Some(Running::Prepare { size });
-        self.background
-            .start(Task::Prepare(Prepare::new(number, size)));
+        let kind = self.seat.options.strategy.log();
+        let work = Work::Prepare(Prepare::new(kind, number, size));
+        let task = self.removing(gone, work);
+        self.background.start(task);
     }
 
     /// True if no journal can be had, but a fold would give some back.
     pub(crate) fn journals_press(&self) -> bool {
-        self.spare.is_none() && self.shortage.prepare.is_some() && !self.older.is_empty()
+        self.spare.is_none()
+            && self.shortage.prepare.is_some()
+            && !self.older.is_empty()
+            && self.seat.options.strategy == Strategy::Snapshot
     }
 
     /// Notes that the file system was full.
@@ -374,6 +392,7 @@ impl Engine {
         match what {
             Running::Prepare { .. } => self.shortage.prepare = Some((now, true)),
             Running::Image { estimate, .. } => self.shortage.image = Some((now, estimate)),
+            Running::Removal => {}
         }
     }
 
@@ -400,16 +419,4 @@ fn disk_full(need: u64, limit: u64) -> Error {
              delete something, or make the budget larger"
         ),
     )
-}
-
-/// Names of journals and the image that an image makes superfluous.
-pub(crate) fn superfluous(engine: &Engine, image: &str) -> Vec<String> {
-    let older = engine.older.iter().map(|journal| journal.name.clone());
-    let old = engine
-        .image
-        .iter()
-        .map(|image| image.name.clone())
-        .filter(|name| name != image);
-    debug_assert!(matches!(layout::parse(image), layout::Name::Image(_)));
-    older.chain(old).collect()
 }

@@ -51,6 +51,12 @@ impl fmt::Display for Finding {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Stats {
+    /// What is kept: `snapshot` or `ledger`.
+    pub strategy: &'static str,
+    /// The lowest revision that can be watched from, and that a ledger remembers.
+    pub first_revision: u64,
+    /// Bytes on disk of the log, space allocated ahead included.
+    pub log_bytes: u64,
     /// Why writes are refused, if they are: the store must be opened again.
     pub poisoned: Option<Error>,
     /// What the open found and dealt with; the same for as long as the store is open.

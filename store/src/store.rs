@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::task::Background;
 use crate::txn::{Program, Txn, check_key};
+use crate::watch::Watch;
 
 /// Keys deleted in one batch by [`Store::delete_prefix`].
 const DELETE_SLICE: usize = 4096;
@@ -226,6 +227,19 @@ impl Store {
             .push(Box::new(Waiting::new(program, done)), bytes);
     }
 
+    /// Watches keys that begin with `prefix`, from revision `from` on, or from now on: every batch
+    /// that touches them, in order and without a gap. After a restart, watch again from
+    /// [`Watch::resume_at`]. `past-gone` if the log does not reach back that far any more, with the
+    /// current revision in the message: read everything then, and watch from there.
+    pub fn watch(&self, from: Option<u64>, prefix: impl Into<Bytes>) -> Result<Watch> {
+        Watch::new(self.inner.shared.clone(), from, prefix.into())
+    }
+
+    /// What readers share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// State and counters.
     pub fn status(&self) -> Stats {
         let shared = &self.inner.shared;
@@ -241,7 +255,11 @@ impl Store {
                 keyring.ids().cloned().collect(),
             ),
         };
+        let durable = shared.feed.durable();
         Stats {
+            strategy: seat.options.strategy.as_str(),
+            first_revision: durable.log.first_revision().max(1),
+            log_bytes: durable.log.files().map(|file| file.len).sum(),
             poisoned: shared.poison().cloned(),
             findings: shared.findings.clone(),
             revision: view.revision,

@@ -1,13 +1,13 @@
 //! What is in the directory: names, headers and key slots, read without modifying anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Code, Error, Result};
 use crate::format::{self, FRAMES_AT, FileKind, OpenFile};
 use crate::keyring::Encryption;
 use crate::layout::{self, Epoch, Name};
+use crate::options::Strategy;
 use crate::stats::Finding;
 
 /// A file whose beginning is verified.
@@ -15,7 +15,6 @@ pub(crate) struct Found {
     pub number: u64,
     pub name: String,
     pub len: u64,
-    pub file: Arc<dyn DiskFile>,
     pub open: OpenFile,
 }
 
@@ -26,9 +25,10 @@ pub(crate) struct Survey {
     /// The numbers of all claims.
     pub claims: BTreeSet<u64>,
     pub images: BTreeMap<u64, Found>,
-    pub journals: Vec<Found>,
+    /// Journals and segments of a ledger.
+    pub logs: Vec<Found>,
     pub garbage: Vec<String>,
-    /// Journals without a header: never begun, and so of no value.
+    /// Log files without a header: never begun, and so of no value.
     pub unbegun: Vec<String>,
     pub highest: u64,
     pub suspect: bool,
@@ -41,7 +41,7 @@ impl Survey {
             epoch: None,
             claims: BTreeSet::new(),
             images: BTreeMap::new(),
-            journals: Vec::new(),
+            logs: Vec::new(),
             garbage: Vec::new(),
             unbegun: Vec::new(),
             highest: 0,
@@ -59,10 +59,10 @@ impl Survey {
                         survey.images.insert(revision, found);
                     }
                 }
-                Name::Journal(number) => {
+                Name::Log(kind, number) => {
                     survey.highest = survey.highest.max(number);
-                    match find(disk, number, name.clone(), FileKind::Journal, encryption)? {
-                        Some(found) => survey.journals.push(found),
+                    match find(disk, number, name.clone(), kind, encryption)? {
+                        Some(found) => survey.logs.push(found),
                         None => survey.unbegun.push(name),
                     }
                 }
@@ -80,11 +80,38 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Bytes of all images and journals.
+    /// The strategy of a store that holds anything: that of its newest log file.
+    pub fn strategy(&self) -> Option<Strategy> {
+        let newest = self
+            .logs
+            .iter()
+            .max_by_key(|found| (found.open.header.epoch, found.number))?;
+        Some(match newest.open.header.kind {
+            FileKind::Ledger => Strategy::Ledger,
+            _ => Strategy::Snapshot,
+        })
+    }
+
+    /// Refuses to open a store with another strategy than its own.
+    pub fn check_strategy(&self, wanted: Strategy) -> Result<()> {
+        match self.strategy() {
+            Some(found) if found != wanted => Err(Error::new(
+                Code::InvalidArgument,
+                format!(
+                    "the store's strategy is {}, not {}: convert it first",
+                    found.as_str(),
+                    wanted.as_str()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of all images and log files.
     pub fn bytes(&self) -> u64 {
         self.images
             .values()
-            .chain(&self.journals)
+            .chain(&self.logs)
             .map(|found| found.len)
             .sum()
     }
@@ -93,7 +120,7 @@ impl Survey {
     pub fn damaged_slots(&self) -> Vec<Finding> {
         self.images
             .values()
-            .chain(&self.journals)
+            .chain(&self.logs)
             .filter(|found| found.open.damaged_slot)
             .map(|found| Finding::DamagedKeySlot {
                 file: found.name.clone(),
@@ -103,7 +130,7 @@ impl Survey {
 
     /// True if no file holds anything.
     fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.journals.is_empty()
+        self.images.is_empty() && self.logs.is_empty()
     }
 
     /// The highest claim; 0 if there is none.
@@ -122,10 +149,10 @@ impl Survey {
         };
         if epoch.journal > 0 && self.is_empty() {
             return Err(Error::corrupt(
-                "the store was in use, but all of its images and journals are missing",
+                "the store was in use, but all of its images and log files are missing",
             ));
         }
-        for found in self.images.values().chain(&self.journals) {
+        for found in self.images.values().chain(&self.logs) {
             let header = &found.open.header;
             if header.store != epoch.store {
                 return Err(Error::corrupt(format!("{}: of another store", found.name)));
@@ -143,7 +170,7 @@ impl Survey {
     }
 }
 
-/// Reads a file's beginning. `None`: a journal that was never begun, for nothing is behind a
+/// Reads a file's beginning. `None`: a log file that was never begun, for nothing is behind a
 /// header that was not yet synced.
 fn find(
     disk: &dyn Disk,
@@ -168,7 +195,7 @@ fn find(
             )));
         }
         Err(error) => {
-            let unbegun = kind == FileKind::Journal
+            let unbegun = !kind.must_close()
                 && error.is(Code::Corrupt)
                 && nothing_behind(&*file, len).map_err(io)?;
             if unbegun {
@@ -181,7 +208,6 @@ fn find(
         number,
         name,
         len,
-        file,
         open,
     }))
 }

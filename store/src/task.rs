@@ -1,20 +1,32 @@
-//! Work beside the commits: preparing journals and writing images, in steps.
+//! Work beside the commits: preparing journals, writing images and removing files, in steps.
 
 use crate::error::{Error, Result};
 use crate::image::{Image, WriteImage};
 use crate::journal::{Prepare, Spare};
+use crate::layout::remove_if_there;
 use crate::seat::Seat;
 
 /// One piece of background work.
-pub(crate) enum Task {
+pub(crate) struct Task {
+    /// What is removed first; the last one first of all.
+    pub remove: Vec<String>,
+    /// Whether each removal is durable before the next.
+    pub in_order: bool,
+    pub work: Work,
+}
+
+/// What is done when everything is removed.
+pub(crate) enum Work {
     Prepare(Prepare),
     Image(Box<WriteImage>),
+    Nothing,
 }
 
 /// What came of it.
 pub(crate) enum Done {
     Spare(Spare),
     Image(Image),
+    Removed,
 }
 
 /// What the engine remembers of the task it started.
@@ -23,21 +35,34 @@ pub(crate) enum Running {
     /// A journal of this size.
     Prepare { size: u64 },
     /// An image of at most this size, of entries that take `live` bytes, after which the first
-    /// `older` journals are gone and `covered` bytes of the present one are not needed.
+    /// `older` journals are the past and `covered` bytes of the present one are not needed.
     Image {
         estimate: u64,
         live: u64,
         older: usize,
         covered: u64,
     },
+    /// Removals alone.
+    Removal,
 }
 
 impl Task {
     /// One step; something once it is done.
     pub fn step(&mut self, seat: &Seat) -> Result<Option<Done>> {
-        Ok(match self {
-            Task::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
-            Task::Image(task) => task.step(seat)?.map(Done::Image),
+        if let Some(name) = self.remove.pop() {
+            seat.check_epoch()?;
+            remove_if_there(&*seat.disk, &name)?;
+            if self.in_order {
+                seat.disk
+                    .sync_dir()
+                    .map_err(|e| Error::io(format!("make the removal of {name} durable"), e))?;
+            }
+            return Ok(None);
+        }
+        Ok(match &mut self.work {
+            Work::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
+            Work::Image(task) => task.step(seat)?.map(Done::Image),
+            Work::Nothing => Some(Done::Removed),
         })
     }
 
@@ -49,7 +74,7 @@ impl Task {
                 return Ok(done);
             }
         }
-        if let Task::Prepare(task) = self {
+        if let Work::Prepare(task) = &mut self.work {
             task.give_up(&*seat.disk);
         }
         Err(Error::new(crate::Code::Closed, "the store is closing"))

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::batch::{Committed, SetOptions};
 use crate::entry::Entry;
 use crate::error::{Code, Error, Result};
-use crate::format::record::{self, EntryRef, MAX_KEY, Op};
+use crate::format::record::{self, EntryRef, MAX_ACTOR, MAX_KEY, Op};
 use crate::index::Index;
 use crate::scan::{Page, Scan};
 
@@ -65,6 +65,7 @@ pub struct Txn<'a> {
     at: Moment,
     max_value: usize,
     bytes: usize,
+    actor: Option<String>,
 }
 
 /// When a batch runs.
@@ -92,6 +93,7 @@ impl<'a> Txn<'a> {
             at,
             max_value,
             bytes: 0,
+            actor: None,
         }
     }
 
@@ -148,6 +150,22 @@ impl<'a> Txn<'a> {
         };
         self.put(key, entry.value(), at_ms)?;
         Ok(true)
+    }
+
+    /// Says who commits this: see [`crate::Batch::actor`].
+    pub fn set_actor(&mut self, label: impl Into<String>) -> Result<()> {
+        let label = label.into();
+        if label.len() > MAX_ACTOR {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                format!(
+                    "an actor label of {} bytes; at most {MAX_ACTOR}",
+                    label.len()
+                ),
+            ));
+        }
+        self.actor = Some(label);
+        Ok(())
     }
 
     /// The store's time: milliseconds since 1970.
@@ -301,7 +319,7 @@ impl<'a> Txn<'a> {
             payload,
             self.revision(),
             self.at.now_ms,
-            None,
+            self.actor.as_deref(),
             ops.into_iter(),
         )?;
         Ok(if sets {

@@ -177,6 +177,20 @@ impl<S: Source> Reader<S> {
         }))
     }
 
+    /// The source has grown: reads on where it ended, if that was between two frames.
+    pub(crate) fn go_on(&mut self) {
+        if matches!(self.end, None | Some(Tail::Open)) {
+            self.end = None;
+            self.len = None;
+            self.window.clear();
+        }
+    }
+
+    /// The file.
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+
     /// The header.
     pub fn header(&self) -> &Header {
         &self.file.header

@@ -250,6 +250,14 @@ pub fn batches(payload: &[u8]) -> impl Iterator<Item = Result<Batch<'_>>> {
     })
 }
 
+/// Reads the first batch of a payload that is not empty, and how many bytes it takes.
+pub fn first_batch(payload: &[u8]) -> Result<(Batch<'_>, usize)> {
+    let mut fields = Fields::new(payload);
+    let batch = take_batch(&mut fields)
+        .ok_or_else(|| Error::corrupt("a batch of a payload is malformed"))?;
+    Ok((batch, payload.len() - fields.len()))
+}
+
 /// Reads the entries of a payload, one after the other; ends after the first error.
 pub fn entries(payload: &[u8]) -> impl Iterator<Item = Result<EntryRef<'_>>> {
     rows(payload, "entry", |fields| {

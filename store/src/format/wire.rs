@@ -76,6 +76,11 @@ impl<'a> Fields<'a> {
         self.rest.is_empty()
     }
 
+    /// Bytes that are left.
+    pub(crate) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (field, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;

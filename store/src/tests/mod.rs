@@ -4,11 +4,13 @@ mod basic;
 mod crash;
 mod disk;
 mod faults;
+mod ledger;
 mod model;
 mod owners;
 mod sim;
 mod space;
 mod threads;
+mod watch;
 mod workload;
 
 use crate::{Encryption, Key, KeyId, Keyring, Options};

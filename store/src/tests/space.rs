@@ -214,7 +214,9 @@ fn an_owner_that_is_killed_again_and_again_leaves_few_journals_and_stays_in_the_
         let disk = SimDisk::default();
         let mut model = Model::new();
         for seed in 0..60 {
-            let mut sim = Sim::open(&disk, plain(1 << 20), seed).unwrap();
+            let mut options = plain(1 << 20);
+            options.keep_log = 0;
+            let mut sim = Sim::open(&disk, options, seed).unwrap();
             if written && seed == 0 {
                 let value = noise(100_000, 1);
                 sim.run(Batch::new().set("a", value.clone())).unwrap();

@@ -1,0 +1,327 @@
+//! Reading the log while it is written: what was committed, in order and without a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::disk::DiskFile;
+use crate::entry::Entry;
+use crate::error::{Code, Error, Result};
+use crate::feed::{Durable, Log};
+use crate::format::record::{self, EntryRef, Op};
+use crate::format::{self, FRAMES_AT, FileId, Reader, Source, Step};
+use crate::journal::LogFile;
+use crate::shared::Shared;
+
+/// One committed batch.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Its revision.
+    pub revision: u64,
+    /// The store's time when it was committed: milliseconds since 1970.
+    pub time_ms: u64,
+    /// Who did it, if they said: see [`crate::Batch::actor`].
+    pub actor: Option<String>,
+    /// What it came to, each key once.
+    pub ops: Vec<ChangeOp>,
+}
+
+/// What a batch did to one key.
+#[derive(Debug, Clone)]
+pub enum ChangeOp {
+    /// It was set: its whole new state.
+    Set(Entry),
+    /// It was deleted.
+    Delete(Bytes),
+    /// Its time was over.
+    Expire(Bytes),
+}
+
+impl ChangeOp {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            ChangeOp::Set(entry) => entry.key(),
+            ChangeOp::Delete(key) | ChangeOp::Expire(key) => key,
+        }
+    }
+}
+
+impl Change {
+    fn unpack(batch: &record::Batch<'_>) -> Change {
+        let mut scratch = Vec::new();
+        let ops = batch.ops.iter().map(|op| match *op {
+            Op::Set {
+                key,
+                value,
+                created,
+                version,
+                expires_at,
+            } => {
+                let fields = EntryRef {
+                    key,
+                    value,
+                    created,
+                    modified: batch.revision,
+                    version,
+                    expires_at,
+                };
+                ChangeOp::Set(Entry::pack(&fields, &mut scratch))
+            }
+            Op::Delete { key } => ChangeOp::Delete(Bytes::copy_from_slice(key)),
+            Op::Expire { key } => ChangeOp::Expire(Bytes::copy_from_slice(key)),
+        });
+        Change {
+            revision: batch.revision,
+            time_ms: batch.time_ms,
+            actor: batch.actor.map(str::to_owned),
+            ops: ops.collect(),
+        }
+    }
+}
+
+/// Goes through the log. It holds the batches of one frame, and one open file.
+pub(crate) struct LogCursor {
+    shared: Arc<Shared>,
+    /// The lowest revision that is still to come.
+    next: u64,
+    file: Option<OpenLog>,
+    payload: Bytes,
+    at: usize,
+}
+
+/// A log file that is being read.
+struct OpenLog {
+    file: FileId,
+    name: String,
+    /// Sequence of its last frame; none while it is written to.
+    end: Option<u64>,
+    reader: Reader<Bounded>,
+    bound: Arc<AtomicU64>,
+    /// The revision of the next batch in it.
+    expect: u64,
+}
+
+/// A file up to what is durable of it.
+struct Bounded {
+    file: Arc<dyn DiskFile>,
+    bound: Arc<AtomicU64>,
+}
+
+impl Source for Bounded {
+    fn len(&self) -> Result<u64> {
+        Ok(self.bound.load(Ordering::Relaxed))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.file
+            .read_at(offset, buf)
+            .map_err(|e| Error::io(format!("read at {offset}"), e))
+    }
+}
+
+impl LogCursor {
+    /// A cursor before `next`.
+    pub fn new(shared: Arc<Shared>, next: u64) -> LogCursor {
+        LogCursor {
+            shared,
+            next,
+            file: None,
+            payload: Bytes::new(),
+            at: 0,
+        }
+    }
+
+    /// The revision that it waits for.
+    pub fn wants(&self) -> u64 {
+        self.next
+    }
+
+    /// The next batch that is durable; `None` if there is none yet.
+    pub fn next(&mut self) -> Result<Option<Change>> {
+        loop {
+            if let Some(change) = self.decode()? {
+                return Ok(Some(change));
+            }
+            if let Some(recent) = self.shared.feed.recent(self.next) {
+                // The file, if one is open, is read on from there should memory not suffice.
+                self.payload = recent.payload;
+                self.at = 0;
+            } else if !self.read()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next batch of the payload.
+    fn decode(&mut self) -> Result<Option<Change>> {
+        while let Some(rest) = self.payload.get(self.at..).filter(|rest| !rest.is_empty()) {
+            let (batch, len) = record::first_batch(rest)?;
+            self.at += len;
+            if batch.revision >= self.next {
+                self.next = batch.revision + 1;
+                return Ok(Some(Change::unpack(&batch)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the next frame of the log. False if there is none yet.
+    fn read(&mut self) -> Result<bool> {
+        let durable = self.shared.feed.durable();
+        if durable.revision < self.next {
+            return Ok(false);
+        }
+        let mut open = match self.file.take() {
+            Some(open) => open,
+            None => self.open(&durable, None)?,
+        };
+        loop {
+            open.look(&durable);
+            match open.step(self.next).map_err(|e| e.context(&open.name))? {
+                Some(payload) => {
+                    self.payload = payload;
+                    self.at = 0;
+                    self.file = Some(open);
+                    return Ok(true);
+                }
+                None if open.end.is_none() => {
+                    self.file = Some(open);
+                    return Ok(false);
+                }
+                None => {
+                    self.next = self.next.max(open.expect);
+                    open = self.open(&durable, Some(open.file))?;
+                }
+            }
+        }
+    }
+
+    /// Opens the file that holds the next revision, or the one behind `after`.
+    fn open(&mut self, durable: &Durable, after: Option<FileId>) -> Result<OpenLog> {
+        let files: Vec<&LogFile> = durable.log.files().collect();
+        let behind = after
+            .and_then(|id| files.iter().position(|file| file.file == id))
+            .map(|at| at + 1);
+        let at = behind.or_else(|| {
+            let above = files.partition_point(|file| file.first_revision <= self.next);
+            above.checked_sub(1)
+        });
+        let Some(file) = at.and_then(|at| files.get(at)) else {
+            return Err(past_gone(self.next, durable));
+        };
+        if after.is_some() {
+            // Revisions that a power loss took, or that were never given out.
+            self.next = self.next.max(file.first_revision);
+        }
+        OpenLog::open(&self.shared, file).map_err(|error| {
+            if error.is(Code::NotFound) {
+                past_gone(self.next, &self.shared.feed.durable())
+            } else {
+                error
+            }
+        })
+    }
+}
+
+/// The error for a revision that is no longer kept.
+pub(crate) fn past_gone(revision: u64, durable: &Durable) -> Error {
+    Error::new(
+        Code::PastGone,
+        format!(
+            "revision {revision} is no longer kept: the log begins at revision {}, and the store \
+             is at revision {}",
+            Log::first_revision(&durable.log),
+            durable.revision
+        ),
+    )
+}
+
+impl OpenLog {
+    fn open(shared: &Shared, log: &LogFile) -> Result<OpenLog> {
+        let io = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::new(Code::NotFound, "the file was removed"),
+            _ => Error::io(format!("read {}", log.name), e),
+        };
+        let file = shared.seat.disk.open(&log.name).map_err(io)?;
+        let mut prefix = vec![0; usize::try_from(FRAMES_AT).unwrap_or_default()];
+        file.read_at(0, &mut prefix).map_err(io)?;
+        let encryption = shared.seat.encryption.lock().clone();
+        let opened = format::open(&prefix, &encryption).map_err(|e| e.context(&log.name))?;
+        if opened.header.file != log.file {
+            return Err(Error::corrupt(format!(
+                "{}: another file has taken its place",
+                log.name
+            )));
+        }
+        let present = log.end == u64::MAX;
+        let len = if present {
+            FRAMES_AT
+        } else {
+            file.len().map_err(io)?
+        };
+        let bound = Arc::new(AtomicU64::new(len));
+        let source = Bounded {
+            file,
+            bound: bound.clone(),
+        };
+        Ok(OpenLog {
+            file: log.file,
+            name: log.name.clone(),
+            end: (!present).then_some(log.end),
+            reader: Reader::new(opened, source),
+            bound,
+            expect: log.first_revision,
+        })
+    }
+
+    /// Takes notice of what has become durable, and of the file's end once it is known.
+    fn look(&mut self, durable: &Durable) {
+        if self.end.is_some() {
+            return;
+        }
+        let present = durable.log.present.as_ref();
+        if present.is_some_and(|present| present.file == self.file) {
+            if durable.offset > self.bound.load(Ordering::Relaxed) {
+                self.bound.store(durable.offset, Ordering::Relaxed);
+                self.reader.go_on();
+            }
+            return;
+        }
+        let ended = durable.log.ended.iter().find(|log| log.file == self.file);
+        // If it has been forgotten meanwhile, it is read from the open file all the same.
+        self.end = Some(ended.map_or(u64::MAX, |log| log.end));
+        let len = self.reader.source().file.len().unwrap_or(0);
+        self.bound.fetch_max(len, Ordering::Relaxed);
+        self.reader.go_on();
+    }
+
+    /// The payload of the next frame that holds anything from revision `next` on.
+    fn step(&mut self, next: u64) -> Result<Option<Bytes>> {
+        loop {
+            if self
+                .end
+                .is_some_and(|end| self.reader.link().sequence >= end)
+            {
+                return Ok(None);
+            }
+            let Step::Frame(frame) = self.reader.step()? else {
+                return Ok(None);
+            };
+            for batch in record::batches(frame.payload) {
+                let revision = batch?.revision;
+                if revision != self.expect {
+                    return Err(Error::corrupt(format!(
+                        "revision {revision} where {} was expected",
+                        self.expect
+                    )));
+                }
+                self.expect = revision + 1;
+            }
+            if self.expect > next && !frame.payload.is_empty() {
+                return Ok(Some(Bytes::copy_from_slice(frame.payload)));
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The Ledger strategy: every revision is kept, and can be asked for.
+
+use super::disk::{Fault, Keep, SimDisk};
+use super::sim::{Model, Sim};
+use super::workload::{check, quick, run};
+use crate::{Batch, Code, Disk, Options, Retention, Store, Strategy, Version};
+
+fn ledger() -> Options {
+    let mut options = super::options();
+    options.strategy = Strategy::Ledger;
+    options
+}
+
+/// A ledger for the simulated disk, with a budget that decides how often it folds.
+fn quick_ledger(max_disk: u64) -> Options {
+    let mut options = quick();
+    options.strategy = Strategy::Ledger;
+    options.max_disk = max_disk;
+    options
+}
+
+fn values(versions: &[Version]) -> Vec<Option<Vec<u8>>> {
+    versions
+        .iter()
+        .map(|version| version.entry.as_ref().map(|entry| entry.value().to_vec()))
+        .collect()
+}
+
+#[test]
+fn a_ledger_remembers_every_version_with_time_and_actor() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), ledger()).unwrap();
+    store
+        .commit(Batch::new().set("a", "1").actor("ada"))
+        .unwrap();
+    store.set(b"b", b"x").unwrap();
+    store.set(b"a", b"2").unwrap();
+    store.delete(b"a").unwrap();
+    let check = |store: &Store| {
+        let history = store.history(b"a", 0, 100).unwrap();
+        assert_eq!(
+            values(&history),
+            [Some(b"1".to_vec()), Some(b"2".to_vec()), None]
+        );
+        assert_eq!(history[0].actor.as_deref(), Some("ada"));
+        assert!(history[0].time_ms > 1_600_000_000_000 && history[1].actor.is_none());
+        let revisions: Vec<u64> = history.iter().map(|version| version.revision).collect();
+        assert_eq!(revisions, [1, 3, 4]);
+        for (revision, expected) in [
+            (0, None),
+            (1, Some("1")),
+            (2, Some("1")),
+            (3, Some("2")),
+            (4, None),
+        ] {
+            let entry = store.get_at(b"a", revision).unwrap();
+            let found = entry.as_ref().map(crate::Entry::value);
+            assert_eq!(found, expected.map(str::as_bytes), "at {revision}");
+        }
+        let changes: Vec<u64> = store
+            .changes(2, 3)
+            .unwrap()
+            .map(|change| change.unwrap().revision)
+            .collect();
+        assert_eq!(changes, [2, 3]);
+    };
+    check(&store);
+    store.close().unwrap();
+    let store = Store::open(dir.path(), ledger()).unwrap();
+    check(&store);
+    assert_eq!(store.history(b"a", 2, 1).unwrap()[0].revision, 3);
+    assert!(store.history(b"a", 5, 1).unwrap().is_empty());
+    let future = store.get_at(b"a", 5).unwrap_err();
+    assert!(future.is(Code::InvalidArgument), "{future:?}");
+    let wrong = store.changes(3, 2).err().unwrap();
+    assert!(wrong.is(Code::InvalidArgument), "{wrong:?}");
+}
+
+#[test]
+fn a_snapshot_has_no_history_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), super::options()).unwrap();
+    for error in [
+        store.history(b"a", 0, 1).err(),
+        store.get_at(b"a", 0).err(),
+        store.changes(1, 1).err(),
+    ] {
+        assert!(error.unwrap().is(Code::Unsupported));
+    }
+}
+
+#[test]
+fn history_is_whole_behind_many_folds_and_opens() {
+    let disk = SimDisk::default();
+    let mut states = vec![Model::new()];
+    let mut folds = 0;
+    for open in 0..6 {
+        let mut sim = Sim::open(&disk, quick_ledger(8 << 20), open).unwrap();
+        for n in 0..60_u32 {
+            let mut model = states.last().unwrap().clone();
+            let key = vec![b'k', u8::try_from(n % 10).unwrap()];
+            model.insert(key.clone(), vec![u8::try_from(open).unwrap(); 8000]);
+            sim.run(Batch::new().set(key.clone(), model[&key].clone()))
+                .unwrap();
+            states.push(model);
+        }
+        folds += sim.engine.gauges.folds;
+        if open % 2 == 0 {
+            sim.engine.close().unwrap();
+        }
+    }
+    assert!(folds >= 2, "{folds}");
+    let names = disk.list().unwrap();
+    let images = names.iter().filter(|n| n.starts_with("image-")).count();
+    let segments = names.iter().filter(|n| n.starts_with("ledger-")).count();
+    assert_eq!((images, segments > 4), (1, true), "{names:?}");
+
+    let store = open(&disk, quick_ledger(8 << 20));
+    let mut model = Model::new();
+    for (at, change) in store.changes(1, 360).unwrap().enumerate() {
+        for op in change.unwrap().ops {
+            let crate::ChangeOp::Set(entry) = op else {
+                panic!("only sets")
+            };
+            model.insert(entry.key().to_vec(), entry.value().to_vec());
+        }
+        assert!(model == states[at + 1], "after revision {}", at + 1);
+    }
+    assert!(model == *states.last().unwrap());
+    assert_eq!(store.status().first_revision, 1);
+}
+
+/// A store with threads on a simulated disk.
+pub fn open(disk: &SimDisk, options: Options) -> Store {
+    let disk: std::sync::Arc<dyn Disk> = std::sync::Arc::new(disk.clone());
+    Store::open_on(disk, crate::Env::system(), options).unwrap()
+}
+
+#[test]
+fn a_power_loss_at_any_call_loses_nothing_of_a_ledger() {
+    let disk = SimDisk::default();
+    let trace = run(&disk, &quick_ledger(2 << 20), 1);
+    assert!(trace.error.is_none() && trace.folds > 0);
+    let mut states = 0;
+    for call in 1..=disk.changes() + 1 {
+        let disk = SimDisk::default();
+        disk.arm(call, Fault::PowerLoss);
+        let trace = run(&disk, &quick_ledger(2 << 20), 1);
+        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(call)] {
+            states += 1;
+            let disk = disk.power_loss(keep);
+            check(&disk, &quick_ledger(2 << 20), &trace)
+                .unwrap_or_else(|what| panic!("call {call}, {keep:?}: {what}"));
+            whole(&disk, &trace.states);
+        }
+    }
+    println!("crash states of a ledger: {states}");
+}
+
+/// The log replays to what the store shows, from revision 1.
+fn whole(disk: &SimDisk, states: &[Model]) {
+    let store = open(disk, quick_ledger(2 << 20));
+    let latest = store.status().revision;
+    let mut model = Model::new();
+    if latest > 0 {
+        for change in store.changes(1, latest).unwrap() {
+            for op in change.unwrap().ops {
+                match op {
+                    crate::ChangeOp::Set(entry) => {
+                        model.insert(entry.key().to_vec(), entry.value().to_vec());
+                    }
+                    other => drop(model.remove(other.key())),
+                }
+            }
+        }
+    }
+    model.remove(&b"after"[..]);
+    let keys = store.len() - u64::from(store.has(b"after").unwrap());
+    assert_eq!(model.len() as u64, keys);
+    assert!(states.len() > 1 || model.is_empty() || latest > 0);
+}
+
+#[test]
+fn a_missing_segment_is_an_integrity_error() {
+    let disk = SimDisk::default();
+    let trace = run(&disk, &quick_ledger(2 << 20), 4);
+    trace.sim.unwrap().engine.close().unwrap();
+    let names = disk.list().unwrap();
+    let segments: Vec<_> = names.iter().filter(|n| n.starts_with("ledger-")).collect();
+    assert!(segments.len() >= 3, "{names:?}");
+    // The oldest may have been taken by retention: that is for an anchor to tell.
+    for name in &segments[1..] {
+        let disk = disk.restart();
+        disk.remove(name).unwrap();
+        let error = Sim::open(&disk, quick_ledger(2 << 20), 1).err();
+        let error = error.unwrap_or_else(|| panic!("{name} was missing, and nobody noticed"));
+        assert!(error.is(Code::Corrupt), "{name}: {error:?}");
+    }
+}
+
+#[test]
+fn another_strategy_is_refused_before_anything_is_touched() {
+    let disk = SimDisk::default();
+    drop(Sim::open(&disk, quick_ledger(2 << 20), 1).unwrap());
+    let before = disk.changes();
+    let error = Sim::open(&disk, quick(), 2).err().unwrap();
+    assert!(error.is(Code::InvalidArgument), "{error:?}");
+    assert!(error.to_string().contains("ledger"), "{error}");
+    assert_eq!(disk.changes(), before);
+}
+
+#[test]
+fn retention_takes_whole_segments_oldest_first_and_says_what_is_gone() {
+    let disk = SimDisk::default();
+    let mut options = quick_ledger(16 << 20);
+    options.retention = Retention {
+        revisions: Some(100),
+        age: None,
+    };
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    for n in 0..400_u32 {
+        let key = vec![b'k', u8::try_from(n % 5).unwrap()];
+        sim.run(Batch::new().set(key, vec![7; 20_000])).unwrap();
+    }
+    let first = sim.engine.shared.feed.durable().log.first_revision();
+    assert!((2..=301).contains(&first), "{first}");
+    drop(sim);
+    let store = open(&disk, options);
+    let gone = store.changes(1, 10).err().unwrap();
+    assert!(gone.is(Code::PastGone), "{gone:?}");
+    assert!(gone.to_string().contains("400"), "{gone}");
+    assert_eq!(store.changes(301, 400).unwrap().count(), 100);
+    assert!(store.get_at(b"k\0", 1).unwrap_err().is(Code::PastGone));
+    assert!(store.get_at(b"k\0", 399).unwrap().is_some());
+    assert!(store.get_at(b"never", first).unwrap().is_none());
+}
+
+#[test]
+fn retention_by_age_waits_for_the_age() {
+    let disk = SimDisk::default();
+    let mut options = quick_ledger(16 << 20);
+    options.retention = Retention {
+        revisions: None,
+        age: Some(std::time::Duration::from_hours(1)),
+    };
+    let mut sim = Sim::open(&disk, options, 1).unwrap();
+    for _ in 0..200_u32 {
+        sim.run(Batch::new().set("a", vec![7; 20_000])).unwrap();
+    }
+    let first = |sim: &Sim| sim.engine.shared.feed.durable().log.first_revision();
+    assert_eq!(first(&sim), 1);
+    sim.clock.advance(3_700_000);
+    for _ in 0..50 {
+        sim.engine.tick();
+    }
+    assert!(first(&sim) > 50, "{}", first(&sim));
+    drop(sim);
+    let mut snapshot = quick();
+    snapshot.retention.revisions = Some(1);
+    let error = Sim::open(&SimDisk::default(), snapshot, 1).err().unwrap();
+    assert!(error.is(Code::InvalidArgument), "{error:?}");
+}
+
+#[test]
+fn a_full_ledger_refuses_writes_and_keeps_its_history() {
+    let disk = SimDisk::default();
+    let options = quick_ledger(2 << 20);
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    let mut acknowledged = 0;
+    let error = loop {
+        match sim.run(Batch::new().set("a", vec![7; 20_000])) {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        let peak = disk.take_peak();
+        assert!(peak <= 2 << 20, "{peak} bytes");
+    };
+    assert!(error.is(Code::DiskFull), "{error:?}");
+    assert!(acknowledged > 30, "{acknowledged}");
+    sim.engine.close().unwrap();
+    let store = open(&disk, options);
+    assert_eq!(
+        store.changes(1, acknowledged).unwrap().count() as u64,
+        acknowledged
+    );
+    drop(store);
+}

@@ -1,0 +1,99 @@
+//! Watching: what is committed, from a revision on, in order and without a gap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Code, Error, Result};
+use crate::log::{Change, LogCursor, past_gone};
+use crate::shared::Shared;
+
+/// A watcher: see [`crate::Store::watch`]. It gets what is on disk, so that nothing it saw can be
+/// lost; with durability `interval` that is up to an interval behind what readers see.
+///
+/// Memory is bounded: the latest 4 MiB of batches are kept for all watchers together, and who is
+/// further behind reads the log's files. Who falls behind what is kept gets `past-gone`.
+pub struct Watch {
+    shared: Arc<Shared>,
+    cursor: LogCursor,
+    prefix: Bytes,
+    id: u64,
+}
+
+impl Watch {
+    /// A watcher from `from` on; `None`: from what comes next.
+    pub(crate) fn new(shared: Arc<Shared>, from: Option<u64>, prefix: Bytes) -> Result<Watch> {
+        // First of all: what is logged from now on is kept in memory.
+        let id = shared.feed.join();
+        let durable = shared.feed.durable();
+        let next = from.unwrap_or(durable.revision + 1);
+        let watch = Watch {
+            cursor: LogCursor::new(shared.clone(), next),
+            shared,
+            prefix,
+            id,
+        };
+        if next == 0 || next > durable.revision + 1 {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                format!(
+                    "revision {next} cannot be watched from: the store is at revision {}",
+                    durable.revision
+                ),
+            ));
+        }
+        if next < durable.log.first_revision() {
+            return Err(past_gone(next, &durable));
+        }
+        Ok(watch)
+    }
+
+    /// The next batch that touched a watched key, with what it did to watched keys only. Waits at
+    /// most `patience`; `None` when nothing came. After an error the watcher is of no more use;
+    /// `closed` when the store was closed and everything before that was given out.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<Change>> {
+        let clock = self.shared.seat.env.clock.clone();
+        let until = clock.monotonic().saturating_add(patience);
+        loop {
+            if let Some(change) = self.poll()? {
+                return Ok(Some(change));
+            }
+            if self.shared.feed.is_closed() {
+                return Err(Error::new(Code::Closed, "the store is closed"));
+            }
+            let left = until.saturating_sub(clock.monotonic());
+            if left.is_zero() || !self.shared.feed.wait(self.cursor.wants(), left) {
+                return self.poll();
+            }
+        }
+    }
+
+    /// The same without waiting.
+    pub fn poll(&mut self) -> Result<Option<Change>> {
+        while let Some(mut change) = self.cursor.next()? {
+            change.ops.retain(|op| op.key().starts_with(&self.prefix));
+            if !change.ops.is_empty() {
+                return Ok(Some(change));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where to resume: every change below this revision was given out, or touched no watched key.
+    pub fn resume_at(&self) -> u64 {
+        self.cursor.wants()
+    }
+
+    /// Calls `waker` whenever something was logged, and when the store closes: [`Watch::poll`] may
+    /// have something then. It is called on the committer's thread and must not block.
+    pub fn wake_with(&self, waker: impl Fn() + Send + Sync + 'static) {
+        self.shared.feed.wake_with(self.id, Arc::new(waker));
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.feed.leave(self.id);
+    }
+}

@@ -347,14 +347,14 @@ impl Engine {
         journal.sync()?;
         let took = self.seat.env.clock.monotonic().saturating_sub(before);
         self.seat.check_epoch()?;
-        let offset = journal.offset();
+        let end = journal.end();
         // With an interval they have been shown, and a program may be running on the working copy.
         if self.seat.options.durability == Durability::Always {
             self.publish();
         }
         self.shared
             .feed
-            .logged(self.unlogged, self.latest, offset, &self.payload);
+            .logged((self.unlogged, self.latest), end, &self.payload);
         self.payload.clear();
         self.payload.shrink_to(GROUP);
         self.batch.shrink_to(GROUP);
@@ -439,7 +439,7 @@ impl Engine {
             ended: self.ended().cloned().collect(),
             present: Some(journal.describe()),
         };
-        self.shared.feed.files(log, journal.offset());
+        self.shared.feed.files(log, journal.end());
         self.report_keys();
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use crate::format::Link;
 use crate::journal::LogFile;
 
 /// Most bytes of batches that are kept in memory for all watchers together.
@@ -50,6 +51,8 @@ pub(crate) struct Durable {
     pub revision: u64,
     /// Where the frames of the present file end.
     pub offset: u64,
+    /// The same as a link.
+    pub link: Link,
 }
 
 type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -73,10 +76,11 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// The log has other files now, and its frames end at `offset` of the present one.
-    pub fn files(&self, log: Log, offset: u64) {
+    pub fn files(&self, log: Log, (offset, link): (u64, Link)) {
         let mut state = self.state.lock();
         state.durable.log = Arc::new(log);
         state.durable.offset = offset;
+        state.durable.link = link;
     }
 
     /// What an open found on disk.
@@ -85,10 +89,10 @@ impl Feed {
     }
 
     /// Batches are on disk, and shown to readers.
-    pub fn logged(&self, first: u64, last: u64, offset: u64, payload: &[u8]) {
+    pub fn logged(&self, (first, last): (u64, u64), end: (u64, Link), payload: &[u8]) {
         let mut state = self.state.lock();
         state.durable.revision = last;
-        state.durable.offset = offset;
+        (state.durable.offset, state.durable.link) = end;
         if state.watchers.is_empty() {
             return;
         }

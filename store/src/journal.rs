@@ -173,9 +173,9 @@ impl Journal {
         self.sealer.offset() - FRAMES_AT
     }
 
-    /// Where the next frame belongs.
-    pub fn offset(&self) -> u64 {
-        self.sealer.offset()
+    /// Where the next frame belongs, and the link there.
+    pub fn end(&self) -> (u64, Link) {
+        (self.sealer.offset(), self.sealer.link())
     }
 
     /// Right behind the last frame.
@@ -223,7 +223,7 @@ impl Journal {
         let offset = self.seal(seat, &[])?;
         self.write(offset)?;
         self.sync()?;
-        let len = self.offset();
+        let len = self.sealer.offset();
         self.file
             .truncate(len)
             .map_err(|e| Error::io(format!("cut {}", self.name), e))?;

@@ -74,7 +74,9 @@ mod past;
 mod space;
 mod task;
 
+mod anchor;
 mod chain;
+mod convert;
 mod image;
 mod journal;
 mod layout;
@@ -101,8 +103,10 @@ pub mod keyring;
 #[cfg(test)]
 mod tests;
 
+pub use anchor::Anchor;
 pub use batch::{Batch, Committed, Expect, SetOptions};
 pub use compress::Compression;
+pub use convert::convert;
 pub use crypto::{OsRandom, Random};
 pub use disk::{Disk, DiskFile};
 pub use entry::Entry;

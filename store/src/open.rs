@@ -81,6 +81,11 @@ where
         }
         result => result?,
     };
+    if let Some(anchor) = &options.anchor {
+        let files: Vec<_> = recovered.past.iter().chain(&recovered.older).collect();
+        let latest = recovered.view.revision;
+        anchor.check(&*disk, epoch.store, &files, latest)?;
+    }
     let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
     check_epoch(&*disk, number)?;
     for name in &recovered.garbage {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::anchor::Anchor;
 use crate::compress::Compression;
 use crate::error::{Code, Error, Result};
 use crate::format::FileKind;
@@ -80,7 +81,7 @@ pub struct Options {
     pub encryption: Encryption,
     /// Size of the AES key of new files' frames; 256 bits by default.
     pub key_size: KeySize,
-    /// What is kept. An existing store must agree; [`crate::offline::convert`] changes it.
+    /// What is kept. An existing store must agree; [`crate::convert`] changes it.
     pub strategy: Strategy,
     /// Bytes of log that the Snapshot strategy keeps behind its image, so that a watcher can
     /// resume: 64 MiB by default, an eighth of the disk budget at most, and less where space is
@@ -88,6 +89,10 @@ pub struct Options {
     pub keep_log: u64,
     /// What the Ledger strategy may forget: nothing by default.
     pub retention: Retention,
+    /// Where the ledger is known to have been: an open of one that does not pass through here is
+    /// refused as `corrupt`, and told which revisions are lost; as `past-gone` if its retention has
+    /// taken the place. None by default.
+    pub anchor: Option<Anchor>,
     /// When a write is answered.
     pub durability: Durability,
     /// How new files are compressed.
@@ -123,6 +128,7 @@ impl Options {
             strategy: Strategy::default(),
             keep_log: 64 << 20,
             retention: Retention::default(),
+            anchor: None,
             durability: Durability::default(),
             compression: Compression::default(),
             max_disk: u64::MAX,
@@ -159,6 +165,11 @@ impl Options {
         if self.strategy == Strategy::Snapshot && self.retention != Retention::default() {
             return refuse(
                 "retention is for the ledger strategy: a snapshot keeps the present".to_owned(),
+            );
+        }
+        if self.strategy == Strategy::Snapshot && self.anchor.is_some() {
+            return refuse(
+                "an anchor is for the ledger strategy: a snapshot forgets its log".to_owned(),
             );
         }
         if let Durability::Interval(every) = self.durability

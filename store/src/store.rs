@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::anchor::Anchor;
 use crate::batch::{Batch, Committed, Expect, SetOptions};
 use crate::commit::{Committer, Waiting, Worker};
 use crate::disk::{Disk, OsDisk};
@@ -233,6 +234,18 @@ impl Store {
     /// current revision in the message: read everything then, and watch from there.
     pub fn watch(&self, from: Option<u64>, prefix: impl Into<Bytes>) -> Result<Watch> {
         Watch::new(self.inner.shared.clone(), from, prefix.into())
+    }
+
+    /// Where the log stands on disk: to be kept elsewhere, and given to [`Options::anchor`] later.
+    pub fn anchor(&self) -> Anchor {
+        let shared = &self.inner.shared;
+        let durable = shared.feed.durable();
+        Anchor {
+            store: shared.seat.store,
+            epoch: shared.seat.epoch,
+            revision: durable.revision,
+            link: durable.link,
+        }
     }
 
     /// What readers share.

@@ -285,3 +285,121 @@ fn a_full_ledger_refuses_writes_and_keeps_its_history() {
     );
     drop(store);
 }
+
+#[test]
+fn a_ledger_that_was_cut_rolled_back_or_forked_is_refused_against_its_anchor() {
+    let disk = SimDisk::default();
+    let options = quick_ledger(16 << 20);
+    let mut copies = Vec::new();
+    let mut anchors = Vec::new();
+    for seed in 0..4 {
+        let mut sim = Sim::open(&disk, options.clone(), seed).unwrap();
+        for n in 0..40_u8 {
+            sim.run(Batch::new().set(vec![n], vec![n; 20_000])).unwrap();
+            if n % 9 == 0 {
+                copies.push(disk.restart());
+                anchors.push(anchor(&sim));
+            }
+        }
+        sim.engine.close().unwrap();
+    }
+    copies.push(disk.restart());
+    let try_open = |disk: &SimDisk, anchor| {
+        let mut options = options.clone();
+        options.anchor = Some(anchor);
+        Sim::open(&disk.restart(), options, 77).map(drop)
+    };
+    for (at, anchor) in anchors.iter().enumerate() {
+        // It passes through every anchor, of every owner and in every file.
+        try_open(&disk, *anchor).unwrap();
+        for (older, copy) in copies.iter().enumerate() {
+            let result = try_open(copy, *anchor);
+            if older >= at {
+                result.unwrap();
+                continue;
+            }
+            let error = result.unwrap_err();
+            assert!(error.is(Code::Corrupt), "{error:?}");
+            let lost = format!("to {} are lost", anchor.revision);
+            assert!(error.to_string().contains(&lost), "{error}");
+        }
+    }
+    // Another branch from an old copy, as long as the other one.
+    let fork = copies[3].restart();
+    let mut sim = Sim::open(&fork, options.clone(), 50).unwrap();
+    for n in 0..200_u8 {
+        sim.run(Batch::new().set(vec![n], vec![1; 100])).unwrap();
+    }
+    drop(sim);
+    try_open(&fork, anchors[3]).unwrap();
+    let error = try_open(&fork, anchors[5]).unwrap_err();
+    assert!(error.to_string().contains("another way"), "{error}");
+    let mut foreign = anchors[0];
+    foreign.store.0[0] ^= 1;
+    assert!(try_open(&disk, foreign).unwrap_err().is(Code::Corrupt));
+    let mut snapshot = quick();
+    snapshot.anchor = Some(anchors[0]);
+    let error = Sim::open(&SimDisk::default(), snapshot, 1).err().unwrap();
+    assert!(error.is(Code::InvalidArgument), "{error:?}");
+}
+
+fn anchor(sim: &Sim) -> crate::Anchor {
+    let durable = sim.engine.shared.feed.durable();
+    crate::Anchor {
+        store: sim.engine.seat.store,
+        epoch: sim.engine.seat.epoch,
+        revision: durable.revision,
+        link: durable.link,
+    }
+}
+
+#[test]
+fn a_store_changes_its_strategy_both_ways_without_loss_at_every_power_loss() {
+    let disk = SimDisk::default();
+    let snapshot = || {
+        let mut options = quick();
+        options.max_disk = 2 << 20;
+        options
+    };
+    let convert = |mut options: Options| {
+        options.convert = true;
+        options
+    };
+    let mut sim = Sim::open(&disk, snapshot(), 1).unwrap();
+    for n in 0..60_u8 {
+        sim.run(Batch::new().set(vec![n % 9, 1], vec![n; 20_000]))
+            .unwrap();
+    }
+    assert!(sim.engine.gauges.folds > 0);
+    let content = sim.content();
+    drop(sim);
+    // A seed for each open: it decides the ids of files, which are kept.
+    for (seed, to, other) in [
+        (1000, quick_ledger(4 << 20), snapshot()),
+        (2000, snapshot(), quick_ledger(4 << 20)),
+    ] {
+        for call in 1.. {
+            let disk = disk.restart();
+            disk.arm(call, Fault::PowerLoss);
+            drop(Sim::open(&disk, convert(to.clone()), seed + call));
+            if !disk.is_off() {
+                break;
+            }
+            for keep in [Keep::Nothing, Keep::Everything, Keep::Some(call)] {
+                let disk = disk.power_loss(keep);
+                let sim = Sim::open(&disk, to.clone(), seed - 1)
+                    .or_else(|_| Sim::open(&disk, other.clone(), seed - 2))
+                    .unwrap_or_else(|e| panic!("call {call}, {keep:?}: {e:?}"));
+                assert!(sim.content() == content, "call {call}, {keep:?}");
+            }
+        }
+        let mut sim = Sim::open(&disk, convert(to.clone()), seed - 3).unwrap();
+        sim.run(Batch::new().set("more", "1")).unwrap();
+        sim.run(Batch::new().delete("more")).unwrap();
+        sim.engine.close().unwrap();
+        let mut sim = Sim::open(&disk, to, seed - 4).unwrap();
+        assert!(sim.content() == content);
+        sim.engine.close().unwrap();
+        assert!(Sim::open(&disk.restart(), other, seed - 5).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! Anchors: where a ledger stood, to be kept elsewhere.
+//!
+//! The hash chain goes through all frames of a file, and through its header on to the next file.
+//! So one hash stands for everything before it. Whoever keeps an anchor where the writer of the
+//! store's disk cannot change it can tell later whether the ledger was cut, rolled back to an old
+//! copy, or went another way since: the chain must still pass through the anchor.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Code, Error, Result};
+use crate::format::{self, FRAMES_AT, FileId, Link, Reader, Source, Step, StoreId};
+use crate::journal::LogFile;
+
+/// Where a ledger stood. As text, six fields with `:` between them: store, epoch, revision, file,
+/// sequence and chain hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// The store.
+    pub store: StoreId,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// The last revision before it.
+    pub revision: u64,
+    /// The place in the log, and the chain's hash there.
+    pub link: Link,
+}
+
+impl fmt::Display for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Link {
+            file,
+            sequence,
+            chain,
+        } = self.link;
+        write!(
+            f,
+            "{}:{}:{}:{file}:{sequence}:",
+            self.store, self.epoch, self.revision
+        )?;
+        chain.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Anchor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Anchor> {
+        let wrong = || {
+            Error::new(
+                Code::InvalidArgument,
+                "an anchor is STORE:EPOCH:REVISION:FILE:SEQUENCE:CHAIN, as a ledger's status shows it",
+            )
+        };
+        let fields: Vec<&str> = text.trim().split(':').collect();
+        let [store, epoch, revision, file, sequence, chain] = fields[..] else {
+            return Err(wrong());
+        };
+        let number = |text: &str| text.parse().map_err(|_| wrong());
+        Ok(Anchor {
+            store: StoreId(hex(store).ok_or_else(wrong)?),
+            epoch: number(epoch)?,
+            revision: number(revision)?,
+            link: Link {
+                file: FileId(hex(file).ok_or_else(wrong)?),
+                sequence: number(sequence)?,
+                chain: hex(chain).ok_or_else(wrong)?,
+            },
+        })
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+impl Anchor {
+    /// Checks that a log passes through the anchor: its files in order, and the last revision in
+    /// them. Needs no key.
+    pub(crate) fn check(
+        &self,
+        disk: &dyn Disk,
+        store: StoreId,
+        files: &[&LogFile],
+        latest: u64,
+    ) -> Result<()> {
+        if store != self.store {
+            return Err(Error::corrupt(format!(
+                "the anchor is of store {}, and this is store {store}",
+                self.store
+            )));
+        }
+        let first = files.first().map_or(1, |file| file.first_revision);
+        let Some(found) = files.iter().find(|file| file.file == self.link.file) else {
+            if self.revision < first {
+                return Err(Error::new(
+                    Code::PastGone,
+                    format!(
+                        "the anchor at revision {} cannot be checked: the log begins at revision {first}",
+                        self.revision
+                    ),
+                ));
+            }
+            return Err(self.lost(latest));
+        };
+        let chain =
+            chain_at(disk, found, self.link.sequence).map_err(|e| e.context(&found.name))?;
+        match chain {
+            Some(chain) if chain == self.link.chain => Ok(()),
+            _ => Err(self.lost(latest)),
+        }
+    }
+
+    fn lost(&self, latest: u64) -> Error {
+        let revision = self.revision;
+        Error::corrupt(if latest < revision {
+            format!(
+                "the ledger was cut or rolled back: it ends at revision {latest}, and the anchor \
+                 says that it had reached {revision}; revisions {} to {revision} are lost",
+                latest + 1
+            )
+        } else {
+            format!(
+                "the ledger went another way: it is at revision {latest}, but does not pass \
+                 through the anchor at revision {revision}"
+            )
+        })
+    }
+}
+
+/// The chain's hash behind a frame of a file; `None` if the log left the file before it.
+fn chain_at(disk: &dyn Disk, log: &LogFile, sequence: u64) -> Result<Option<format::Digest>> {
+    if sequence > log.end {
+        return Ok(None);
+    }
+    let io = |e| Error::io("read", e);
+    let file = disk.open(&log.name).map_err(io)?;
+    let mut prefix = vec![0; usize::try_from(FRAMES_AT).unwrap_or_default()];
+    file.read_at(0, &mut prefix).map_err(io)?;
+    let mut reader = Reader::new(format::open_without_key(&prefix)?, File(file));
+    loop {
+        let here = reader.link();
+        if here.sequence == sequence {
+            return Ok(Some(here.chain));
+        }
+        if let Step::End(_) = reader.step()? {
+            let end = reader.link();
+            return Ok((end.sequence == sequence).then_some(end.chain));
+        }
+    }
+}
+
+struct File(Arc<dyn DiskFile>);
+
+impl Source for File {
+    fn len(&self) -> Result<u64> {
+        self.0.len().map_err(|e| Error::io("length", e))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0
+            .read_at(offset, buf)
+            .map_err(|e| Error::io(format!("read at {offset}"), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_anchor_is_read_back_from_its_text() {
+        let anchor = Anchor {
+            store: StoreId([0xab; 16]),
+            epoch: 3,
+            revision: u64::MAX,
+            link: Link {
+                file: FileId([1; 16]),
+                sequence: 9,
+                chain: [0xfe; 32],
+            },
+        };
+        let text = anchor.to_string();
+        assert_eq!(text.parse::<Anchor>().unwrap(), anchor);
+        for wrong in [
+            "",
+            "a:b",
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('f', "é"),
+        ] {
+            let error = wrong.parse::<Anchor>().unwrap_err();
+            assert!(error.is(Code::InvalidArgument), "{wrong}");
+        }
+    }
+}

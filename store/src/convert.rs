@@ -1,0 +1,19 @@
+//! Changing a store's strategy.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::options::Options;
+use crate::store::Store;
+
+/// Gives a store that is not open the strategy of `options`; without effect if it has it. No entry
+/// is touched: the log goes on in a file of the other kind, and a crash leaves the one or the other.
+///
+/// A store that becomes a ledger remembers what is in its log from then on, which begins with what
+/// it had kept for watchers. A ledger that becomes a snapshot keeps its present; its history goes
+/// with the folds to come, but for [`Options::keep_log`]: take what is still wanted of it first.
+pub fn convert(dir: &Path, options: Options) -> Result<()> {
+    let mut options = options;
+    options.convert = true;
+    Store::open(dir, options)?.close()
+}

@@ -30,6 +30,14 @@ pub trait Disk: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// True if there is a file of that name.
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        match self.open(name) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
     /// Renames a file, replacing what has the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
@@ -169,6 +177,11 @@ impl Disk for OsDisk {
             .write(true)
             .open(self.path.join(name))?;
         Ok(Arc::new(OsFile(file)))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        // By path, as everything else: a directory that was moved away is not ours any more.
+        self.path.join(name).try_exists()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -68,7 +68,8 @@ where
     };
     let claims = std::mem::take(&mut survey.claims);
     with_room(&survey.unbegun, &*disk, || epoch.publish(&*disk))?;
-    // What they said is in this one; tries to open that fail must not leave one each.
+    // What they said is in this one; tries to open that fail must not leave one each. From the
+    // lowest on: see `Seat::check_epoch`.
     for old in claims.range(..number) {
         remove_if_there(&*disk, &layout::epoch(*old))?;
     }

@@ -13,7 +13,10 @@ use std::path::Path;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::crypto::Random;
 use crate::error::{Code, Error, Result};
+use crate::format::KeySlot;
+use crate::passphrase::{Derivation, Passphrase};
 
 /// Name of the file, and of the entry in the Secret, that names the current key.
 const CURRENT: &str = "current";
@@ -267,7 +270,7 @@ impl Keyring {
 }
 
 /// Reads at most `limit` bytes of a file into memory that is overwritten when dropped.
-fn read_small(path: &Path, limit: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read_small(path: &Path, limit: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read;
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
     fs::File::open(path)?
@@ -284,6 +287,103 @@ pub enum Encryption {
     None,
     /// Data keys are wrapped by the keyring's current key.
     Keyring(Keyring),
+    /// Data keys are wrapped by a 256-bit key that is derived from a passphrase.
+    Passphrase(Passphrase),
+}
+
+/// What wraps the data key of a new file.
+pub(crate) struct Wrapping {
+    pub id: KeyId,
+    pub derivation: Option<Derivation>,
+    pub key: Key,
+}
+
+impl Encryption {
+    /// What was given, for messages.
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            Encryption::None => "no key",
+            Encryption::Keyring(_) => "a keyring",
+            Encryption::Passphrase(_) => "a passphrase",
+        }
+    }
+
+    /// The same for another store: what was learnt of one store's salt is forgotten.
+    pub(crate) fn for_store(&self) -> Encryption {
+        match self {
+            Encryption::Passphrase(passphrase) => Encryption::Passphrase(passphrase.for_store()),
+            other => other.clone(),
+        }
+    }
+
+    /// The ids of the keys that are at hand.
+    pub(crate) fn key_ids(&self) -> Vec<KeyId> {
+        match self {
+            Encryption::None => Vec::new(),
+            Encryption::Keyring(keyring) => keyring.ids().cloned().collect(),
+            Encryption::Passphrase(passphrase) => passphrase.key_ids(),
+        }
+    }
+
+    /// What wraps the data key of a new file; none without encryption.
+    pub(crate) fn wrapping(&self, random: &dyn Random) -> Result<Option<Wrapping>> {
+        Ok(match self {
+            Encryption::None => None,
+            Encryption::Keyring(keyring) => Some(Wrapping {
+                id: keyring.current().clone(),
+                derivation: None,
+                key: keyring.current_key()?.clone(),
+            }),
+            Encryption::Passphrase(passphrase) => Some(passphrase.wrapping(random)?),
+        })
+    }
+
+    /// The key that a slot names.
+    pub(crate) fn unwrapping(&self, slot: &KeySlot) -> Result<Key> {
+        let mismatch = |has: &str| {
+            let given = self.what();
+            Err(Error::new(
+                Code::EncryptionMismatch,
+                format!("the file's key is wrapped by {has}, but {given} was given"),
+            ))
+        };
+        match (self, &slot.derivation) {
+            (Encryption::Keyring(keyring), None) => {
+                keyring.get(&slot.key_id).cloned().ok_or_else(|| {
+                    let held: Vec<&str> = keyring.ids().map(KeyId::as_str).collect();
+                    Error::new(
+                        Code::KeyMissing,
+                        format!(
+                            "the keyring lacks key {}; it holds {}",
+                            slot.key_id,
+                            held.join(", ")
+                        ),
+                    )
+                })
+            }
+            (Encryption::Passphrase(passphrase), Some(derivation)) => passphrase.derive(derivation),
+            (_, None) => mismatch("a key of a keyring"),
+            (_, Some(_)) => mismatch("a passphrase"),
+        }
+    }
+
+    /// Takes note of a slot whose key was opened: a store's new files use the same salt.
+    pub(crate) fn adopt(&self, slot: &KeySlot) {
+        if let (Encryption::Passphrase(passphrase), Some(derivation)) = (self, &slot.derivation) {
+            passphrase.adopt(derivation);
+        }
+    }
+
+    /// True if a slot that this opens is wrapped as a new file's would be.
+    pub(crate) fn wraps_like(&self, slot: &KeySlot) -> bool {
+        match (self, &slot.derivation) {
+            (Encryption::Keyring(keyring), None) => slot.key_id == *keyring.current(),
+            (Encryption::Passphrase(passphrase), Some(derivation)) => {
+                derivation.iterations == passphrase.iterations()
+            }
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

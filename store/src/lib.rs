@@ -99,6 +99,7 @@ mod crypto;
 pub mod error;
 pub mod format;
 pub mod keyring;
+mod passphrase;
 
 #[cfg(test)]
 mod tests;
@@ -116,6 +117,7 @@ pub use history::{Changes, Version};
 pub use keyring::{Encryption, Key, KeyId, KeySize, Keyring};
 pub use log::{Change, ChangeOp};
 pub use options::{Durability, Options, Retention, Strategy};
+pub use passphrase::{Derivation, Passphrase};
 pub use scan::{Page, Scan};
 pub use stats::{Finding, Stats};
 pub use store::Store;

@@ -26,13 +26,14 @@ const SMALL: u64 = 64 << 10;
 pub(crate) fn open<B, T>(
     disk: Arc<dyn Disk>,
     env: Env,
-    options: Options,
+    mut options: Options,
     background: B,
 ) -> Result<(Engine, T)>
 where
     B: FnOnce(Arc<Seat>) -> Result<(Box<dyn Background>, T)>,
 {
     options.validate()?;
+    options.encryption = options.encryption.for_store();
     // Nothing is modified before all keys are checked.
     let survey = Survey::take(&*disk, &options.encryption)?;
     if !options.convert {

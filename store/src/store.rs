@@ -261,13 +261,13 @@ impl Store {
         let gauges = *shared.gauges.lock();
         let key_id = shared.keys.lock().current.clone();
         let now_ms = seat.time.now_ms();
-        let (cipher, loaded_keys) = match &*seat.encryption.lock() {
-            Encryption::None => (Cipher::None, Vec::new()),
-            Encryption::Keyring(keyring) => (
-                Cipher::AesGcm(seat.options.key_size),
-                keyring.ids().cloned().collect(),
-            ),
+        let encryption = seat.encryption.lock();
+        let cipher = match &*encryption {
+            Encryption::None => Cipher::None,
+            _ => Cipher::AesGcm(seat.options.key_size),
         };
+        let loaded_keys = encryption.key_ids();
+        drop(encryption);
         let durable = shared.feed.durable();
         Stats {
             strategy: seat.options.strategy.as_str(),
@@ -320,7 +320,7 @@ impl Store {
         let Encryption::Keyring(loaded) = &*encryption else {
             return Err(Error::new(
                 Code::EncryptionMismatch,
-                "the store is not encrypted: a keyring is of no use to it",
+                "the store's keys are not of a keyring: one is of no use to it",
             ));
         };
         if let Some(id) = loaded.conflict(&keyring) {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use codexstore::format::record::{self, EntryRef, Op};
 use codexstore::format::{self, FileKind, Tail};
-use codexstore::{Compression, Encryption, KeySize};
+use codexstore::{Compression, Encryption, KeySize, Passphrase};
 use format_common::*;
 
 struct Golden {
@@ -42,7 +42,7 @@ fn all() -> Vec<Golden> {
         close,
         packed,
     };
-    vec![
+    let mut all = vec![
         golden(
             "v1-journal-none",
             FileKind::Journal,
@@ -91,7 +91,28 @@ fn all() -> Vec<Golden> {
             true,
             true,
         ),
-    ]
+    ];
+    // Its key slot holds the salt and the count of the key's derivation.
+    all.push(Golden {
+        encryption: passphrase(),
+        ..golden(
+            "v1-journal-passphrase",
+            FileKind::Journal,
+            Some(Aes256),
+            Plain,
+            true,
+            false,
+        )
+    });
+    all
+}
+
+/// The key id of [`passphrase`] with the salt that the fixed random bytes give.
+const PASSPHRASE_ID: &str = "passphrase-b84bc93d3d879724";
+
+fn passphrase() -> Encryption {
+    let passphrase = Passphrase::new(b"correct horse battery staple").unwrap();
+    Encryption::Passphrase(passphrase.with_iterations(100_000).unwrap())
 }
 
 fn path(name: &str) -> PathBuf {
@@ -200,9 +221,13 @@ fn golden_files_read_as_they_were_written() {
         assert_eq!(header.link, spec.link);
         assert_eq!(header.compression, spec.compression);
         assert_eq!(header.created_ms, spec.created_ms);
-        let encrypted = matches!(golden.encryption, Encryption::Keyring(_));
         let key_id = open.key_id.as_ref().map(|id| id.as_str().to_owned());
-        assert_eq!(key_id.as_deref(), encrypted.then_some("20260801-ab12"));
+        let expected = match golden.encryption {
+            Encryption::None => None,
+            Encryption::Keyring(_) => Some("20260801-ab12"),
+            Encryption::Passphrase(_) => Some(PASSPHRASE_ID),
+        };
+        assert_eq!(key_id.as_deref(), expected);
         let (payloads, tail) = read_frames(open, &file).unwrap();
         assert_eq!(payloads, golden.payloads(), "{}", golden.name);
         assert_eq!(
@@ -258,4 +283,11 @@ fn golden_frames_stand_where_the_format_says() {
     assert_eq!(slot[8..16], 1_u64.to_le_bytes());
     assert_eq!(slot[16..24], 13_u64.to_le_bytes());
     assert_eq!(&slot[24..37], b"20260801-ab12");
+    assert!(slot[148..4064].iter().all(|byte| *byte == 0));
+    let derived = std::fs::read(path("v1-journal-passphrase")).unwrap();
+    let slot = &derived[4096..8192];
+    assert_eq!(slot[148..152], [1, 0, 0, 0]);
+    assert_eq!(slot[152..156], 100_000_u32.to_le_bytes());
+    assert!(slot[172..4064].iter().all(|byte| *byte == 0));
+    assert!(derived[8192..12288].iter().all(|byte| *byte == 0));
 }

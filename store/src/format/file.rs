@@ -7,8 +7,8 @@ use super::wire::Page;
 use super::{Digest, FRAMES_AT, PAGE};
 use crate::compress::Compression;
 use crate::crypto::{DataKey, FrameCipher, NONCE, Random, same};
-use crate::error::{Code, Error, Result};
-use crate::keyring::{Encryption, KeyId, KeySize, Keyring};
+use crate::error::{Code, Error, Kind, Result};
+use crate::keyring::{Encryption, KeyId, KeySize, Keyring, Wrapping};
 
 /// What a new file shall be. See [`Header`] for the fields.
 #[derive(Debug, Clone)]
@@ -78,19 +78,19 @@ pub fn create(spec: &FileSpec, encryption: &Encryption, random: &dyn Random) -> 
     };
     let mut key = None;
     let mut cipher = FrameCipher::None;
-    if let Encryption::Keyring(keyring) = encryption {
+    if let Some(wrapping) = encryption.wrapping(random)? {
         let data_key = DataKey::generate(random)?;
         header.cipher = Cipher::AesGcm(spec.key_size);
         header.commitment = data_key.commitment(&header.file.0)?;
         cipher = data_key.frame_cipher(&header.file.0, spec.key_size)?;
-        key = Some((data_key, keyring));
+        key = Some((data_key, wrapping));
     }
     let mut prefix = header.encode();
     let hash = Page::checksum(&prefix).unwrap_or_default();
     let mut key_id = None;
-    if let Some((data_key, keyring)) = key {
-        prefix.extend(wrap(&data_key, keyring, &hash, 1, random)?.encode());
-        key_id = Some(keyring.current().clone());
+    if let Some((data_key, wrapping)) = key {
+        prefix.extend(wrap(&data_key, &wrapping, &hash, 1, random)?.encode());
+        key_id = Some(wrapping.id);
     }
     prefix.resize(3 * PAGE, 0);
     let sealer = Sealer::new(&header, hash, cipher)?;
@@ -115,17 +115,17 @@ pub fn open(prefix: &[u8], encryption: &Encryption) -> Result<OpenFile> {
             hash,
             cipher: Some(FrameCipher::None),
         }),
-        (Cipher::None, Encryption::Keyring(_)) => Err(Error::new(
+        (Cipher::None, given) => Err(Error::new(
             Code::EncryptionMismatch,
-            "the file is not encrypted, but a keyring was given",
+            format!("the file is not encrypted, but {} was given", given.what()),
         )),
         (Cipher::AesGcm(_), Encryption::None) => Err(Error::new(
             Code::EncryptionMismatch,
-            "the file is encrypted, but no keyring was given",
+            "the file is encrypted, but neither a keyring nor a passphrase was given",
         )),
-        (Cipher::AesGcm(size), Encryption::Keyring(keyring)) => {
+        (Cipher::AesGcm(size), encryption) => {
             let (_, slot) = slots.require()?;
-            let data_key = unwrap(slot, keyring, &header, &hash)?;
+            let data_key = unwrap(slot, encryption, &header, &hash)?;
             let cipher = data_key.frame_cipher(&header.file.0, size)?;
             Ok(OpenFile {
                 key_id: Some(slot.key_id.clone()),
@@ -158,22 +158,54 @@ pub fn rewrap(
     keyring: &Keyring,
     random: &dyn Random,
 ) -> Result<Option<(u64, Vec<u8>)>> {
+    let encryption = Encryption::Keyring(keyring.clone());
+    rewrap_to(prefix, &encryption, &encryption, false, random)
+}
+
+/// Wraps the data key of a file that `old` or `new` opens with what `new` wraps new files with: see
+/// [`rewrap`]. With `both`, a second call gives the page for the slot that still holds the key of
+/// before, so that this key opens the file no more, and either slot may be damaged later.
+pub fn rewrap_to(
+    prefix: &[u8],
+    old: &Encryption,
+    new: &Encryption,
+    both: bool,
+    random: &dyn Random,
+) -> Result<Option<(u64, Vec<u8>)>> {
     let (header, hash, slots) = decode(prefix)?;
     if header.cipher == Cipher::None {
         return Ok(None);
     }
     let (index, slot) = slots.require()?;
-    if slot.key_id == *keyring.current() && !slots.damaged {
+    let opened = unwrap(slot, new, &header, &hash);
+    let done = opened.is_ok() && new.wraps_like(slot);
+    let other = slots.other(index);
+    let stale = both && other.is_some_and(|other| !same_key(other, slot));
+    if done && !slots.damaged && !stale {
         return Ok(None);
     }
-    let data_key = unwrap(slot, keyring, &header, &hash)?;
+    let data_key = match opened {
+        Err(error) if error.kind() == Kind::Encryption => unwrap(slot, old, &header, &hash)?,
+        result => result?,
+    };
     let generation = slot
         .generation
         .checked_add(1)
         .ok_or_else(|| Error::corrupt("key slot: its generation cannot be raised"))?;
-    let page = wrap(&data_key, keyring, &hash, generation, random)?.encode();
+    let wrapping = new.wrapping(random)?.ok_or_else(|| {
+        Error::new(
+            Code::EncryptionMismatch,
+            "without a keyring or a passphrase no key can be wrapped",
+        )
+    })?;
+    let page = wrap(&data_key, &wrapping, &hash, generation, random)?.encode();
     let other = if index == 0 { 2 } else { 1 };
     Ok(Some(((other * PAGE) as u64, page)))
+}
+
+/// True if both slots are wrapped by one key.
+fn same_key(a: &KeySlot, b: &KeySlot) -> bool {
+    a.key_id == b.key_id && a.derivation == b.derivation
 }
 
 fn decode(prefix: &[u8]) -> Result<(Header, Digest, Slots)> {
@@ -193,43 +225,48 @@ fn decode(prefix: &[u8]) -> Result<(Header, Digest, Slots)> {
 
 fn wrap(
     data_key: &DataKey,
-    keyring: &Keyring,
+    with: &Wrapping,
     header_hash: &Digest,
     generation: u64,
     random: &dyn Random,
 ) -> Result<KeySlot> {
     let mut nonce = [0; NONCE];
     random.fill(&mut nonce)?;
-    let wrapped = data_key.wrap(keyring.current_key()?, &nonce, header_hash)?;
+    let wrapped = data_key.wrap(&with.key, &nonce, header_hash)?;
     Ok(KeySlot {
         generation,
-        key_id: keyring.current().clone(),
+        key_id: with.id.clone(),
+        derivation: with.derivation,
         nonce,
         wrapped,
     })
 }
 
-fn unwrap(slot: &KeySlot, keyring: &Keyring, header: &Header, hash: &Digest) -> Result<DataKey> {
+fn unwrap(
+    slot: &KeySlot,
+    encryption: &Encryption,
+    header: &Header,
+    hash: &Digest,
+) -> Result<DataKey> {
     let id = &slot.key_id;
-    let kek = keyring.get(id).ok_or_else(|| {
-        let held: Vec<&str> = keyring.ids().map(KeyId::as_str).collect();
-        Error::new(
-            Code::KeyMissing,
-            format!("the keyring lacks key {id}; it holds {}", held.join(", ")),
-        )
-    })?;
+    let kek = encryption.unwrapping(slot)?;
     let wrong = || {
+        let what = match slot.derivation {
+            Some(_) => "the passphrase is not the one".to_owned(),
+            None => format!("key {id} is not the one"),
+        };
         Error::new(
             Code::WrongKey,
-            format!("key {id} is not the one that wrapped the file's data key"),
+            format!("{what} that wrapped the file's data key"),
         )
     };
-    let data_key = DataKey::unwrap(&slot.wrapped, kek, &slot.nonce, hash)?.ok_or_else(wrong)?;
+    let data_key = DataKey::unwrap(&slot.wrapped, &kek, &slot.nonce, hash)?.ok_or_else(wrong)?;
     if !same(&data_key.commitment(&header.file.0)?, &header.commitment) {
         return Err(Error::new(
             Code::WrongKey,
             format!("the data key under {id} is not the one that the header commits to"),
         ));
     }
+    encryption.adopt(slot);
     Ok(data_key)
 }

@@ -17,7 +17,7 @@ mod tail;
 mod wire;
 
 pub use close::Totals;
-pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap};
+pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap, rewrap_to};
 pub use frame::FrameKind;
 pub use header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};
 pub use read::{Frame, Reader, Source, Step, Tail};

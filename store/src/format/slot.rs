@@ -8,8 +8,13 @@ use super::wire::{Fields, Page, is_zero};
 use crate::crypto::NONCE;
 use crate::error::{Error, Result};
 use crate::keyring::KeyId;
+use crate::passphrase::{Derivation, SALT};
 
 const MAGIC: [u8; 8] = *b"CODEXKEY";
+
+/// Where a slot's key-encryption key comes from.
+const RAW: u8 = 0;
+const PBKDF2: u8 = 1;
 
 /// One key slot: the file's data key, encrypted with a key of the keyring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,9 @@ pub struct KeySlot {
     pub generation: u64,
     /// Which key of the keyring wraps the data key.
     pub key_id: KeyId,
+    /// How that key is derived from a passphrase; none for a raw key. Not associated data, for it
+    /// decides the key: another value makes another key, which does not unwrap.
+    pub derivation: Option<Derivation>,
     pub(crate) nonce: [u8; NONCE],
     pub(crate) wrapped: [u8; 48],
 }
@@ -36,6 +44,11 @@ impl KeySlot {
         page.put(&name);
         page.put(&self.nonce);
         page.put(&self.wrapped);
+        if let Some(derivation) = &self.derivation {
+            page.put(&[PBKDF2, 0, 0, 0]);
+            page.put(&derivation.iterations.to_le_bytes());
+            page.put(&derivation.salt);
+        }
         page.seal()
     }
 
@@ -49,15 +62,27 @@ impl KeySlot {
         }
         let generation = fields.u64().filter(|generation| *generation > 0)?;
         let len = usize::try_from(fields.u64()?).ok()?;
-        let (id, zeros) = fields.bytes(KeyId::MAX)?.split_at_checked(len)?;
+        let (id, padding) = fields.bytes(KeyId::MAX)?.split_at_checked(len)?;
         let key_id = KeyId::new(std::str::from_utf8(id).ok()?).ok()?;
-        let slot = KeySlot {
+        let mut slot = KeySlot {
             generation,
             key_id,
+            derivation: None,
             nonce: fields.array()?,
             wrapped: fields.array()?,
         };
-        (is_zero(zeros) && Page::rest_is_zero(&fields)).then_some(slot)
+        let [method, zeros @ ..] = fields.array::<4>()?;
+        let derivation = Derivation {
+            iterations: fields.u32()?,
+            salt: fields.array::<SALT>()?,
+        };
+        slot.derivation = match (method, zeros) {
+            (RAW, [0, 0, 0]) if derivation == Derivation::default() => None,
+            // A count beyond the limits would weaken the key, or take for ever.
+            (PBKDF2, [0, 0, 0]) if derivation.is_sound() => Some(derivation),
+            _ => return None,
+        };
+        (is_zero(padding) && Page::rest_is_zero(&fields)).then_some(slot)
     }
 }
 
@@ -88,6 +113,11 @@ impl Slots {
             .enumerate()
             .filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
             .max_by_key(|(_, slot)| slot.generation)
+    }
+
+    /// The slot that does not count, if it is good.
+    pub(crate) fn other(&self, index: usize) -> Option<&KeySlot> {
+        self.slots.get(1 - index.min(1))?.as_ref()
     }
 
     pub(crate) fn require(&self) -> Result<(usize, &KeySlot)> {

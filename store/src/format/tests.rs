@@ -154,6 +154,7 @@ fn a_data_key_that_the_header_does_not_commit_to_is_refused_before_any_frame() {
     let slot = KeySlot {
         generation: 1,
         key_id: KeyId::new("k").unwrap(),
+        derivation: None,
         nonce: [0x3c; 12],
         wrapped: DataKey::generate(&Fixed)
             .unwrap()
@@ -172,6 +173,7 @@ fn the_newest_good_slot_counts() {
     let slot = |generation, id: &str| KeySlot {
         generation,
         key_id: KeyId::new(id).unwrap(),
+        derivation: None,
         nonce: [1; 12],
         wrapped: [2; 48],
     };
@@ -189,6 +191,40 @@ fn the_newest_good_slot_counts() {
     );
     assert!(Slots::decode(&vec![0; 2 * PAGE]).is_empty());
     assert!(Slots::decode(&[]).damaged);
+}
+
+#[test]
+fn a_derivation_is_kept_and_one_beyond_the_limits_is_no_good_slot() {
+    use crate::passphrase::{Derivation, Passphrase};
+    let slot = |iterations| KeySlot {
+        generation: 1,
+        key_id: KeyId::new("passphrase-0909090909090909").unwrap(),
+        derivation: Some(Derivation {
+            iterations,
+            salt: [9; 16],
+        }),
+        nonce: [1; 12],
+        wrapped: [2; 48],
+    };
+    let decode = |page: &[u8]| Slots::decode(&[page, &vec![0; PAGE]].concat());
+    let (least, most) = (Passphrase::MIN_ITERATIONS, Passphrase::MAX_ITERATIONS);
+    for good in [least, 600_000, most] {
+        assert_eq!(
+            decode(&slot(good).encode()).newest(),
+            Some((0, &slot(good)))
+        );
+    }
+    for forged in [0, 1, least - 1, most + 1, u32::MAX] {
+        assert!(decode(&slot(forged).encode()).damaged, "{forged}");
+    }
+    // Bytes of a derivation in a slot that has none, an unknown method, bytes that must be zero.
+    for (at, byte) in [(148, 0), (148, 2), (149, 1), (151, 1), (172, 1)] {
+        let mut page = slot(least).encode();
+        page[at] = byte;
+        let sum = crate::crypto::sha256(&[&page[..4064]]);
+        page[4064..].copy_from_slice(&sum);
+        assert!(decode(&page).damaged, "byte {at} is {byte}");
+    }
 }
 
 proptest! {

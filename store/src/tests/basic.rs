@@ -13,7 +13,7 @@ fn temp() -> tempfile::TempDir {
 }
 
 /// Every file of a store with its bytes.
-fn bytes_of(dir: &std::path::Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+pub(crate) fn bytes_of(dir: &std::path::Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|file| {

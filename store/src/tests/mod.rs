@@ -4,6 +4,7 @@ mod basic;
 mod crash;
 mod disk;
 mod faults;
+mod keys;
 mod ledger;
 mod model;
 mod owners;

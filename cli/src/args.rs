@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
-use crate::output::Format;
+use crate::{offline::args as offline, output::Format};
 
 const ABOUT: &str = "Talk to a CodexStore, run one on a laptop, and explain what the cluster does";
 
@@ -112,6 +112,15 @@ pub enum Command {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Show what lies in a store's directory
+    ///
+    /// Offline: reads the files themselves, from end to end. Needs no key, so it says what is there, how each file
+    /// ends and what an open would do, and nothing of what is in the store. Modifies nothing, and works on a
+    /// read-only volume. Damage is shown and is no failure: `verify` is for that.
+    #[command(
+        after_help = "Examples:\n  codexctl inspect /data/orders\n  codexctl inspect /data/orders -o json"
+    )]
+    Inspect(offline::Inspect),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

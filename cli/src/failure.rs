@@ -101,13 +101,23 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         .chain()
         .find_map(|cause| {
             let coded = cause.downcast_ref::<Coded>().map(|c| c.exit);
-            coded.or_else(|| {
-                cause
-                    .downcast_ref::<codexstore_api::Error>()
-                    .map(codexstore_api::Error::exit_code)
-            })
+            coded
+                .or_else(|| {
+                    cause
+                        .downcast_ref::<codexstore_api::Error>()
+                        .map(codexstore_api::Error::exit_code)
+                })
+                .or_else(|| cause.downcast_ref::<codexstore::Error>().map(exit_of_store))
         })
         .unwrap_or(codes::EXIT_INTERNAL)
+}
+
+/// The store's codes are those of the wire: one table says how each ends.
+fn exit_of_store(error: &codexstore::Error) -> u8 {
+    codes::TABLE
+        .iter()
+        .find(|row| row.code == error.code())
+        .map_or(codes::EXIT_INTERNAL, |row| row.exit)
 }
 
 /// The error and its causes, each once (some libraries repeat their cause in their own text).
@@ -144,6 +154,15 @@ mod tests {
     fn the_exit_code_is_found_under_context() {
         let error = anyhow::Error::new(Coded::not_found("no key")).context("get");
         assert_eq!(report(&error), (Some("get: no key".into()), 3));
+    }
+
+    #[test]
+    fn an_error_of_the_store_ends_as_the_same_code_does_over_a_socket() {
+        for code in codexstore::Code::ALL {
+            let row = codes::TABLE.iter().find(|row| row.code == code.as_str());
+            let error = codexstore::Error::new(*code, "it").into();
+            assert_eq!(report(&error).1, row.unwrap().exit, "{code}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! codexctl: talks to a CodexStore over its socket, runs one on a laptop, and explains what the cluster does.
+//! codexctl: talks to a CodexStore over its socket, works on its files while nobody has it open, runs one on a laptop, and explains
+//! what the cluster does.
 //!
 //! - [`args`]: the command line, only parsed.
 //! - [`kv`]: get, set, delete, list, batch, status.
+//! - [`offline`]: inspect and the like, on the files themselves.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
 //! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
@@ -13,6 +15,7 @@ mod dev;
 mod explain;
 mod failure;
 mod kv;
+mod offline;
 mod output;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};
@@ -68,6 +71,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Batch { socket, file } => kv::batch(&socket, &file, format).await,
         Command::Status { socket } => kv::status(&socket, format).await,
         Command::AcceptClock { socket } => kv::accept_clock(&socket).await,
+        Command::Inspect(inspect) => offline::inspect(&inspect, format),
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
         Command::Version => version(format),

@@ -14,4 +14,5 @@ mod support;
 mod dev;
 mod explain;
 mod kv;
+mod offline;
 mod shell;

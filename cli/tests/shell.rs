@@ -20,7 +20,9 @@ fn help_documents_every_exit_code() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["get", "set", "delete", "list", "batch", "explain", "dev"] {
+    for command in [
+        "get", "set", "delete", "list", "batch", "inspect", "explain", "dev",
+    ] {
         let help = run(codexctl().args([command, "--help"])).ok();
         assert!(help.contains("Example"), "{command}: {help}");
     }

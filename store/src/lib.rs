@@ -99,6 +99,7 @@ mod crypto;
 pub mod error;
 pub mod format;
 pub mod keyring;
+pub mod offline;
 mod passphrase;
 
 #[cfg(test)]

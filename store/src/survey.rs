@@ -213,7 +213,7 @@ fn find(
 }
 
 /// True if a file has only zeros behind its header.
-fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<bool> {
+pub(crate) fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<bool> {
     let mut at = FRAMES_AT;
     let (mut chunk, zeros) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     while at < len {

@@ -9,7 +9,7 @@ use std::fmt;
 use super::wire::{Fields, Page};
 use super::{Digest, PAGE, VERSION};
 use crate::compress::Compression;
-use crate::crypto::{Random, same};
+use crate::crypto::{Random, TAG, same};
 use crate::error::{Code, Error, Result};
 use crate::keyring::KeySize;
 
@@ -91,6 +91,16 @@ impl FileKind {
         matches!(self, FileKind::Image | FileKind::Backup)
     }
 
+    /// `image`, `journal`, `ledger` or `backup`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FileKind::Image => "image",
+            FileKind::Journal => "journal",
+            FileKind::Ledger => "ledger",
+            FileKind::Backup => "backup",
+        }
+    }
+
     const fn to_byte(self) -> u8 {
         match self {
             FileKind::Image => 1,
@@ -129,6 +139,14 @@ impl Cipher {
             Cipher::AesGcm(KeySize::Aes128) => "AES-128-GCM",
             Cipher::AesGcm(KeySize::Aes192) => "AES-192-GCM",
             Cipher::AesGcm(KeySize::Aes256) => "AES-256-GCM",
+        }
+    }
+
+    /// Bytes that it adds to a body.
+    pub(crate) const fn tag_len(self) -> usize {
+        match self {
+            Cipher::None => 0,
+            Cipher::AesGcm(_) => TAG,
         }
     }
 

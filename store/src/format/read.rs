@@ -68,6 +68,8 @@ pub struct Frame<'a> {
     pub len: u64,
     /// The chain's end behind it.
     pub chain: Digest,
+    /// It holds nothing, and so says that a next file follows: known also without a key.
+    pub hands_over: bool,
     /// The payload; empty when reading without a key.
     pub payload: &'a [u8],
 }
@@ -173,6 +175,7 @@ impl<S: Source> Reader<S> {
             offset,
             len: total,
             chain,
+            hands_over: head.body == frame::body_len(0, self.file.header.cipher.tag_len()),
             payload: self.payload(place),
         }))
     }

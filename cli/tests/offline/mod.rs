@@ -1,0 +1,4 @@
+//! The offline commands on stores that the library wrote.
+
+mod inspect;
+mod place;

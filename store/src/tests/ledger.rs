@@ -403,3 +403,34 @@ fn a_store_changes_its_strategy_both_ways_without_loss_at_every_power_loss() {
         assert!(Sim::open(&disk.restart(), other, seed - 5).is_err());
     }
 }
+
+#[test]
+fn every_key_is_read_as_it_was_at_every_revision() {
+    let disk = SimDisk::default();
+    let mut states = vec![Model::new()];
+    let mut rng = super::disk::Rng(3);
+    for seed in 0..3 {
+        let mut sim = Sim::open(&disk, quick_ledger(4 << 20), seed).unwrap();
+        for _ in 0..40 {
+            let mut model = states.last().unwrap().clone();
+            let key = vec![u8::try_from(rng.below(4)).unwrap()];
+            let batch = if rng.below(4) == 0 && model.remove(&key).is_some() {
+                Batch::new().delete(key)
+            } else {
+                let value = vec![u8::try_from(rng.below(256)).unwrap(); 9000];
+                model.insert(key.clone(), value.clone());
+                Batch::new().set(key, value)
+            };
+            sim.run(batch).unwrap();
+            states.push(model);
+        }
+    }
+    let store = open(&disk, quick_ledger(4 << 20));
+    for (revision, model) in states.iter().enumerate() {
+        for key in 0..4 {
+            let found = store.get_at(&[key], revision as u64).unwrap();
+            let found = found.map(|entry| entry.value().to_vec());
+            assert_eq!(found.as_ref(), model.get(&vec![key]), "{key} at {revision}");
+        }
+    }
+}

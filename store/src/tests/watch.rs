@@ -195,3 +195,73 @@ fn a_waker_is_called_and_a_close_is_told() {
     assert_eq!(watch.next(LONG).unwrap().unwrap().revision, 1);
     assert!(watch.next(LONG).unwrap_err().is(Code::Closed));
 }
+
+/// What a store went through, and a watcher that follows it through folds, kills and restarts.
+fn follow(options: &crate::Options, seed: u64) {
+    let mut rng = super::disk::Rng(seed);
+    let disk = SimDisk::default();
+    // Of each revision: the key, and its new value.
+    let mut truth: Vec<(u8, Option<u8>)> = Vec::new();
+    let mut next = 1;
+    for open in 0..5 {
+        let mut sim = Sim::open(&disk, options.clone(), seed * 100 + open).unwrap();
+        let mut watch = match Watch::new(sim.engine.shared.clone(), Some(next), "".into()) {
+            Ok(watch) => watch,
+            Err(error) if error.is(Code::PastGone) => {
+                // It fell too far behind, as a snapshot store may say: it starts again.
+                assert_eq!(options.strategy, crate::Strategy::Snapshot);
+                next = truth.len() as u64 + 1;
+                Watch::new(sim.engine.shared.clone(), Some(next), "".into()).unwrap()
+            }
+            Err(error) => panic!("seed {seed}: {error:?}"),
+        };
+        for _ in 0..40 {
+            let group: Vec<Batch> = (0..=rng.below(3))
+                .map(|_| {
+                    let key = u8::try_from(rng.below(5)).unwrap();
+                    let value = u8::try_from(rng.below(250)).unwrap();
+                    let there = truth.iter().rev().find(|(k, _)| *k == key);
+                    if value < 50 && there.is_some_and(|(_, value)| value.is_some()) {
+                        truth.push((key, None));
+                        return Batch::new().delete(vec![key]);
+                    }
+                    truth.push((key, Some(value)));
+                    Batch::new().set(vec![key], vec![value; 1 + 40 * usize::from(value)])
+                })
+                .collect();
+            assert!(sim.group(group).iter().all(Result::is_ok));
+            for _ in 0..rng.below(6) {
+                let change = match watch.poll() {
+                    Ok(Some(change)) => change,
+                    Ok(None) => break,
+                    Err(error) => panic!("seed {seed}, revision {next}: {error:?}"),
+                };
+                assert_eq!(change.revision, next, "seed {seed}");
+                let (key, value) = truth[usize::try_from(next).unwrap() - 1];
+                assert_eq!(change.ops.len(), 1);
+                assert_eq!(change.ops[0].key(), [key]);
+                match (&change.ops[0], value) {
+                    (ChangeOp::Set(entry), Some(value)) => assert_eq!(entry.value()[0], value),
+                    (ChangeOp::Delete(_), None) => {}
+                    other => panic!("seed {seed}, revision {next}: {other:?}"),
+                }
+                next += 1;
+            }
+        }
+        if open % 2 == 0 {
+            sim.engine.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_a_watcher_sees_each_revision_once_and_in_order() {
+    for seed in 1..12 {
+        let mut options = quick();
+        options.max_disk = 4 << 20;
+        follow(&options, seed);
+        options.strategy = crate::Strategy::Ledger;
+        options.max_disk = 64 << 20;
+        follow(&options, seed);
+    }
+}

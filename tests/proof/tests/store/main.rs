@@ -5,6 +5,8 @@
 #![allow(clippy::panic, clippy::indexing_slicing)] // tests
 
 mod crash;
+mod faults;
 mod harness;
 mod memory;
 mod owners;
+mod sidecar;

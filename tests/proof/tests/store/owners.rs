@@ -1,8 +1,13 @@
 //! Two processes that both think that the store is theirs.
 
-use rustix::process::Signal;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{History, counted, random, rounds};
+use crate::sidecar::{Place, Written, load};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A worker is stopped under load, its lock is taken away (`LOCK` is removed, as a broken mount would), and another opens the
 /// store. When the first goes on, it may report what it had already made durable, and that the second has found; nothing else.
@@ -52,5 +57,58 @@ fn an_owner_that_was_overtaken_acknowledges_nothing() {
     assert!(refused > count, "{refused}");
     counted(&format!(
         "owners overtaken: {count}, their writes refused: {refused}, reported late and there: {late}"
+    ));
+}
+
+/// Two sidecars on one volume: the second waits, and takes over what the first had acknowledged.
+#[test]
+fn a_second_sidecar_waits_for_the_first() {
+    let place = Place::new();
+    let count = rounds(10);
+    let mut writers = vec![Written::new(0), Written::new(1)];
+    let mut first = place.start("0.sock", &[]);
+    assert!(first.ready(PATIENCE));
+    for round in 0..count {
+        let second = place.start(&format!("{}.sock", round + 1), &[]);
+        assert!(
+            !load(&first, &mut writers, Duration::from_millis(40)),
+            "round {round}: a write was refused"
+        );
+        let answer = second
+            .connection_within(PATIENCE)
+            .put("stolen", b"1")
+            .unwrap();
+        assert!(
+            !answer.done() && answer.is("locked"),
+            "{}",
+            String::from_utf8_lossy(&answer.body)
+        );
+        // Killed while both of its writers write.
+        let killed = std::thread::scope(|scope| {
+            let pid = Pid::from_child(&first.child);
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(10));
+                kill_process(pid, Signal::KILL).unwrap();
+            });
+            load(&first, &mut writers, PATIENCE)
+        });
+        assert!(killed);
+        assert!(
+            second.ready(PATIENCE),
+            "round {round}: the second does not take over"
+        );
+        let mut connection = second.connection();
+        assert_eq!(connection.get("stolen"), None);
+        for written in &mut writers {
+            written.check(&mut connection);
+            // Known from here on, as it is there or is written again.
+            if let Some(n) = written.unknown.take() {
+                written.next = n;
+            }
+        }
+        first = second;
+    }
+    counted(&format!(
+        "sidecars that took over from a killed one: {count}"
     ));
 }

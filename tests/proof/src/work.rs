@@ -10,16 +10,17 @@
 
 use codexstore::{
     Batch, Compression, Durability, Encryption, Entry, Key, KeyId, Keyring, Options, Result, Scan,
-    Store,
+    Store, Strategy,
 };
 
 /// Batches whose keys are kept.
 pub const KEPT: u64 = 24;
 
 /// The options of all workers: encrypted, with a compression by `seed`.
-pub fn options(seed: u64) -> Options {
+pub fn options(strategy: Strategy, seed: u64) -> Options {
     let keyring = Keyring::single(KeyId::new("proof").unwrap(), Key::new(&[9; 32]).unwrap());
     let mut options = Options::new(Encryption::Keyring(keyring));
+    options.strategy = strategy;
     options.durability = Durability::Always;
     options.compression = match seed % 4 {
         0 => Compression::None,

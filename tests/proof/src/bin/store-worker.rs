@@ -1,4 +1,4 @@
-//! A process that uses the library directly: `store-worker DIR SEED HOG ACK…`, with one `ACK` (`n:revision`) for each writer.
+//! A process that uses the library directly: `store-worker DIR STRATEGY SEED HOG ACK…`, with one `ACK` (`n:revision`) for each writer.
 //!
 //! It opens the store in `DIR`, checks it against the acknowledgements, and writes until it is ended. On stdout, a line at a
 //! time, each a single write: `open n:revision …` with what it found, then `ack WRITER n:revision`, and at last `end CODE` from
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use codexstore::Store;
+use codexstore::{Store, Strategy};
 use codexstore_proof::work::{self, Ack};
 
 fn say(line: &str) {
@@ -46,16 +46,20 @@ fn hog(mib: usize) {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [dir, seed, mib, acks @ ..] = args.as_slice() else {
-        eprintln!("usage: store-worker DIR SEED HOG ACK...");
+    let [dir, strategy, seed, mib, acks @ ..] = args.as_slice() else {
+        eprintln!("usage: store-worker DIR snapshot|ledger SEED HOG ACK...");
         return ExitCode::from(2);
     };
     let acks: Option<Vec<Ack>> = acks.iter().map(|word| parse(word)).collect();
     let (Ok(seed), Ok(mib), Some(acks)) = (seed.parse(), mib.parse(), acks) else {
-        eprintln!("usage: store-worker DIR SEED HOG ACK...");
+        eprintln!("usage: store-worker DIR snapshot|ledger SEED HOG ACK...");
         return ExitCode::from(2);
     };
-    let store = match Store::open(Path::new(dir), work::options(seed)) {
+    let strategy = match strategy.as_str() {
+        "ledger" => Strategy::Ledger,
+        _ => Strategy::Snapshot,
+    };
+    let store = match Store::open(Path::new(dir), work::options(strategy, seed)) {
         Ok(store) => store,
         Err(error) => {
             say(&format!("failed {} {error}", error.code()));

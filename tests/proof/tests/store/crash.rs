@@ -3,32 +3,34 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::harness::{History, counted, is_root, not_run, random, rounds, run};
+use crate::harness::{History, STRATEGIES, counted, is_root, not_run, random, rounds, run};
 
 #[test]
 fn kill_9_under_load_loses_nothing() {
-    let place = tempfile::tempdir().unwrap();
-    let mut history = History::new(&place.path().join("data"));
     let mut random = random(1);
-    let count = rounds(200);
-    for _ in 0..count {
-        let mut worker = history.worker(0, &[]);
-        // A fifth while it opens, the others under load.
-        if random.u32(..5) == 0 {
-            std::thread::sleep(Duration::from_micros(random.u64(500..15_000)));
-        } else {
-            worker.until("ack", random.usize(1..60));
-            std::thread::sleep(Duration::from_micros(random.u64(..2000)));
+    for strategy in STRATEGIES {
+        let place = tempfile::tempdir().unwrap();
+        let mut history = History::new(&place.path().join("data"), strategy);
+        let count = rounds(100);
+        for _ in 0..count {
+            let mut worker = history.worker(0, &[]);
+            // A fifth while it opens, the others under load.
+            if random.u32(..5) == 0 {
+                std::thread::sleep(Duration::from_micros(random.u64(500..15_000)));
+            } else {
+                worker.until("ack", random.usize(1..60));
+                std::thread::sleep(Duration::from_micros(random.u64(..2000)));
+            }
+            worker.child.kill().unwrap();
+            history.learn(worker);
         }
-        worker.child.kill().unwrap();
-        history.learn(worker);
+        history.finish();
+        assert!(history.acknowledged > 10 * count as u64, "too little load");
+        counted(&format!(
+            "kill -9 rounds: {count} ({strategy}), batches acknowledged: {}, killed while opening: {}",
+            history.acknowledged, history.unopened
+        ));
     }
-    history.finish();
-    assert!(history.acknowledged > 10 * count as u64, "too little load");
-    counted(&format!(
-        "kill -9 rounds: {count}, batches acknowledged: {}, killed while opening: {}",
-        history.acknowledged, history.unopened
-    ));
 }
 
 /// An ext4 file system on a file, mounted.
@@ -103,32 +105,34 @@ fn a_kernel_that_crashes_loses_nothing() {
         Ok(ext4) => ext4,
         Err(why) => return not_run(WHAT, &why),
     };
-    let mut history = History::new(&ext4.at.join("data"));
     let mut random = random(2);
-    let count = rounds(50);
-    let mut failed = 0;
-    for _ in 0..count {
-        let mut worker = history.worker(0, &[]);
-        if random.u32(..8) == 0 {
-            std::thread::sleep(Duration::from_micros(random.u64(500..20_000)));
-        } else {
-            worker.until("ack", random.usize(1..80));
+    for strategy in STRATEGIES {
+        let mut history = History::new(&ext4.at.join(strategy), strategy);
+        let count = rounds(25);
+        let mut failed = 0;
+        for _ in 0..count {
+            let mut worker = history.worker(0, &[]);
+            if random.u32(..8) == 0 {
+                std::thread::sleep(Duration::from_micros(random.u64(500..20_000)));
+            } else {
+                worker.until("ack", random.usize(1..80));
+            }
+            ext4.shut_down().unwrap();
+            // It may say a last word: an error, and never an acknowledgement that is not true.
+            std::thread::sleep(Duration::from_millis(random.u64(..5)));
+            worker.child.kill().unwrap();
+            failed += learn_of_a_crash(&mut history, worker);
+            ext4.unmount().unwrap();
+            ext4.mount().unwrap();
         }
-        ext4.shut_down().unwrap();
-        // It may say a last word: an error, and never an acknowledgement that is not true.
-        std::thread::sleep(Duration::from_millis(random.u64(..5)));
-        worker.child.kill().unwrap();
-        failed += learn_of_a_crash(&mut history, worker);
-        ext4.unmount().unwrap();
-        ext4.mount().unwrap();
+        history.finish();
+        assert!(history.acknowledged > 5 * count as u64, "too little load");
+        assert!(failed > 0, "no writer saw the file system end");
+        counted(&format!(
+            "kernel crashes: {count} ({strategy}), batches acknowledged: {}, writes of unknown outcome: {failed}",
+            history.acknowledged
+        ));
     }
-    history.finish();
-    assert!(history.acknowledged > 5 * count as u64, "too little load");
-    assert!(failed > 0, "no writer saw the file system end");
-    counted(&format!(
-        "kernel crashes: {count}, batches acknowledged: {}, writes whose outcome was unknown: {failed}",
-        history.acknowledged
-    ));
 }
 
 /// As [`History::learn`]; an open that the crash made fail is none of ours.

@@ -73,12 +73,17 @@ pub struct History {
     pub acknowledged: u64,
     /// Workers that were ended while they opened.
     pub unopened: u64,
+    strategy: &'static str,
     round: u64,
 }
 
+/// Both.
+pub const STRATEGIES: [&str; 2] = ["snapshot", "ledger"];
+
 impl History {
-    pub fn new(dir: &Path) -> History {
+    pub fn new(dir: &Path, strategy: &'static str) -> History {
         History {
+            strategy,
             dir: dir.to_path_buf(),
             acks: vec![Ack::default(); WRITERS],
             acknowledged: 0,
@@ -97,6 +102,7 @@ impl History {
         }
         command
             .arg(&self.dir)
+            .arg(self.strategy)
             .arg(self.round.to_string())
             .arg(hog.to_string());
         command.args(
@@ -117,9 +123,8 @@ impl History {
     #[track_caller]
     pub fn finish(&mut self) {
         let mut worker = self.worker(0, &[]);
-        if !worker.until("open", 1) {
-            panic!("{:?}", worker.lines);
-        }
+        let open = worker.until("open", 1);
+        assert!(open, "{:?}", worker.lines);
         worker.child.kill().unwrap();
         self.learn(worker);
     }
@@ -142,7 +147,7 @@ impl History {
         for line in lines {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["open", ref words @ ..] => {
-                    self.acks = words.iter().map(|word| ack(word)).collect()
+                    self.acks = words.iter().map(|word| ack(word)).collect();
                 }
                 ["ack", writer, word] => {
                     let writer: usize = writer.parse().unwrap();

@@ -60,7 +60,7 @@ fn a_process_that_runs_out_of_memory_loses_nothing() {
         Err(why) => return not_run(WHAT, &why),
     };
     let place = tempfile::tempdir().unwrap();
-    let mut history = History::new(&place.path().join("data"));
+    let mut history = History::new(&place.path().join("data"), "snapshot");
     let count = rounds(10);
     for round in 0..count {
         let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.0.display());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{History, counted, random, rounds};
+use crate::harness::{History, STRATEGIES, counted, random, rounds};
 use crate::sidecar::{Place, Written, load};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -13,11 +13,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// store. When the first goes on, it may report what it had already made durable, and that the second has found; nothing else.
 #[test]
 fn an_owner_that_was_overtaken_acknowledges_nothing() {
+    for strategy in STRATEGIES {
+        overtaken(strategy);
+    }
+}
+
+fn overtaken(strategy: &'static str) {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("data");
-    let mut history = History::new(&dir);
+    let mut history = History::new(&dir, strategy);
     let mut random = random(3);
-    let count = rounds(100);
+    let count = rounds(50);
     let (mut late, mut refused) = (0, 0);
     for round in 0..count {
         let mut first = history.worker(0, &[]);
@@ -28,7 +34,7 @@ fn an_owner_that_was_overtaken_acknowledges_nothing() {
         std::fs::remove_file(dir.join("LOCK")).unwrap();
         let mut second = history.worker(0, &[]);
         assert!(second.until("open", 1), "round {round}: {:?}", second.lines);
-        let mut found = History::new(&dir);
+        let mut found = History::new(&dir, strategy);
         found.hear(&second.lines);
         second.until("ack", random.usize(1..20));
         first.signal(Signal::CONT);
@@ -56,7 +62,7 @@ fn an_owner_that_was_overtaken_acknowledges_nothing() {
     history.finish();
     assert!(refused > count, "{refused}");
     counted(&format!(
-        "owners overtaken: {count}, their writes refused: {refused}, reported late and there: {late}"
+        "owners overtaken: {count} ({strategy}), their writes refused: {refused}, reported late and there: {late}"
     ));
 }
 

@@ -207,7 +207,7 @@ pub const KEYS: u64 = 16;
 
 pub fn value(writer: usize, n: u64) -> Vec<u8> {
     let mut value = format!("{n} ").into_bytes();
-    let mut noise = vec![0; 1500];
+    let mut noise = vec![0; 8000];
     fastrand::Rng::with_seed(n << 8 ^ writer as u64).fill(&mut noise);
     value.extend(noise);
     value

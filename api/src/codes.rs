@@ -154,6 +154,7 @@ table! {
     "wrong-key", Encryption, No, 503, 9, "ERR", EXIT_ENCRYPTION, "Wrong key";
     "invalid-keyring", Encryption, No, 503, 9, "ERR", EXIT_ENCRYPTION, "Invalid keyring";
     "encryption-mismatch", Encryption, No, 503, 9, "ERR", EXIT_ENCRYPTION, "Encryption mismatch";
+    "restore-unfinished", Integrity, No, 503, 9, "ERR", EXIT_INTEGRITY, "Restore not finished";
     "corrupt", Integrity, No, 500, 15, "ERR", EXIT_INTEGRITY, "Stored bytes do not verify";
     "precondition-failed", Concurrency, No, 412, 10, "ERR", EXIT_CONCURRENCY, "Precondition failed";
     "overloaded", Concurrency, Yes, 503, 14, "BUSY", EXIT_CONCURRENCY, "Overloaded";

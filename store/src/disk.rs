@@ -75,6 +75,19 @@ pub(crate) struct OsDisk {
 }
 
 impl OsDisk {
+    /// Any directory, made if need be, and not locked: for backups.
+    pub fn unlocked(path: &Path) -> Result<OsDisk> {
+        let doing = |what: &str| format!("{what} {}", path.display());
+        if !path.exists() {
+            make_dir(path).map_err(|e| Error::io(doing("make directory"), e))?;
+        }
+        Ok(OsDisk {
+            path: path.to_path_buf(),
+            dir: File::open(path).map_err(|e| Error::io(doing("open directory"), e))?,
+            lock: Mutex::new(None),
+        })
+    }
+
     /// Makes the directory if need be and locks it. Changes nothing in a directory that exists,
     /// except that it makes the file `LOCK` if it is missing.
     pub fn open(path: &Path) -> Result<OsDisk> {

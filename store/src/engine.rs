@@ -165,6 +165,7 @@ impl Engine {
             self.poison(&error);
             return;
         }
+        self.shared.holds.expire(now);
         self.sweep(now);
         self.maintain();
         self.report();
@@ -250,6 +251,7 @@ impl Engine {
     /// Takes the batch into the group.
     fn accept(&mut self) {
         let replaced = self.work.finish();
+        self.shared.holds.replaced(replaced);
         if matches!(self.running, Some(Running::Image { .. })) {
             self.retained += replaced;
         }

@@ -129,6 +129,7 @@ codes! {
     WrongKey, "wrong-key", Encryption, No, "The key of that name does not open the file.";
     InvalidKeyring, "invalid-keyring", Encryption, No, "The keyring cannot be read, or something in it is malformed.";
     EncryptionMismatch, "encryption-mismatch", Encryption, No, "The store is encrypted and no keyring was given, or the reverse.";
+    RestoreUnfinished, "restore-unfinished", Integrity, No, "A restore into the directory was not finished: run it again.";
     Corrupt, "corrupt", Integrity, No, "Stored bytes do not verify; the message names file, offset and sequence.";
     PreconditionFailed, "precondition-failed", Concurrency, No, "A precondition does not hold: read again and decide.";
     Overloaded, "overloaded", Concurrency, Yes, "Too much is waiting; nothing was done.";

@@ -1,25 +1,20 @@
 //! Images: all live entries at one revision, written beside the store's work and then put in
 //! place by one rename.
 
-use std::ops::Bound;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
-use crate::format::{FileKind, FrameKind, Link, Sealer, record};
+use crate::format::{FileKind, FrameKind, Link, Sealer};
+use crate::gather::{FRAME, Gather};
 use crate::index::View;
 use crate::keyring::KeyId;
 use crate::layout;
 use crate::seat::Seat;
 
-/// Payload bytes of one frame.
-const FRAME: usize = 256 << 10;
-
 /// Bytes after which what was written is synced, so that the sync at the end, and the log's syncs
 /// meanwhile, do not wait for a long queue of writes.
-const SYNC_EVERY: u64 = 4 << 20;
+pub(crate) const SYNC_EVERY: u64 = 4 << 20;
 
 /// An image on disk.
 #[derive(Debug, Clone)]
@@ -39,8 +34,7 @@ pub(crate) struct WriteImage {
     garbage: Vec<String>,
     name: String,
     key_id: Option<KeyId>,
-    last_key: Option<Bytes>,
-    payload: Vec<u8>,
+    gather: Gather,
     frame: Vec<u8>,
     synced: u64,
     stage: Stage,
@@ -62,8 +56,7 @@ impl WriteImage {
             link,
             garbage,
             key_id: None,
-            last_key: None,
-            payload: Vec::new(),
+            gather: Gather::default(),
             frame: Vec::new(),
             synced: 0,
             stage: Stage::Create,
@@ -100,9 +93,9 @@ impl WriteImage {
                 self.stage = Stage::Entries(file, Box::new(made.sealer));
             }
             Stage::Entries(file, mut sealer) => {
-                self.gather()?;
+                let payload = self.gather.next(&self.view.index)?;
                 self.frame.clear();
-                if self.payload.is_empty() {
+                if payload.is_empty() {
                     let (end, _) = sealer.close(&*seat.env.random, &mut self.frame)?;
                     file.write_at(end.offset, &self.frame)
                         .map_err(doing("write"))?;
@@ -110,7 +103,7 @@ impl WriteImage {
                 } else {
                     let placed = sealer.seal(
                         FrameKind::Entries,
-                        &self.payload,
+                        payload,
                         &*seat.env.random,
                         &mut self.frame,
                     )?;
@@ -150,27 +143,6 @@ impl WriteImage {
             }
         }
         Ok(None)
-    }
-
-    /// Fills the payload with the entries that come next.
-    fn gather(&mut self) -> Result<()> {
-        self.payload.clear();
-        let start = match &self.last_key {
-            Some(key) => Bound::Excluded(&key[..]),
-            None => Bound::Unbounded,
-        };
-        let mut last = None;
-        for entry in self.view.index.from(start) {
-            record::put_entry(&mut self.payload, &entry.unpack())?;
-            last = Some(entry.key());
-            if self.payload.len() >= FRAME {
-                break;
-            }
-        }
-        if let Some(last) = last {
-            self.last_key = Some(Bytes::copy_from_slice(last));
-        }
-        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! ledger-N         the same in a ledger, where it is kept for ever
 //! *.tmp            being written; of no value
 //! suspect          a write or sync failed: do not trust what the page cache shows
+//! restoring        a backup is being restored; there is no store yet
 //! ```
 
 use crate::disk::{Disk, read_all};
@@ -16,6 +17,9 @@ use crate::format::{FileKind, Lineage, StoreId};
 
 /// Name of the mark that a failed write or sync leaves.
 pub(crate) const SUSPECT: &str = "suspect";
+
+/// Name of the mark that a restore leaves until it is complete.
+pub(crate) const RESTORING: &str = "restoring";
 
 const TMP: &str = ".tmp";
 const EPOCH_MAGIC: &[u8; 8] = b"CXSEPOCH";
@@ -53,6 +57,7 @@ pub(crate) enum Name {
     Epoch(u64),
     Temporary,
     Suspect,
+    Restoring,
     Other,
 }
 
@@ -64,6 +69,9 @@ pub(crate) fn parse(name: &str) -> Name {
     };
     if name == SUSPECT {
         return Name::Suspect;
+    }
+    if name == RESTORING {
+        return Name::Restoring;
     }
     if let Some(number) = name.strip_prefix("image-").and_then(number) {
         return Name::Image(number);
@@ -205,6 +213,14 @@ pub(crate) fn gone(name: &str) -> Error {
     Error::new(
         Code::Locked,
         format!("{name} was removed while the store was opened: another owner is at work"),
+    )
+}
+
+/// The error for a directory that holds an unfinished restore.
+pub(crate) fn unfinished() -> Error {
+    Error::new(
+        Code::RestoreUnfinished,
+        "a restore into this directory was not finished: run it again, or empty the directory",
     )
 }
 

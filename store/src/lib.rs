@@ -64,6 +64,7 @@ mod txn;
 
 mod entry;
 mod glob;
+mod held;
 mod index;
 mod shared;
 
@@ -77,6 +78,7 @@ mod task;
 mod anchor;
 mod chain;
 mod convert;
+mod gather;
 mod image;
 mod journal;
 mod layout;
@@ -93,6 +95,8 @@ mod disk;
 mod env;
 mod seat;
 mod time;
+
+pub mod backup;
 
 mod compress;
 mod crypto;

@@ -126,6 +126,7 @@ where
     let shared = Arc::new(Shared::new(
         seat.clone(),
         recovered.view.clone(),
+        recovered.next_revision,
         recovered.findings.clone(),
     ));
     let suspect = recovered.suspect;

@@ -21,7 +21,7 @@ use crate::stats::Finding;
 use crate::survey::{Found, Survey};
 
 /// Revisions that are skipped when some may have been given out and lost.
-const SKIP: u64 = 1 << 32;
+pub(crate) const SKIP: u64 = 1 << 32;
 
 /// A store's state as its files tell it.
 pub(crate) struct Recovered {
@@ -115,8 +115,8 @@ impl Survey {
 }
 
 /// A file as a source of frames.
-struct FileSource {
-    file: Arc<dyn DiskFile>,
+pub(crate) struct FileSource {
+    pub file: Arc<dyn DiskFile>,
 }
 
 fn reopen(disk: &dyn Disk, name: &str) -> Result<Arc<dyn DiskFile>> {

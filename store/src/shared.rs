@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Code, Error};
 use crate::feed::Feed;
+use crate::held::Holds;
 use crate::index::View;
 use crate::keyring::KeyId;
 use crate::seat::Seat;
@@ -17,6 +18,10 @@ use crate::stats::Finding;
 pub(crate) struct Shared {
     pub seat: Arc<Seat>,
     pub view: ArcSwap<View>,
+    /// The first revision that this owner gives out.
+    pub first_revision: u64,
+    /// Points in time that are held for backups.
+    pub holds: Arc<Holds>,
     pub gauges: Mutex<Gauges>,
     pub keys: Mutex<FileKeys>,
     /// For those who follow the log.
@@ -51,11 +56,13 @@ pub(crate) struct Gauges {
 
 impl Shared {
     /// Shared state that shows `view`.
-    pub fn new(seat: Arc<Seat>, view: View, findings: Vec<Finding>) -> Shared {
+    pub fn new(seat: Arc<Seat>, view: View, first_revision: u64, findings: Vec<Finding>) -> Shared {
         Shared {
+            first_revision,
             findings,
             seat,
             view: ArcSwap::from_pointee(view),
+            holds: Arc::default(),
             gauges: Mutex::default(),
             keys: Mutex::default(),
             feed: Feed::default(),

@@ -114,7 +114,9 @@ impl Engine {
 
     /// Bytes of memory that the entries take, and what is held beside them.
     pub(crate) fn memory_used(&self) -> u64 {
-        self.index.memory() + self.retained + self.payload.len() as u64
+        // A fold and a backup hold the same replaced entries.
+        let held = self.retained.max(self.shared.holds.bytes());
+        self.index.memory() + held + self.payload.len() as u64
     }
 
     /// What may be on disk at most: the budget, or what the file system still gives.
@@ -162,7 +164,11 @@ impl Engine {
                 self.wait()?;
             }
         }
-        let used = self.memory_used();
+        let mut used = self.memory_used();
+        if used > max && self.shared.holds.bytes() > 0 {
+            self.shared.holds.give_up();
+            used = self.memory_used();
+        }
         if used > max && grows {
             return Err(Error::new(
                 Code::MemoryFull,

@@ -50,6 +50,9 @@ impl Survey {
         let mut names = disk
             .list()
             .map_err(|e| Error::io("list the store's directory", e))?;
+        if names.iter().any(|name| name == layout::RESTORING) {
+            return Err(layout::unfinished());
+        }
         names.sort();
         for name in names {
             match layout::parse(&name) {
@@ -73,7 +76,7 @@ impl Survey {
                     // In the order of their numbers: the last one counts.
                     survey.epoch = Epoch::read(disk, number)?.or(survey.epoch);
                 }
-                Name::Other => {}
+                Name::Restoring | Name::Other => {}
             }
         }
         survey.check_owner()?;

@@ -48,6 +48,8 @@ pub enum FrameKind {
     Entries,
     /// The last frame of a closed file.
     Close,
+    /// What a backup holds, behind its entries: see [`super::Summary`].
+    Summary,
 }
 
 impl FrameKind {
@@ -56,13 +58,19 @@ impl FrameKind {
             FrameKind::Batches => 1,
             FrameKind::Entries => 2,
             FrameKind::Close => 3,
+            FrameKind::Summary => 4,
         }
     }
 
     fn from_byte(byte: u8) -> Option<FrameKind> {
-        [FrameKind::Batches, FrameKind::Entries, FrameKind::Close]
-            .into_iter()
-            .find(|kind| kind.to_byte() == byte)
+        [
+            FrameKind::Batches,
+            FrameKind::Entries,
+            FrameKind::Close,
+            FrameKind::Summary,
+        ]
+        .into_iter()
+        .find(|kind| kind.to_byte() == byte)
     }
 }
 
@@ -119,6 +127,14 @@ impl Head {
     pub(crate) const fn total(&self) -> usize {
         total_len(self.body)
     }
+}
+
+/// True if a file that ends with this sector ends, as it seems, with a closing frame.
+pub(crate) fn closes(sector: &[u8]) -> bool {
+    let head = Head::parse(sector);
+    sector.len() == SECTOR
+        && head.is_some_and(|head| head.kind == FrameKind::Close && head.total() == SECTOR)
+        && sector.last() == Some(&END_MARKER)
 }
 
 /// A length as its field of four bytes. All are bounded by `MAX_BODY`, which fits.

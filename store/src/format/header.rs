@@ -202,7 +202,8 @@ pub struct Header {
     pub epoch: u64,
     /// Image and backup: the revision that it shows. Logs: the lowest revision that it may hold.
     pub first_revision: u64,
-    /// Logs: where the predecessor ended. Image and backup: where the log goes on.
+    /// Logs: where the predecessor ended. Image: where the log goes on. A backup has no log behind
+    /// it: the sequence is the first revision that the store had not given out, the rest is zero.
     pub link: Link,
     /// How payloads are compressed where it helps.
     pub compression: Compression,

@@ -3,26 +3,33 @@
 //! Every file is a header, two key slots and a stream of frames; `docs/format.md` describes each
 //! byte. Nothing here opens a file: [`create`] makes the first [`FRAMES_AT`] bytes of a new one
 //! and a [`Sealer`] for its frames, [`open`] reads such a prefix, and a [`Reader`] goes through
-//! the frames of a [`Source`].
+//! the frames of a [`Source`]; a [`Stream`] does the same with bytes that
+//! come in order and only once.
 
 mod close;
 mod file;
 mod frame;
 mod header;
+mod opener;
 mod read;
 pub mod record;
 mod seal;
 mod slot;
+mod stream;
+mod summary;
 mod tail;
 mod wire;
 
 pub use close::Totals;
 pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap, rewrap_to};
 pub use frame::FrameKind;
+pub(crate) use frame::closes;
 pub use header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};
 pub use read::{Frame, Reader, Source, Step, Tail};
 pub use seal::{Sealed, Sealer};
 pub use slot::{KeySlot, Slots};
+pub use stream::Stream;
+pub use summary::Summary;
 
 /// A SHA-256.
 pub type Digest = [u8; 32];

@@ -6,16 +6,14 @@
 //! and is dropped. Anything else that does not verify is damage, and an error: what follows a
 //! damaged frame was acknowledged.
 
-use super::close::{Tally, Totals};
+use super::close::Totals;
 use super::file::OpenFile;
-use super::frame::{self, FrameKind, HEAD, Head, INNER};
+use super::frame::{self, FrameKind, HEAD, Head};
 use super::header::{Header, Link};
-use super::seal::{COMPRESSED, STORED, Sealer};
+use super::opener::{Opener, Place};
+use super::seal::Sealer;
 use super::tail::{Ending, classify};
-use super::wire::Fields;
-use super::{Digest, FRAMES_AT, MAX_PAYLOAD};
-use crate::compress::Decompressor;
-use crate::crypto::{same, sha256};
+use super::{Digest, FRAMES_AT};
 use crate::error::{Error, Result};
 
 /// Bytes read at a time, where a frame does not need more.
@@ -102,28 +100,14 @@ pub enum Step<'a> {
 /// Goes through the frames of one file in order and verifies each.
 pub struct Reader<S> {
     source: S,
-    file: OpenFile,
+    opener: Opener,
     len: Option<u64>,
     offset: u64,
     sequence: u64,
     chain: Digest,
-    tally: Tally,
     end: Option<Tail>,
     window: Vec<u8>,
     window_at: u64,
-    unpacked: Vec<u8>,
-    decompressor: Decompressor,
-}
-
-/// Where a payload stands once its frame is verified and opened.
-#[derive(Clone, Copy)]
-enum Place {
-    /// Nowhere: there is no key.
-    Sealed,
-    /// In the window, not compressed.
-    Window { at: usize, len: usize },
-    /// In the buffer that holds what was decompressed.
-    Unpacked,
 }
 
 impl<S: Source> Reader<S> {
@@ -136,13 +120,10 @@ impl<S: Source> Reader<S> {
             offset: FRAMES_AT,
             sequence: 0,
             chain: file.hash,
-            tally: Tally::default(),
             end: None,
             window: Vec::new(),
             window_at: 0,
-            unpacked: Vec::new(),
-            decompressor: Decompressor::default(),
-            file,
+            opener: Opener::new(file),
         }
     }
 
@@ -155,18 +136,28 @@ impl<S: Source> Reader<S> {
         let Some((head, at, chain)) = self.find()? else {
             return Ok(Step::End(self.end.unwrap_or(Tail::Open)));
         };
-        let (place, sum) = self.unseal(&head, at)?;
         let (offset, total) = (self.offset, head.total() as u64);
+        let bytes = self
+            .window
+            .get_mut(at..at + HEAD + head.body)
+            .unwrap_or_default();
+        let (place, sum) = self
+            .opener
+            .open(&head, &self.chain, bytes)
+            .map_err(|what| self.corrupt(what))?;
         if head.kind == FrameKind::Close {
-            let totals = self.check_totals(place)?;
+            let totals = self
+                .opener
+                .check_totals(place, self.payload(place, at), self.sequence)
+                .map_err(|what| self.corrupt(what))?;
             self.advance(total, chain);
             self.check_nothing_follows()?;
             self.end = Some(Tail::Closed(totals));
             return Ok(Step::End(Tail::Closed(totals)));
         }
         if !matches!(place, Place::Sealed) {
-            let len = self.payload(place).len();
-            self.tally.add(len, &sum);
+            let len = self.payload(place, at).len();
+            self.opener.tally.add(len, &sum);
         }
         self.advance(total, chain);
         Ok(Step::Frame(Frame {
@@ -175,8 +166,8 @@ impl<S: Source> Reader<S> {
             offset,
             len: total,
             chain,
-            hands_over: head.body == frame::body_len(0, self.file.header.cipher.tag_len()),
-            payload: self.payload(place),
+            hands_over: head.body == frame::body_len(0, self.opener.file.header.cipher.tag_len()),
+            payload: self.payload(place, at),
         }))
     }
 
@@ -196,7 +187,7 @@ impl<S: Source> Reader<S> {
 
     /// The header.
     pub fn header(&self) -> &Header {
-        &self.file.header
+        &self.opener.file.header
     }
 
     /// Where the next frame begins, or would.
@@ -207,7 +198,7 @@ impl<S: Source> Reader<S> {
     /// Right behind the last verified frame.
     pub fn link(&self) -> Link {
         Link {
-            file: self.file.header.file,
+            file: self.opener.file.header.file,
             sequence: self.sequence,
             chain: self.chain,
         }
@@ -218,13 +209,13 @@ impl<S: Source> Reader<S> {
     /// left of them may look like damage once a shorter frame stands before it.
     pub fn into_sealer(self) -> Result<Sealer> {
         let link = self.link();
-        match (self.end, self.file.cipher) {
+        match (self.end, self.opener.file.cipher) {
             (Some(Tail::Open | Tail::Torn { .. }), Some(cipher)) => Ok(Sealer::new(
-                &self.file.header,
-                self.file.hash,
+                &self.opener.file.header,
+                self.opener.file.hash,
                 cipher,
             )?
-            .resume(link, self.offset, self.tally)),
+            .resume(link, self.offset, self.opener.tally)),
             _ => Err(Error::internal(
                 "append to a file that is not read to an open end",
             )),
@@ -245,12 +236,9 @@ impl<S: Source> Reader<S> {
         self.chain = chain;
     }
 
-    fn payload(&self, place: Place) -> &[u8] {
-        match place {
-            Place::Sealed => &[],
-            Place::Window { at, len } => self.window.get(at..at + len).unwrap_or_default(),
-            Place::Unpacked => &self.unpacked,
-        }
+    fn payload(&self, place: Place, at: usize) -> &[u8] {
+        let bytes = self.window.get(at..).unwrap_or_default();
+        self.opener.payload(place, bytes)
     }
 
     fn file_len(&mut self) -> Result<u64> {
@@ -302,85 +290,18 @@ impl<S: Source> Reader<S> {
                 )));
             }
         };
-        if self.file.header.kind.must_close() {
+        if self.opener.file.header.kind.must_close() {
             return Err(self.corrupt("the file is cut: its closing frame is missing"));
         }
         self.end = Some(tail);
         Ok(None)
     }
 
-    /// Decrypts the frame at `at` in the window, unpacks its payload and checks its sum.
-    fn unseal(&mut self, head: &Head, at: usize) -> Result<(Place, Digest)> {
-        let Some(cipher) = &self.file.cipher else {
-            return Ok((Place::Sealed, [0; 32]));
-        };
-        let bytes = self
-            .window
-            .get_mut(at..at + HEAD + head.body)
-            .unwrap_or_default();
-        let (fields, body) = bytes.split_at_mut(HEAD);
-        let bound = fields.get(..frame::BOUND).unwrap_or_default();
-        let aad = frame::associated(&self.file.hash, &self.chain, bound);
-        let Some(text) = cipher.open(&head.nonce, &aad, body) else {
-            return Err(self.corrupt("it does not authenticate"));
-        };
-        let mut inner = Fields::new(text);
-        let parsed = (|| {
-            let sum: Digest = inner.array()?;
-            let encoding = inner.u8()?;
-            let zero = inner.array()? == [0; 3];
-            let len = usize::try_from(inner.u32()?).ok()?;
-            let data = inner.bytes(text.len() - INNER)?;
-            (zero && len <= MAX_PAYLOAD).then_some((sum, encoding, len, data))
-        })();
-        let Some((sum, encoding, len, data)) = parsed else {
-            return Err(self.corrupt("its inner fields are malformed"));
-        };
-        let place = match encoding {
-            STORED if data.len() == len => Place::Window {
-                at: at + HEAD + INNER,
-                len,
-            },
-            COMPRESSED => {
-                let method = self.file.header.compression;
-                let unpacked = &mut self.unpacked;
-                if self
-                    .decompressor
-                    .decompress(method, data, len, unpacked)
-                    .is_none()
-                {
-                    return Err(self.corrupt("its payload does not decompress"));
-                }
-                Place::Unpacked
-            }
-            _ => return Err(self.corrupt("its payload has an unknown encoding")),
-        };
-        let payload = self.payload(place);
-        if !same(&sha256(&[payload]), &sum) {
-            return Err(self.corrupt("its payload does not have its sum"));
-        }
-        Ok((place, sum))
-    }
-
-    fn check_totals(&self, place: Place) -> Result<Totals> {
-        if matches!(place, Place::Sealed) {
-            return Ok(Totals {
-                frames: self.sequence,
-                ..Totals::default()
-            });
-        }
-        let totals = self.tally.totals();
-        if Totals::decode(self.payload(place)) != Some(totals) {
-            return Err(self.corrupt("the frames before this closing one do not add up to it"));
-        }
-        Ok(totals)
-    }
-
     /// After the closing frame: a file that is written whole ends right there; a log may have
     /// space that was filled ahead, but no frame in it.
     fn check_nothing_follows(&mut self) -> Result<()> {
         let len = self.file_len()?;
-        let follows = if self.file.header.kind.must_close() {
+        let follows = if self.opener.file.header.kind.must_close() {
             (len > self.offset).then_some(self.offset)
         } else {
             let first = self.load(HEAD, len.saturating_sub(self.offset)).ok();

@@ -1,5 +1,6 @@
 //! Tests of the whole engine, on real and on simulated disks.
 
+mod backup;
 mod basic;
 mod crash;
 mod disk;

@@ -1,0 +1,206 @@
+//! Whatever the store writes is for its owner alone, from the first moment, under any umask.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::super::options;
+use crate::backup::{self, BackupOptions};
+use crate::disk::OsDisk;
+use crate::{Batch, Disk, DiskFile, Env, Store};
+
+/// Kinds of files that ever existed, with the modes that they had.
+type Seen = Arc<Mutex<BTreeMap<String, Vec<u32>>>>;
+
+/// A disk that looks at the mode of every file right after it was made or renamed, and when it is
+/// synced and removed.
+struct Watched {
+    disk: OsDisk,
+    path: PathBuf,
+    seen: Seen,
+}
+
+impl Watched {
+    fn look(&self) {
+        for file in std::fs::read_dir(&self.path).unwrap() {
+            let file = file.unwrap();
+            // Another thread may have removed it.
+            let Ok(meta) = std::fs::symlink_metadata(file.path()) else {
+                continue;
+            };
+            let name = file.file_name().into_string().unwrap();
+            note(&self.seen, &name, meta.permissions().mode());
+        }
+        let mode = std::fs::metadata(&self.path).unwrap().permissions().mode();
+        note(&self.seen, "directory", mode);
+    }
+}
+
+/// Notes a mode under the kind of the file.
+fn note(seen: &Seen, name: &str, mode: u32) {
+    let kind: String = name
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|part| part.len() > 1)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut seen = seen.lock();
+    let modes = seen.entry(kind).or_default();
+    if !modes.contains(&(mode & 0o7777)) {
+        modes.push(mode & 0o7777);
+    }
+}
+
+impl Disk for Watched {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.create(name)?;
+        self.look();
+        Ok(file)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)?;
+        self.look();
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.look();
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.look();
+        self.disk.sync_dir()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        self.disk.free()
+    }
+
+    fn tighten(&self) -> io::Result<()> {
+        self.disk.tighten()
+    }
+
+    fn unlock(&self) {
+        self.disk.unlock();
+    }
+}
+
+/// What the process of the test does.
+const CHILD: &str = "CODEXSTORE_TEST_MODES";
+
+#[test]
+fn every_file_that_ever_exists_is_for_its_owner_alone() {
+    let name = "tests::backup::modes::every_file_that_ever_exists_is_for_its_owner_alone";
+    if let Ok(root) = std::env::var(CHILD) {
+        // The umask is the whole process's.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        return everything(Path::new(&root));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(CHILD, root.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Does everything that makes files, and looks at all of them.
+fn everything(root: &Path) {
+    let seen = Seen::default();
+    let watched = |path: &Path, disk: OsDisk| {
+        let disk = Watched {
+            disk,
+            path: path.to_path_buf(),
+            seen: seen.clone(),
+        };
+        disk.look();
+        Arc::new(disk)
+    };
+    let at = |name: &str| root.join("deep").join(name);
+    let mut options = options();
+    options.max_disk = 2 << 20;
+
+    let (data, backups, copy) = (at("data"), at("backups"), at("copy"));
+    let open = || {
+        let disk = watched(&data, OsDisk::open(&data).unwrap());
+        Store::open_on(disk, Env::system(), options.clone()).unwrap()
+    };
+    let store = open();
+    // Until journals were switched and images made and removed.
+    let mut n = 0_u64;
+    while store.status().folds < 3 {
+        let batch = Batch::new().set((n % 50).to_le_bytes().to_vec(), vec![1; 5000]);
+        store.commit(batch).unwrap();
+        n += 1;
+        assert!(n < 20_000, "no fold");
+    }
+    let folder = watched(&backups, OsDisk::unlocked(&backups).unwrap());
+    let keep = BackupOptions {
+        keep: std::num::NonZeroUsize::new(1),
+        ..BackupOptions::default()
+    };
+    for _ in 0..2 {
+        backup::write_to(store.shared(), &*folder, &keep).unwrap();
+    }
+    let mut stream = Vec::new();
+    store.backup(&mut stream).unwrap();
+    store.close().unwrap();
+    // As after a failed sync: the next open rewrites everything.
+    let disk = watched(&data, OsDisk::open(&data).unwrap());
+    disk.create("suspect").unwrap();
+    drop(disk);
+    open().close().unwrap();
+
+    let disk = watched(&copy, OsDisk::open(&copy).unwrap());
+    backup::restore_on(&*disk, &Env::system(), &stream[..], &options).unwrap();
+    let disk = watched(&copy, OsDisk::open(&copy).unwrap());
+    let store = Store::open_on(disk, Env::system(), options.clone()).unwrap();
+    store.close().unwrap();
+
+    let seen = seen.lock();
+    let kinds: Vec<&str> = seen.keys().map(String::as_str).collect();
+    for kind in [
+        "LOCK",
+        "directory",
+        "epoch",
+        "epoch tmp",
+        "image",
+        "image tmp",
+        "journal",
+        "restoring",
+        "suspect",
+    ] {
+        assert!(kinds.contains(&kind), "{kind} was never seen: {kinds:?}");
+    }
+    for suffix in ["backup", "backup tmp"] {
+        assert!(
+            kinds
+                .iter()
+                .any(|kind| kind.starts_with("codexstore") && kind.ends_with(suffix)),
+            "{suffix} was never seen: {kinds:?}"
+        );
+    }
+    for (kind, modes) in &*seen {
+        let expected = if kind == "directory" { 0o700 } else { 0o600 };
+        assert_eq!(modes[..], [expected], "{kind}: {modes:?}, not {expected:o}");
+    }
+    // The levels above were made too.
+    let deep = std::fs::metadata(root.join("deep")).unwrap();
+    assert_eq!(deep.permissions().mode() & 0o7777, 0o700);
+    println!("kinds of files whose modes were looked at: {}", seen.len());
+}

@@ -11,6 +11,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::{Digest, FileKind, FrameKind, Link, MAX_FILE, Sealed, Summary};
 use crate::gather::Gather;
 use crate::held::Held;
+use crate::options::Strategy;
 use crate::shared::Shared;
 
 /// Settings of a backup.
@@ -75,6 +76,12 @@ pub(crate) fn write(
 
 fn write_held(shared: &Shared, held: &Held, out: &mut impl Write) -> Result<BackupInfo> {
     let seat = &shared.seat;
+    if seat.options.strategy == Strategy::Ledger {
+        return Err(Error::new(
+            Code::Unsupported,
+            "this version cannot carry a ledger's history",
+        ));
+    }
     let random = &*seat.env.random;
     let now = || seat.env.clock.monotonic();
     let revision = held.view(now())?.revision;

@@ -259,6 +259,7 @@ impl Drop for Guard {
             self.shared
                 .set_poison(&Error::internal("the committer's thread panicked"));
         }
+        self.shared.feed.end();
         let left = {
             let mut state = self.queue.state.lock();
             state.closing = true;

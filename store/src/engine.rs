@@ -10,7 +10,6 @@
 //! one frame, written and synced; the epoch is read again; the working copy is published to
 //! readers; everyone is answered.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::index::{Index, View};
 use crate::journal::{Journal, LogFile, Spare};
 use crate::layout;
 use crate::options::Durability;
+use crate::past::Past;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
 use crate::task::{Background, Done, Running};
@@ -70,7 +70,7 @@ pub(crate) struct Engine {
     /// Log files that the image does not hold, oldest first.
     pub(crate) older: Vec<LogFile>,
     /// Log files that it holds, oldest first.
-    pub(crate) past: VecDeque<LogFile>,
+    pub(crate) past: Past,
     pub(crate) image: Option<Image>,
     /// Payload bytes of the entries in the image.
     pub(crate) image_live: u64,
@@ -118,7 +118,7 @@ impl Engine {
             journal: Some(journal),
             spare: None,
             older: recovered.older,
-            past: recovered.past.into(),
+            past: Past::new(recovered.past),
             image_live: view.index.image_bytes(),
             image: recovered.image,
             covered: 0,
@@ -182,14 +182,14 @@ impl Engine {
             // A far deadline is looked at again long before it comes.
             (now + Duration::from_millis(wait.min(3_600_000))).max(self.sweep_at)
         });
-        expiry.into_iter().chain(self.flush_due).min()
+        let trim = self.trim_due();
+        expiry.into_iter().chain(self.flush_due).chain(trim).min()
     }
 
     /// Writes what is left, and a closing frame. The background work is given up.
     pub fn close(&mut self) -> Result<()> {
         self.background.stop();
         if let Some(error) = self.shared.poison() {
-            self.shared.feed.close();
             return Err(error.clone());
         }
         let closed = self.flush().and_then(|()| match self.journal.take() {
@@ -204,7 +204,7 @@ impl Engine {
         if let Some(spare) = spare {
             let _harmless = self.seat.disk.remove(&spare.name);
         }
-        self.shared.feed.close();
+        self.shared.feed.end();
         closed.inspect_err(|error| self.poison(error))
     }
 
@@ -319,10 +319,10 @@ impl Engine {
         }
     }
 
-    /// Shows the working copy to readers.
+    /// Shows to readers what was accepted, without the batch of a program that is running.
     fn publish(&mut self) {
         let view = View {
-            index: self.index.clone(),
+            index: self.work.without(&self.index),
             revision: self.latest,
         };
         self.shared.view.store(Arc::new(view));
@@ -350,10 +350,7 @@ impl Engine {
         let took = self.seat.env.clock.monotonic().saturating_sub(before);
         self.seat.check_epoch()?;
         let end = journal.end();
-        // With an interval they have been shown, and a program may be running on the working copy.
-        if self.seat.options.durability == Durability::Always {
-            self.publish();
-        }
+        self.publish();
         self.shared
             .feed
             .logged((self.unlogged, self.latest), end, &self.payload);
@@ -452,7 +449,8 @@ impl Engine {
             .as_ref()
             .and_then(|journal| journal.key_id.clone());
         let image = self.image.iter().map(|image| &image.key_id);
-        let ended = self.ended().map(|file| &file.key_id);
+        let ended = self.ended().chain(&self.past.leaving);
+        let ended = ended.map(|file| &file.key_id);
         let needed = image
             .chain(ended)
             .chain([&current])

@@ -29,6 +29,13 @@ impl Log {
         self.ended.iter().chain(&self.present)
     }
 
+    /// The file that holds a revision, or whose end lies nearest before it.
+    pub fn holder(&self, revision: u64) -> Option<&LogFile> {
+        self.files()
+            .rev()
+            .find(|file| file.first_revision <= revision)
+    }
+
     /// The lowest revision whose batch is there.
     pub fn first_revision(&self) -> u64 {
         self.files().next().map_or(0, |file| file.first_revision)
@@ -64,7 +71,7 @@ struct State {
     recent_bytes: usize,
     watchers: BTreeMap<u64, Option<Waker>>,
     next_watcher: u64,
-    closed: bool,
+    ended: bool,
 }
 
 /// Where the committer tells and watchers ask.
@@ -137,21 +144,23 @@ impl Feed {
         (found.first <= revision).then(|| found.clone())
     }
 
-    /// Waits until `revision` is on disk: true then, false when time is over or the store closed.
+    /// Waits until `revision` is on disk: true then, false when time is over or nothing will come.
     pub fn wait(&self, revision: u64, patience: Duration) -> bool {
         let mut state = self.state.lock();
         self.news.wait_while_for(
             &mut state,
-            |state| state.durable.revision < revision && !state.closed,
+            |state| state.durable.revision < revision && !state.ended,
             patience,
         );
         state.durable.revision >= revision
     }
 
-    /// The store is closed: nothing more will come.
-    pub fn close(&self) {
+    /// The store is closed or poisoned: nothing more will come.
+    pub fn end(&self) {
         let mut state = self.state.lock();
-        state.closed = true;
+        if std::mem::replace(&mut state.ended, true) {
+            return;
+        }
         let wakers: Vec<Waker> = state.watchers.values().flatten().cloned().collect();
         drop(state);
         self.news.notify_all();
@@ -160,9 +169,9 @@ impl Feed {
         }
     }
 
-    /// True once the store is closed.
-    pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
+    /// True once nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        self.state.lock().ended
     }
 
     /// One more watcher: from now on batches are kept in memory.
@@ -176,16 +185,19 @@ impl Feed {
 
     /// Calls `waker` whenever something was logged.
     pub fn wake_with(&self, id: u64, waker: Waker) {
-        self.state.lock().watchers.insert(id, Some(waker));
+        // What a waker holds may be the last of something: it is dropped without the lock.
+        let _old = self.state.lock().watchers.insert(id, Some(waker));
     }
 
     /// One watcher less.
     pub fn leave(&self, id: u64) {
         let mut state = self.state.lock();
-        state.watchers.remove(&id);
+        let gone = state.watchers.remove(&id);
         if state.watchers.is_empty() {
             state.recent.clear();
             state.recent_bytes = 0;
         }
+        drop(state);
+        drop(gone);
     }
 }

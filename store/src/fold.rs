@@ -18,7 +18,8 @@ use crate::error::{Code, Error, Result};
 use crate::image::WriteImage;
 use crate::journal::Journal;
 use crate::layout;
-use crate::space::Claim;
+use crate::past::removing;
+use crate::space::{Claim, REOPEN};
 use crate::task::{Done, Running, Work};
 
 /// Journals smaller than this are not worth a fold.
@@ -99,6 +100,7 @@ impl Engine {
         if self.running.is_some() || !self.image_may_fit() || !self.fold_fits() {
             return Ok(());
         }
+        self.settle()?;
         if self.spare.is_some() {
             self.switch()?;
         }
@@ -110,6 +112,7 @@ impl Engine {
             return Ok(());
         }
         self.switched = false;
+        self.settle()?;
         let Some(journal) = &self.journal else {
             return Err(Error::new(Code::Closed, "the store is closed"));
         };
@@ -119,14 +122,14 @@ impl Engine {
         let garbage = self.old_image(view.revision).into_iter().collect();
         let task = WriteImage::new(view, link, garbage);
         let limit = self.disk_limit();
-        let gone = self.make_way(task.estimate(), limit);
+        let gone = self.make_way(task.estimate().saturating_add(REOPEN), limit);
         self.running = Some(Running::Image {
             estimate: task.estimate(),
             live,
             older: self.older.len(),
             covered,
         });
-        let task = self.removing(gone, Work::Image(Box::new(task)));
+        let task = removing(gone, Work::Image(Box::new(task)));
         self.background.start(task);
         Ok(())
     }
@@ -141,7 +144,9 @@ impl Engine {
         let mut garbage = vec![layout::SUSPECT.to_owned()];
         garbage.extend(self.old_image(view.revision));
         let task = WriteImage::new(view, journal.link(), garbage);
-        let mut task = self.removing(Vec::new(), Work::Image(Box::new(task)));
+        let limit = self.disk_limit();
+        let gone = self.make_way(task.estimate().saturating_add(REOPEN), limit);
+        let mut task = removing(gone, Work::Image(Box::new(task)));
         let done = task.run(&self.seat, || false)?;
         let live = self.index.image_bytes();
         let older = self.older.len();
@@ -185,20 +190,27 @@ impl Engine {
     /// Waits for the background and takes in what it did. What was acknowledged before it was
     /// written is written first: the wait may be longer than the interval.
     pub(crate) fn wait(&mut self) -> Result<()> {
+        self.settle()?;
+        let result = self.background.wait();
+        self.take_in(result)
+    }
+
+    /// Writes what was acknowledged before it was written: an image must not be ahead of the log.
+    fn settle(&mut self) -> Result<()> {
         if self.flush_due.is_some()
             && let Err(error) = self.flush()
         {
             self.poison(&error);
             return Err(self.shared.poison().cloned().unwrap_or(error));
         }
-        let result = self.background.wait();
-        self.take_in(result)
+        Ok(())
     }
 
     fn take_in(&mut self, result: Result<Done>) -> Result<()> {
         let Some(running) = self.running.take() else {
             return Err(Error::internal("a result of no task"));
         };
+        self.removed();
         match (result, running) {
             (Ok(Done::Spare(spare)), _) => {
                 self.shortage.prepared();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::error::{Code, Error, Result};
 use crate::log::{Change, ChangeOp, LogCursor, past_gone};
-use crate::options::Strategy;
+use crate::options::{Options, Strategy};
 use crate::shared::Shared;
 use crate::store::Store;
 use crate::txn::check_key;
@@ -133,7 +133,13 @@ impl Store {
     /// The entry of a key that the kept log does not name up to `revision`: it was not there if
     /// what comes next creates it; otherwise its value is gone.
     fn before(&self, key: &[u8], revision: u64, first: u64) -> Result<Option<Entry>> {
+        // With an interval, what took the key away may not be in the log yet.
+        let shown = self.shared().view.load().revision;
+        let logged = self.shared().feed.wait(shown, Options::MAX_INTERVAL * 2);
         let durable = self.shared().feed.durable();
+        if !logged {
+            return Err(past_gone(revision, &durable));
+        }
         if revision < durable.revision {
             for change in self.changes(revision + 1, durable.revision)? {
                 let Some(next) = version(key, change?) else {

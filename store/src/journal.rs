@@ -115,7 +115,7 @@ pub(crate) struct Journal {
     pub key_id: Option<KeyId>,
     pub size: u64,
     pub first_revision: u64,
-    created_ms: u64,
+    pub created_ms: u64,
     file: Arc<dyn DiskFile>,
     sealer: Sealer,
     frame: Vec<u8>,

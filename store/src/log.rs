@@ -89,7 +89,12 @@ pub(crate) struct LogCursor {
     file: Option<OpenLog>,
     payload: Bytes,
     at: usize,
+    /// Payloads that memory gave in a row.
+    from_memory: u32,
 }
+
+/// Payloads from memory after which the file is closed.
+const KEEP_OPEN: u32 = 64;
 
 /// A log file that is being read.
 struct OpenLog {
@@ -107,6 +112,12 @@ struct OpenLog {
 struct Bounded {
     file: Arc<dyn DiskFile>,
     bound: Arc<AtomicU64>,
+}
+
+impl Bounded {
+    fn len_on_disk(&self) -> Result<u64> {
+        self.file.len().map_err(|e| Error::io("length", e))
+    }
 }
 
 impl Source for Bounded {
@@ -130,6 +141,7 @@ impl LogCursor {
             file: None,
             payload: Bytes::new(),
             at: 0,
+            from_memory: 0,
         }
     }
 
@@ -148,6 +160,11 @@ impl LogCursor {
                 // The file, if one is open, is read on from there should memory not suffice.
                 self.payload = recent.payload;
                 self.at = 0;
+                self.from_memory += 1;
+                if self.from_memory >= KEEP_OPEN {
+                    self.file = None;
+                    self.from_memory = 0;
+                }
             } else if !self.read()? {
                 return Ok(None);
             }
@@ -173,12 +190,15 @@ impl LogCursor {
         if durable.revision < self.next {
             return Ok(false);
         }
+        self.from_memory = 0;
+        let holder = durable.log.holder(self.next).map(|file| file.file);
         let mut open = match self.file.take() {
-            Some(open) => open,
-            None => self.open(&durable, None)?,
+            // Read without a break up to here, or no further than the file that is needed.
+            Some(open) if open.expect == self.next || Some(open.file) == holder => open,
+            _ => self.open(&durable, None)?,
         };
         loop {
-            open.look(&durable);
+            open.look(&durable)?;
             match open.step(self.next).map_err(|e| e.context(&open.name))? {
                 Some(payload) => {
                     self.payload = payload;
@@ -192,7 +212,14 @@ impl LogCursor {
                 }
                 None => {
                     self.next = self.next.max(open.expect);
+                    let ended = open.reader.link();
                     open = self.open(&durable, Some(open.file))?;
+                    if open.reader.header().link != ended {
+                        return Err(Error::corrupt(format!(
+                            "{}: does not follow the log file before it",
+                            open.name
+                        )));
+                    }
                 }
             }
         }
@@ -200,15 +227,15 @@ impl LogCursor {
 
     /// Opens the file that holds the next revision, or the one behind `after`.
     fn open(&mut self, durable: &Durable, after: Option<FileId>) -> Result<OpenLog> {
-        let files: Vec<&LogFile> = durable.log.files().collect();
-        let behind = after
-            .and_then(|id| files.iter().position(|file| file.file == id))
-            .map(|at| at + 1);
-        let at = behind.or_else(|| {
-            let above = files.partition_point(|file| file.first_revision <= self.next);
-            above.checked_sub(1)
-        });
-        let Some(file) = at.and_then(|at| files.get(at)) else {
+        let file = match after {
+            Some(id) => durable
+                .log
+                .files()
+                .skip_while(|file| file.file != id)
+                .nth(1),
+            None => durable.log.holder(self.next),
+        };
+        let Some(file) = file else {
             return Err(past_gone(self.next, durable));
         };
         if after.is_some() {
@@ -277,9 +304,9 @@ impl OpenLog {
     }
 
     /// Takes notice of what has become durable, and of the file's end once it is known.
-    fn look(&mut self, durable: &Durable) {
+    fn look(&mut self, durable: &Durable) -> Result<()> {
         if self.end.is_some() {
-            return;
+            return Ok(());
         }
         let present = durable.log.present.as_ref();
         if present.is_some_and(|present| present.file == self.file) {
@@ -287,27 +314,36 @@ impl OpenLog {
                 self.bound.store(durable.offset, Ordering::Relaxed);
                 self.reader.go_on();
             }
-            return;
+            return Ok(());
         }
         let ended = durable.log.ended.iter().find(|log| log.file == self.file);
-        // If it has been forgotten meanwhile, it is read from the open file all the same.
-        self.end = Some(ended.map_or(u64::MAX, |log| log.end));
-        let len = self.reader.source().file.len().unwrap_or(0);
+        let ended = ended.ok_or_else(|| past_gone(self.expect, durable))?;
+        self.end = Some(ended.end);
+        let len = self.reader.source().len_on_disk()?;
         self.bound.fetch_max(len, Ordering::Relaxed);
         self.reader.go_on();
+        Ok(())
     }
 
     /// The payload of the next frame that holds anything from revision `next` on.
     fn step(&mut self, next: u64) -> Result<Option<Bytes>> {
         loop {
-            if self
-                .end
-                .is_some_and(|end| self.reader.link().sequence >= end)
-            {
+            if self.end == Some(self.reader.link().sequence) {
                 return Ok(None);
             }
             let Step::Frame(frame) = self.reader.step()? else {
-                return Ok(None);
+                // What is written to has ended for now; nothing else ends before its end.
+                let missing = || {
+                    Error::corrupt(format!(
+                        "ends at frame {}, before the place where the log went on",
+                        self.reader.link().sequence
+                    ))
+                };
+                // A closing frame counts, and is an end.
+                let reached = self
+                    .end
+                    .is_none_or(|end| end == self.reader.link().sequence);
+                return if reached { Ok(None) } else { Err(missing()) };
             };
             for batch in record::batches(frame.payload) {
                 let revision = batch?.revision;

@@ -88,5 +88,6 @@ impl Shared {
         .with_source(cause.clone());
         // Another thread's cause may have come first, and is as good.
         let _first = self.poison.set(error);
+        self.feed.end();
     }
 }

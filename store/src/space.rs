@@ -18,6 +18,7 @@ use crate::format::frame_len;
 use crate::image::estimate;
 use crate::journal::{Journal, Prepare, size_for};
 use crate::options::Strategy;
+use crate::past::removing;
 use crate::task::{Running, Work};
 
 /// A journal's usual largest and smallest size.
@@ -25,7 +26,7 @@ const LARGEST: u64 = 64 << 20;
 const SMALLEST: u64 = 1 << 20;
 
 /// Kept free so that the store can be opened again: the next owner's first journal and epoch.
-const REOPEN: u64 = 128 << 10;
+pub(crate) const REOPEN: u64 = 128 << 10;
 
 /// How long the file system is taken to be full after it said so, unless something was freed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -104,7 +105,7 @@ impl Engine {
             Some(Running::Prepare { size }) => size,
             _ => 0,
         };
-        image + self.past_bytes() + older + present + spare + running
+        image + self.past.bytes() + older + present + spare + running
     }
 
     /// Bytes on disk without what can be removed at any time.
@@ -379,8 +380,7 @@ impl Engine {
         self.running = Some(Running::Prepare { size });
         let kind = self.seat.options.strategy.log();
         let work = Work::Prepare(Prepare::new(kind, number, size));
-        let task = self.removing(gone, work);
-        self.background.start(task);
+        self.background.start(removing(gone, work));
     }
 
     /// True if no journal can be had, but a fold would give some back.

@@ -1,17 +1,16 @@
 //! Work beside the commits: preparing journals, writing images and removing files, in steps.
 
 use crate::error::{Error, Result};
+use crate::format::FileKind;
 use crate::image::{Image, WriteImage};
 use crate::journal::{Prepare, Spare};
-use crate::layout::remove_if_there;
+use crate::layout::{self, Name, remove_if_there};
 use crate::seat::Seat;
 
 /// One piece of background work.
 pub(crate) struct Task {
     /// What is removed first; the last one first of all.
     pub remove: Vec<String>,
-    /// Whether each removal is durable before the next.
-    pub in_order: bool,
     pub work: Work,
 }
 
@@ -52,7 +51,10 @@ impl Task {
         if let Some(name) = self.remove.pop() {
             seat.check_epoch()?;
             remove_if_there(&*seat.disk, &name)?;
-            if self.in_order {
+            // A ledger with a gap in it would not open: what a crash leaves has lost its oldest
+            // segments, and no others. And a file's key must not go before the file.
+            let segment = matches!(layout::parse(&name), Name::Log(FileKind::Ledger, _));
+            if segment || self.remove.is_empty() {
                 seat.disk
                     .sync_dir()
                     .map_err(|e| Error::io(format!("make the removal of {name} durable"), e))?;

@@ -351,6 +351,18 @@ impl Workspace {
         self.removed.clear();
     }
 
+    /// What an index is without the batch.
+    pub fn without(&self, index: &Index) -> Index {
+        let mut index = index.clone();
+        for touched in self.touched.iter().rev() {
+            match &touched.before {
+                Some(before) => drop(index.insert(before.clone())),
+                None => drop(index.remove(touched.key.key())),
+            }
+        }
+        index
+    }
+
     /// Memory of what the batch replaces.
     pub fn replaced(&self) -> u64 {
         self.touched

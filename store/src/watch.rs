@@ -27,6 +27,8 @@ impl Watch {
         // First of all: what is logged from now on is kept in memory.
         let id = shared.feed.join();
         let durable = shared.feed.durable();
+        // With an interval, readers may have seen more than is on disk.
+        let latest = shared.view.load().revision.max(durable.revision);
         let next = from.unwrap_or(durable.revision + 1);
         let watch = Watch {
             cursor: LogCursor::new(shared.clone(), next),
@@ -34,12 +36,11 @@ impl Watch {
             prefix,
             id,
         };
-        if next == 0 || next > durable.revision + 1 {
+        if next == 0 || next > latest + 1 {
             return Err(Error::new(
                 Code::InvalidArgument,
                 format!(
-                    "revision {next} cannot be watched from: the store is at revision {}",
-                    durable.revision
+                    "revision {next} cannot be watched from: the store is at revision {latest}",
                 ),
             ));
         }
@@ -50,17 +51,21 @@ impl Watch {
     }
 
     /// The next batch that touched a watched key, with what it did to watched keys only. Waits at
-    /// most `patience`; `None` when nothing came. After an error the watcher is of no more use;
-    /// `closed` when the store was closed and everything before that was given out.
+    /// most `patience`; `None` when nothing came. After an error the watcher is of no more use:
+    /// `closed`, `poisoned` or `fenced` when nothing will come any more and everything before that
+    /// was given out.
     pub fn next(&mut self, patience: Duration) -> Result<Option<Change>> {
         let clock = self.shared.seat.env.clock.clone();
         let until = clock.monotonic().saturating_add(patience);
         loop {
+            // Asked first: what was logged before the end is given out.
+            let ended = self.shared.feed.has_ended();
             if let Some(change) = self.poll()? {
                 return Ok(Some(change));
             }
-            if self.shared.feed.is_closed() {
-                return Err(Error::new(Code::Closed, "the store is closed"));
+            if ended {
+                let closed = || Error::new(Code::Closed, "the store is closed");
+                return Err(self.shared.poison().cloned().unwrap_or_else(closed));
             }
             let left = until.saturating_sub(clock.monotonic());
             if left.is_zero() || !self.shared.feed.wait(self.cursor.wants(), left) {

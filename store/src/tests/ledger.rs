@@ -220,6 +220,7 @@ fn retention_takes_whole_segments_oldest_first_and_says_what_is_gone() {
     let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
     for n in 0..400_u32 {
         let key = vec![b'k', u8::try_from(n % 5).unwrap()];
+        sim.clock.advance(50);
         sim.run(Batch::new().set(key, vec![7; 20_000])).unwrap();
     }
     let first = sim.engine.shared.feed.durable().log.first_revision();
@@ -432,5 +433,69 @@ fn every_key_is_read_as_it_was_at_every_revision() {
             let found = found.map(|entry| entry.value().to_vec());
             assert_eq!(found.as_ref(), model.get(&vec![key]), "{key} at {revision}");
         }
+    }
+}
+
+#[test]
+fn a_past_segment_that_was_cut_or_exchanged_is_damage_and_not_a_gap() {
+    let disk = SimDisk::default();
+    let options = quick_ledger(8 << 20);
+    for seed in 0..3 {
+        let mut sim = Sim::open(&disk, options.clone(), seed).unwrap();
+        for n in 0..60_u8 {
+            sim.run(Batch::new().set(vec![n], vec![n; 9000])).unwrap();
+        }
+        sim.engine.start_fold().unwrap();
+        sim.engine.wait().unwrap();
+        sim.engine.close().unwrap();
+    }
+    let names = disk.list().unwrap();
+    let oldest = names.iter().find(|n| n.starts_with("ledger-")).unwrap();
+    let read = |disk: &SimDisk| -> crate::Result<usize> {
+        let store = open(disk, options.clone());
+        let mut count = 0;
+        for change in store.changes(1, 180)? {
+            change?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    assert_eq!(read(&disk.restart()).unwrap(), 180);
+    let len = disk.content(oldest).len();
+    // The last frame only hands over.
+    for cut in [1024, 8192, 40_960, (len / 2) & !511] {
+        let disk = disk.restart();
+        disk.edit(oldest, |bytes| bytes.truncate(len - cut));
+        let error = read(&disk).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        let disk = disk.restart();
+        disk.edit(oldest, |bytes| bytes.resize(len, 0));
+        let error = read(&disk).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+    }
+}
+
+#[test]
+fn revisions_that_an_open_skipped_do_not_count_as_kept() {
+    let disk = SimDisk::default();
+    let mut options = quick_ledger(16 << 20);
+    options.durability = crate::Durability::INTERVAL;
+    options.retention.revisions = Some(1000);
+    for seed in 0..4 {
+        let mut sim = Sim::open(&disk, options.clone(), seed).unwrap();
+        for n in 0..60_u8 {
+            sim.run(Batch::new().set(vec![n], vec![n; 9000])).unwrap();
+            sim.clock.advance(200);
+            sim.engine.tick();
+        }
+        sim.engine.start_fold().unwrap();
+        sim.engine.wait().unwrap();
+        for _ in 0..20 {
+            sim.clock.advance(2000);
+            sim.engine.tick();
+        }
+        let first = sim.engine.shared.feed.durable().log.first_revision();
+        assert_eq!(first, 1, "owner {seed}");
+        assert!(seed == 0 || sim.revision() > 1 << 32);
     }
 }

@@ -5,6 +5,7 @@ mod basic;
 mod crash;
 mod disk;
 mod faults;
+mod interval;
 mod keys;
 mod ledger;
 mod model;

@@ -101,6 +101,11 @@ fn a_watcher_resumes_after_folds_and_restarts_and_past_that_it_is_told_so() {
         for _ in 0..60 {
             sim.run(Batch::new().set("a", vec![7; 20_000])).unwrap();
         }
+        // Long enough for what need not be kept to go.
+        for _ in 0..20 {
+            sim.clock.advance(1000);
+            sim.engine.tick();
+        }
         folds += sim.engine.gauges.folds;
         sim.engine.close().unwrap();
     }

@@ -82,8 +82,10 @@ mod gather;
 mod image;
 mod journal;
 mod layout;
+mod migrate;
 mod open;
 mod recovery;
+mod succession;
 mod survey;
 
 mod feed;
@@ -121,6 +123,7 @@ pub use error::{Code, Error, Kind, Result, Retry};
 pub use history::{Changes, Version};
 pub use keyring::{Encryption, Key, KeyId, KeySize, Keyring};
 pub use log::{Change, ChangeOp};
+pub use migrate::{Migrated, Progress, migrate_encryption};
 pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
 pub use scan::{Page, Scan};

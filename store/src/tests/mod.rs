@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod keys;
 mod ledger;
+mod migrate;
 mod model;
 mod owners;
 mod sim;

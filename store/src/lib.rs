@@ -85,6 +85,7 @@ mod layout;
 mod migrate;
 mod open;
 mod recovery;
+mod rewrap;
 mod succession;
 mod survey;
 
@@ -126,6 +127,7 @@ pub use log::{Change, ChangeOp};
 pub use migrate::{Migrated, Progress, migrate_encryption};
 pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
+pub use rewrap::{Rewrapped, rewrap};
 pub use scan::{Page, Scan};
 pub use stats::{Finding, Stats};
 pub use store::Store;

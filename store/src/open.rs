@@ -1,6 +1,7 @@
 //! Opening a store on any disk: from the survey of its files to a running engine.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -66,6 +67,7 @@ where
         lineage: recovered.lineage,
         epoch: epoch.epoch,
         encryption: Mutex::new(options.encryption.clone()),
+        wraps: AtomicU64::new(0),
         disk,
         env,
         options,

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::image::{Image, WriteImage};
 use crate::journal::{Prepare, Spare};
 use crate::layout::remove_if_there;
+use crate::rewrap::{NewKeys, RewrapFiles};
 use crate::seat::Seat;
 
 /// One piece of background work.
@@ -19,6 +20,7 @@ pub(crate) struct Task {
 pub(crate) enum Work {
     Prepare(Prepare),
     Image(Box<WriteImage>),
+    Rewrap(RewrapFiles),
     Nothing,
 }
 
@@ -26,6 +28,7 @@ pub(crate) enum Work {
 pub(crate) enum Done {
     Spare(Spare),
     Image(Image),
+    Rewrapped(NewKeys),
     Removed,
 }
 
@@ -44,6 +47,8 @@ pub(crate) enum Running {
     },
     /// Removals alone.
     Removal,
+    /// Key slots.
+    Rewrap,
 }
 
 impl Task {
@@ -62,6 +67,7 @@ impl Task {
         Ok(match &mut self.work {
             Work::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
             Work::Image(task) => task.step(seat)?.map(Done::Image),
+            Work::Rewrap(task) => task.step(seat)?.map(Done::Rewrapped),
             Work::Nothing => Some(Done::Removed),
         })
     }

@@ -21,6 +21,7 @@ mod reseal;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -135,6 +136,7 @@ pub(crate) fn migrate_on(
         lineage: recovered.lineage,
         epoch: epoch.epoch,
         encryption: Mutex::new(options.encryption.clone()),
+        wraps: AtomicU64::new(0),
         disk,
         env,
         options,

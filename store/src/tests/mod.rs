@@ -10,6 +10,7 @@ mod ledger;
 mod migrate;
 mod model;
 mod owners;
+mod rewrap;
 mod sim;
 mod space;
 mod threads;

@@ -12,6 +12,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
@@ -22,6 +23,7 @@ use crate::journal::{Journal, LogFile, Spare};
 use crate::layout;
 use crate::options::Durability;
 use crate::past::Past;
+use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
 use crate::task::{Background, Done, Running};
@@ -85,6 +87,8 @@ pub(crate) struct Engine {
     /// The log was switched for a fold that waits for the next spare.
     pub(crate) switched: bool,
     pub(crate) flush_due: Option<Duration>,
+    /// Who waits for the rewrap that is running.
+    pub(crate) rewrap_waiters: Vec<Sender<Result<Rewrapped>>>,
     sweep_at: Duration,
 }
 
@@ -127,6 +131,7 @@ impl Engine {
             shortage: crate::space::Shortage::default(),
             switched: false,
             flush_due: None,
+            rewrap_waiters: Vec::new(),
             sweep_at: Duration::ZERO,
             shared,
         };
@@ -189,6 +194,8 @@ impl Engine {
     /// Writes what is left, and a closing frame. The background work is given up.
     pub fn close(&mut self) -> Result<()> {
         self.background.stop();
+        self.shared.give_up_rewraps();
+        self.rewrap_waiters.clear();
         if let Some(error) = self.shared.poison() {
             return Err(error.clone());
         }
@@ -416,6 +423,7 @@ impl Engine {
             let _mark = self.seat.disk.create(layout::SUSPECT);
         }
         self.shared.set_poison(cause);
+        self.rewrap_waiters.clear();
         let view = self.shared.view.load();
         self.index = view.index.clone();
         self.latest = view.revision;
@@ -428,6 +436,8 @@ impl Engine {
         self.gauges.disk_bytes = self.disk_used();
         self.gauges.memory_bytes = self.memory_used();
         self.gauges.journal_bytes = self.since_image();
+        self.gauges.messages = self.journal.as_ref().map_or(0, Journal::messages);
+        self.gauges.log_number = self.journal.as_ref().map_or(0, |journal| journal.number);
         *self.shared.gauges.lock() = self.gauges;
     }
 

@@ -67,6 +67,9 @@ impl Engine {
             return;
         }
         if self.running.is_none() {
+            self.rewrap_if_asked();
+        }
+        if self.running.is_none() {
             self.trim();
         }
     }
@@ -240,7 +243,8 @@ impl Engine {
                 self.report_keys();
             }
             (Ok(Done::Removed), Running::Removal) => self.shortage.clear(),
-            (Ok(Done::Image(_) | Done::Removed), _) => {
+            (Ok(Done::Rewrapped(new)), Running::Rewrap) => self.rewrapped(&new),
+            (Ok(Done::Image(_) | Done::Removed | Done::Rewrapped(_)), _) => {
                 return Err(Error::internal("a result of another task"));
             }
             (Err(error), running) if error.is(Code::DiskFull) => {

@@ -68,6 +68,19 @@ impl WriteImage {
         estimate(self.view.index.image_bytes())
     }
 
+    /// True if the next step gives it its name.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.stage, Stage::Place(..))
+    }
+
+    /// Bytes written so far, those of the frame in memory apart.
+    pub fn written(&self) -> u64 {
+        match &self.stage {
+            Stage::Entries(_, sealer) => sealer.offset(),
+            Stage::Create | Stage::Place(..) | Stage::Remove(_) => self.estimate(),
+        }
+    }
+
     /// One step. A full disk leaves no file behind.
     pub fn step(&mut self, seat: &Seat) -> Result<Option<Image>> {
         let result = self.advance(seat);

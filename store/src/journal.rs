@@ -117,6 +117,8 @@ pub(crate) struct Journal {
     pub first_revision: u64,
     pub created_ms: u64,
     file: Arc<dyn DiskFile>,
+    /// Most frames; it is left at half of them.
+    max_frames: u64,
     sealer: Sealer,
     frame: Vec<u8>,
 }
@@ -139,6 +141,7 @@ impl Journal {
             created_ms: made.header.created_ms,
             key_id: made.key_id,
             size: spare.size,
+            max_frames: seat.options.max_frames,
             file: spare.file,
             sealer: made.sealer,
             frame: Vec::new(),
@@ -159,9 +162,14 @@ impl Journal {
         }
     }
 
+    /// Frames in it: messages under its data key.
+    pub fn messages(&self) -> u64 {
+        self.sealer.link().sequence
+    }
+
     /// Bytes left for frames; one sector is kept for the closing frame.
     pub fn room(&self) -> u64 {
-        if self.sealer.exhausted() {
+        if self.sealer.exhausted() || self.messages() >= self.max_frames / 2 {
             return 0;
         }
         self.size

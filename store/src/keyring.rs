@@ -316,6 +316,14 @@ impl Encryption {
         }
     }
 
+    /// The same for a rewrap: another iteration count than asked for is not kept.
+    pub(crate) fn for_rewrap(&self) -> Encryption {
+        match self {
+            Encryption::Passphrase(passphrase) => Encryption::Passphrase(passphrase.for_rewrap()),
+            other => other.clone(),
+        }
+    }
+
     /// The ids of the keys that are at hand.
     pub(crate) fn key_ids(&self) -> Vec<KeyId> {
         match self {

@@ -6,7 +6,7 @@
 //! image-R          all live entries at revision R
 //! journal-N        batches; N only orders names, the headers say what follows what
 //! ledger-N         the same in a ledger, where it is kept for ever
-//! *.tmp            being written; of no value
+//! *.tmp            being written; of no value (but a log's, where a migration was cut: crate::succession)
 //! suspect          a write or sync failed: do not trust what the page cache shows
 //! restoring        a backup is being restored; there is no store yet
 //! ```
@@ -49,6 +49,11 @@ pub(crate) fn temporary(name: &str) -> String {
     format!("{name}{TMP}")
 }
 
+/// The name of a file that is written under this one.
+pub(crate) fn final_name(temporary: &str) -> Option<&str> {
+    temporary.strip_suffix(TMP)
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name {
@@ -56,6 +61,8 @@ pub(crate) enum Name {
     Log(FileKind, u64),
     Epoch(u64),
     Temporary,
+    /// A log file of a migration: see [`crate::migrate`].
+    Next(FileKind, u64),
     Suspect,
     Restoring,
     Other,
@@ -85,8 +92,9 @@ pub(crate) fn parse(name: &str) -> Name {
     if let Some(number) = name.strip_prefix("epoch-").and_then(number) {
         return Name::Epoch(number);
     }
-    match name.strip_suffix(TMP) {
-        Some(rest) if matches!(parse(rest), Name::Image(_) | Name::Epoch(_)) => Name::Temporary,
+    match name.strip_suffix(TMP).map(parse) {
+        Some(Name::Image(_) | Name::Epoch(_)) => Name::Temporary,
+        Some(Name::Log(kind, number)) => Name::Next(kind, number),
         _ => Name::Other,
     }
 }
@@ -255,6 +263,9 @@ mod tests {
         assert_eq!(parse(&temporary(&image(7))), Name::Temporary);
         assert_eq!(parse(&epoch(7)), Name::Epoch(7));
         assert_eq!(parse(&temporary(&epoch(7))), Name::Temporary);
+        let next = temporary(&log(FileKind::Ledger, 7));
+        assert_eq!(parse(&next), Name::Next(FileKind::Ledger, 7));
+        assert_eq!(final_name(&next), Some(&*log(FileKind::Ledger, 7)));
         for other in [
             "LOCK",
             "epoch",

@@ -1,6 +1,7 @@
 //! Opening a store on any disk: from the survey of its files to a running engine.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -11,6 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::{Lineage, StoreId};
 use crate::image::estimate;
 use crate::journal::{Journal, Prepare, Spare};
+use crate::keyring::Encryption;
 use crate::layout::{self, Epoch, remove_if_there};
 use crate::options::{Durability, Options};
 use crate::seat::{Seat, check_epoch};
@@ -34,48 +36,16 @@ where
 {
     options.validate()?;
     options.encryption = options.encryption.for_store();
-    // Nothing is modified before all keys are checked.
-    let survey = Survey::take(&*disk, &options.encryption)?;
-    if !options.convert {
-        survey.check_strategy(options.strategy)?;
-    }
-    let number = survey
-        .highest_claim()
-        .checked_add(1)
-        .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?;
-    disk.tighten()
-        .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
-    with_room(&survey.unbegun, &*disk, || layout::claim(&*disk, number))?;
-    // Again: what an owner did until the claim fenced it counts.
-    let mut survey = Survey::take(&*disk, &options.encryption)?;
-    check_epoch(&*disk, number)?;
-    let fresh = || Lineage::random(&*env.random);
     let interval = matches!(options.durability, Durability::Interval(_));
-    let epoch = match survey.epoch {
-        Some(last) => Epoch {
-            epoch: number,
-            // Until the first journal is there, a failed open must not make the next one forget
-            // that the last owner acknowledged before it synced.
-            interval: last.interval || interval,
-            ..last
-        },
-        None => Epoch {
-            epoch: number,
-            store: StoreId::random(&*env.random)?,
-            lineage: fresh()?,
-            journal: 0,
-            interval,
-        },
-    };
-    let claims = std::mem::take(&mut survey.claims);
-    with_room(&survey.unbegun, &*disk, || epoch.publish(&*disk))?;
-    // What they said is in this one; tries to open that fail must not leave one each. From the
-    // lowest on: see `Seat::check_epoch`.
-    for old in claims.range(..number) {
-        remove_if_there(&*disk, &layout::epoch(*old))?;
-    }
+    let (survey, epoch) = take_over(&*disk, &env, &options.encryption, interval, |survey| {
+        if options.convert {
+            return Ok(());
+        }
+        survey.check_strategy(options.strategy)
+    })?;
+    let fresh = || Lineage::random(&*env.random);
     let used = survey.bytes();
-    let recovered = match survey.recover(&*disk, fresh) {
+    let mut recovered = match survey.recover(&*disk, fresh) {
         // An owner that was just fenced may have written its last frame under our eyes. What is
         // damage indeed is so at a second look too.
         Err(error) if error.is(Code::Corrupt) => {
@@ -89,10 +59,7 @@ where
         anchor.check(&*disk, epoch.store, &files, latest)?;
     }
     let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
-    check_epoch(&*disk, number)?;
-    for name in &recovered.garbage {
-        remove_if_there(&*disk, name)?;
-    }
+    recovered.settle(&*disk, epoch.epoch)?;
     let free = disk.free().unwrap_or(u64::MAX);
     let seat = Arc::new(Seat {
         space: options.max_disk.min(used.saturating_add(free)),
@@ -100,6 +67,7 @@ where
         lineage: recovered.lineage,
         epoch: epoch.epoch,
         encryption: Mutex::new(options.encryption.clone()),
+        wraps: AtomicU64::new(0),
         disk,
         env,
         options,
@@ -137,6 +105,53 @@ where
     }
     engine.maintain();
     Ok((engine, extra))
+}
+
+/// Claims the store, so that no earlier owner answers any more, and then reads what is there.
+/// Nothing is modified before all keys are checked, and `check` has passed.
+pub(crate) fn take_over(
+    disk: &dyn Disk,
+    env: &Env,
+    encryption: &Encryption,
+    interval: bool,
+    check: impl FnOnce(&Survey) -> Result<()>,
+) -> Result<(Survey, Epoch)> {
+    let survey = Survey::take(disk, encryption)?;
+    check(&survey)?;
+    let number = survey
+        .highest_claim()
+        .checked_add(1)
+        .ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?;
+    disk.tighten()
+        .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
+    with_room(&survey.unbegun, disk, || layout::claim(disk, number))?;
+    // Again: what an owner did until the claim fenced it counts.
+    let mut survey = Survey::take(disk, encryption)?;
+    check_epoch(disk, number)?;
+    let epoch = match survey.epoch {
+        Some(last) => Epoch {
+            epoch: number,
+            // Until the first journal is there, a failed open must not make the next one forget
+            // that the last owner acknowledged before it synced.
+            interval: last.interval || interval,
+            ..last
+        },
+        None => Epoch {
+            epoch: number,
+            store: StoreId::random(&*env.random)?,
+            lineage: Lineage::random(&*env.random)?,
+            journal: 0,
+            interval,
+        },
+    };
+    let claims = std::mem::take(&mut survey.claims);
+    with_room(&survey.unbegun, disk, || epoch.publish(disk))?;
+    // What they said is in this one; tries to open that fail must not leave one each. From the
+    // lowest on: see `Seat::check_epoch`.
+    for old in claims.range(..number) {
+        remove_if_there(disk, &layout::epoch(*old))?;
+    }
+    Ok((survey, epoch))
 }
 
 /// Does what needs a little space. On a full disk, journals that were never begun make it.

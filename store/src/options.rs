@@ -111,6 +111,8 @@ pub struct Options {
     pub max_clock_jump: Duration,
     /// The store's strategy may be another one, and becomes this one.
     pub(crate) convert: bool,
+    /// Most frames of one file, hence messages under one data key: see [`crate::format::MAX_FRAMES`].
+    pub(crate) max_frames: u64,
 }
 
 impl Options {
@@ -137,6 +139,7 @@ impl Options {
             max_queue: 4096,
             max_clock_jump: Duration::from_hours(366 * 24),
             convert: false,
+            max_frames: crate::format::MAX_FRAMES,
         }
     }
 

@@ -66,6 +66,8 @@ struct Derived {
     keys: Vec<(Derivation, Key)>,
     /// What new files use.
     current: Option<Derivation>,
+    /// Only a salt with the count asked for is gone on with.
+    strict: bool,
 }
 
 impl Passphrase {
@@ -160,9 +162,22 @@ impl Passphrase {
     /// The same passphrase for another store, with what was derived but without a salt for new
     /// files.
     pub(crate) fn for_store(&self) -> Passphrase {
-        let keys = self.0.derived.lock().keys.clone();
-        let current = None;
-        Passphrase::made(&self.0.secret, self.0.iterations, Derived { keys, current })
+        self.again(false)
+    }
+
+    /// The same for a rewrap, which goes on with a store's salt only if its count is the one asked
+    /// for.
+    pub(crate) fn for_rewrap(&self) -> Passphrase {
+        self.again(true)
+    }
+
+    fn again(&self, strict: bool) -> Passphrase {
+        let derived = Derived {
+            keys: self.0.derived.lock().keys.clone(),
+            current: None,
+            strict,
+        };
+        Passphrase::made(&self.0.secret, self.0.iterations, derived)
     }
 
     /// The ids of the keys that were derived and are in use.
@@ -174,7 +189,10 @@ impl Passphrase {
 
     /// New files use this salt, unless there is one already.
     pub(crate) fn adopt(&self, derivation: &Derivation) {
-        self.0.derived.lock().current.get_or_insert(*derivation);
+        let mut derived = self.0.derived.lock();
+        if !derived.strict || derivation.iterations == self.0.iterations {
+            derived.current.get_or_insert(*derivation);
+        }
     }
 
     /// The key of a derivation.

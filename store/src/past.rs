@@ -46,6 +46,10 @@ impl Past {
         self.bytes
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        self.files.iter_mut()
+    }
+
     /// The image holds these too.
     pub fn extend(&mut self, files: impl Iterator<Item = LogFile>) {
         for file in files {

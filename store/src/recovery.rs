@@ -17,6 +17,7 @@ use crate::image::Image;
 use crate::index::{Index, View};
 use crate::journal::LogFile;
 use crate::layout;
+use crate::seat::check_epoch;
 use crate::stats::Finding;
 use crate::survey::{Found, Survey};
 
@@ -114,12 +115,43 @@ impl Survey {
     }
 }
 
+impl Recovered {
+    /// Removes what is of no value, and gives the log files of a migration that was cut their
+    /// names, once what they replace is gone for good.
+    pub fn settle(&mut self, disk: &dyn Disk, ours: u64) -> Result<()> {
+        check_epoch(disk, ours)?;
+        for name in &self.garbage {
+            layout::remove_if_there(disk, name)?;
+        }
+        let sync = || {
+            let synced = disk.sync_dir();
+            synced.map_err(|e| Error::io("sync the directory", e))
+        };
+        let files = self.past.iter_mut().chain(&mut self.older);
+        let mut renamed = 0;
+        for file in files {
+            let Some(name) = layout::final_name(&file.name).map(str::to_owned) else {
+                continue;
+            };
+            if renamed == 0 {
+                sync()?;
+            }
+            renamed += 1;
+            disk.rename(&file.name, &name)
+                .map_err(|e| Error::io(format!("rename {}", file.name), e))?;
+            file.name = name;
+        }
+        if renamed > 0 { sync() } else { Ok(()) }
+    }
+}
+
 /// A file as a source of frames.
 pub(crate) struct FileSource {
     pub file: Arc<dyn DiskFile>,
 }
 
-fn reopen(disk: &dyn Disk, name: &str) -> Result<Arc<dyn DiskFile>> {
+/// Opens a file that was listed.
+pub(crate) fn reopen(disk: &dyn Disk, name: &str) -> Result<Arc<dyn DiskFile>> {
     disk.open(name).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => layout::gone(name),
         _ => Error::io(format!("open {name}"), e),

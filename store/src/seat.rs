@@ -1,6 +1,7 @@
 //! Where an owner sits: the disk, the world, and who it is. Everything that makes files has it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -26,6 +27,8 @@ pub(crate) struct Seat {
     pub space: u64,
     /// Replaced when the keyring is loaded again.
     pub encryption: Mutex<Encryption>,
+    /// Data keys wrapped by this owner: messages under key-encryption keys.
+    pub wraps: AtomicU64,
 }
 
 impl Seat {
@@ -43,7 +46,14 @@ impl Seat {
             key_size: self.options.key_size,
             created_ms: self.time.now_ms(),
         };
-        format::create(&spec, &self.encryption.lock(), &*self.env.random)
+        let made = format::create(&spec, &self.encryption.lock(), &*self.env.random)?;
+        self.count_wraps(u64::from(made.key_id.is_some()));
+        Ok(made)
+    }
+
+    /// Counts data keys that were wrapped.
+    pub fn count_wraps(&self, wraps: u64) {
+        self.wraps.fetch_add(wraps, Ordering::Relaxed);
     }
 
     /// An error if another owner has taken over. Two looks at names, however many files there are.

@@ -1,16 +1,18 @@
 //! What handles, readers and the committer share.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 use crate::feed::Feed;
 use crate::held::Holds;
 use crate::index::View;
 use crate::keyring::KeyId;
+use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::stats::Finding;
 
@@ -24,6 +26,8 @@ pub(crate) struct Shared {
     pub holds: Arc<Holds>,
     pub gauges: Mutex<Gauges>,
     pub keys: Mutex<FileKeys>,
+    /// Who waits for a rewrap that has not begun.
+    pub rewraps: Mutex<Vec<Sender<Result<Rewrapped>>>>,
     /// For those who follow the log.
     pub feed: Feed,
     /// What the open found.
@@ -52,6 +56,10 @@ pub(crate) struct Gauges {
     pub sync_nanos: u64,
     pub folds: u64,
     pub expired: u64,
+    /// Frames of the present journal.
+    pub messages: u64,
+    /// Its number.
+    pub log_number: u64,
 }
 
 impl Shared {
@@ -65,9 +73,15 @@ impl Shared {
             holds: Arc::default(),
             gauges: Mutex::default(),
             keys: Mutex::default(),
+            rewraps: Mutex::default(),
             feed: Feed::default(),
             poison: OnceLock::new(),
         }
+    }
+
+    /// Nobody waits for a rewrap that does not come: see [`crate::Store::rewrap`].
+    pub fn give_up_rewraps(&self) {
+        self.rewraps.lock().clear();
     }
 
     /// Why writes are refused, if they are.
@@ -89,5 +103,6 @@ impl Shared {
         // Another thread's cause may have come first, and is as good.
         let _first = self.poison.set(error);
         self.feed.end();
+        self.give_up_rewraps();
     }
 }

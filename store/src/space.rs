@@ -398,7 +398,7 @@ impl Engine {
         match what {
             Running::Prepare { .. } => self.shortage.prepare = Some((now, true)),
             Running::Image { estimate, .. } => self.shortage.image = Some((now, estimate)),
-            Running::Removal => {}
+            Running::Removal | Running::Rewrap => {}
         }
     }
 

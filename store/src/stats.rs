@@ -106,4 +106,15 @@ pub struct Stats {
     pub folds: u64,
     /// Keys that expired since the open.
     pub expired: u64,
+    /// Messages under the data key of the journal that is written to: one for each frame.
+    pub data_key_messages: u64,
+    /// Messages at which a journal is left for one with a fresh data key: half of what the format
+    /// allows, which is a sixteenth of what NIST SP 800-38D does for random nonces (2^32).
+    pub max_data_key_messages: u64,
+    /// Data keys wrapped since the open: messages under the key-encryption keys, whose bound is
+    /// 2^32 as well. No file tells how many there ever were, but each log file's number is more
+    /// than how many log files were begun before it: see `docs/KEYS.md`.
+    pub key_wraps: u64,
+    /// Number of the journal that is written to: log files begun in the store's life, at most.
+    pub log_number: u64,
 }

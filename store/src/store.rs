@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -297,6 +298,10 @@ impl Store {
             sync_nanos: gauges.sync_nanos,
             folds: gauges.folds,
             expired: gauges.expired,
+            data_key_messages: gauges.messages,
+            max_data_key_messages: seat.options.max_frames / 2,
+            key_wraps: seat.wraps.load(Ordering::Relaxed),
+            log_number: gauges.log_number,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::keyring::Encryption;
 use crate::layout::{self, Epoch, Name};
 use crate::options::Strategy;
 use crate::stats::Finding;
+use crate::succession::Succession;
 
 /// A file whose beginning is verified.
 pub(crate) struct Found {
@@ -54,7 +55,13 @@ impl Survey {
             return Err(layout::unfinished());
         }
         names.sort();
+        let succession = Succession::find(disk, &names)?;
         for name in names {
+            if succession.replaced(&name) {
+                survey.note(&name);
+                survey.garbage.push(name);
+                continue;
+            }
             match layout::parse(&name) {
                 Name::Image(revision) => {
                     let found = find(disk, revision, name, FileKind::Image, encryption)?;
@@ -63,13 +70,20 @@ impl Survey {
                     }
                 }
                 Name::Log(kind, number) => {
-                    survey.highest = survey.highest.max(number);
+                    survey.note(&name);
                     match find(disk, number, name.clone(), kind, encryption)? {
                         Some(found) => survey.logs.push(found),
                         None => survey.unbegun.push(name),
                     }
                 }
-                Name::Temporary => survey.garbage.push(name),
+                Name::Next(kind, number) if succession.succeeds(&name) => {
+                    survey.note(&name);
+                    match find(disk, number, name.clone(), kind, encryption)? {
+                        Some(found) => survey.logs.push(found),
+                        None => return Err(Error::corrupt(format!("{name}: no header"))),
+                    }
+                }
+                Name::Temporary | Name::Next(..) => survey.garbage.push(name),
                 Name::Suspect => survey.suspect = true,
                 Name::Epoch(number) => {
                     survey.claims.insert(number);
@@ -81,6 +95,13 @@ impl Survey {
         }
         survey.check_owner()?;
         Ok(survey)
+    }
+
+    /// Takes note of a log file's number.
+    fn note(&mut self, name: &str) {
+        if let Name::Log(_, number) | Name::Next(_, number) = layout::parse(name) {
+            self.highest = self.highest.max(number);
+        }
     }
 
     /// The strategy of a store that holds anything: that of its newest log file.

@@ -5,6 +5,7 @@ use crate::format::FileKind;
 use crate::image::{Image, WriteImage};
 use crate::journal::{Prepare, Spare};
 use crate::layout::{self, Name, remove_if_there};
+use crate::rewrap::{NewKeys, RewrapFiles};
 use crate::seat::Seat;
 
 /// One piece of background work.
@@ -18,6 +19,7 @@ pub(crate) struct Task {
 pub(crate) enum Work {
     Prepare(Prepare),
     Image(Box<WriteImage>),
+    Rewrap(RewrapFiles),
     Nothing,
 }
 
@@ -25,6 +27,7 @@ pub(crate) enum Work {
 pub(crate) enum Done {
     Spare(Spare),
     Image(Image),
+    Rewrapped(NewKeys),
     Removed,
 }
 
@@ -43,6 +46,8 @@ pub(crate) enum Running {
     },
     /// Removals alone.
     Removal,
+    /// Key slots.
+    Rewrap,
 }
 
 impl Task {
@@ -64,6 +69,7 @@ impl Task {
         Ok(match &mut self.work {
             Work::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
             Work::Image(task) => task.step(seat)?.map(Done::Image),
+            Work::Rewrap(task) => task.step(seat)?.map(Done::Rewrapped),
             Work::Nothing => Some(Done::Removed),
         })
     }

@@ -165,7 +165,7 @@ pub fn rewrap(
 /// Wraps the data key of a file that `old` or `new` opens with what `new` wraps new files with: see
 /// [`rewrap`]. With `both`, a second call gives the page for the slot that still holds the key of
 /// before, so that this key opens the file no more, and either slot may be damaged later.
-pub fn rewrap_to(
+pub(crate) fn rewrap_to(
     prefix: &[u8],
     old: &Encryption,
     new: &Encryption,
@@ -180,7 +180,9 @@ pub fn rewrap_to(
     let opened = unwrap(slot, new, &header, &hash);
     let done = opened.is_ok() && new.wraps_like(slot);
     let other = slots.other(index);
-    let stale = both && other.is_some_and(|other| !same_key(other, slot));
+    let good =
+        |other: &KeySlot| new.wraps_like(other) && unwrap(other, new, &header, &hash).is_ok();
+    let stale = both && other.is_some_and(|other| !good(other));
     if done && !slots.damaged && !stale {
         return Ok(None);
     }
@@ -201,11 +203,6 @@ pub fn rewrap_to(
     let page = wrap(&data_key, &wrapping, &hash, generation, random)?.encode();
     let other = if index == 0 { 2 } else { 1 };
     Ok(Some(((other * PAGE) as u64, page)))
-}
-
-/// True if both slots are wrapped by one key.
-fn same_key(a: &KeySlot, b: &KeySlot) -> bool {
-    a.key_id == b.key_id && a.derivation == b.derivation
 }
 
 fn decode(prefix: &[u8]) -> Result<(Header, Digest, Slots)> {

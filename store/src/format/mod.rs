@@ -21,7 +21,8 @@ mod tail;
 mod wire;
 
 pub use close::Totals;
-pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap, rewrap_to};
+pub(crate) use file::rewrap_to;
+pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewrap};
 pub use frame::FrameKind;
 pub(crate) use frame::closes;
 pub use header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};

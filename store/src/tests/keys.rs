@@ -89,3 +89,62 @@ fn a_wrong_passphrase_and_keys_of_another_sort_modify_nothing() {
         assert_eq!(bytes_of(dir.path()), before);
     }
 }
+
+#[test]
+fn a_journal_is_left_for_a_fresh_data_key_long_before_its_messages_are_too_many() {
+    use super::disk::{Keep, SimDisk};
+    use super::sim::Sim;
+    let disk = SimDisk::default();
+    let mut options = options();
+    options.max_disk = 4 << 20;
+    options.max_frames = 40;
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    let mut journals = std::collections::BTreeSet::new();
+    for n in 0..200_u32 {
+        sim.run(Batch::new().set("n", n.to_string())).unwrap();
+        let journal = sim.engine.journal.as_ref().unwrap();
+        // Half of the limit, and one more that says that another journal follows.
+        assert!(journal.messages() <= 20, "{}", journal.messages());
+        journals.insert(journal.number);
+        assert_eq!(sim.engine.gauges.messages, journal.messages());
+    }
+    assert!(journals.len() >= 10, "{journals:?}");
+    let wraps = sim
+        .engine
+        .seat
+        .wraps
+        .load(std::sync::atomic::Ordering::Relaxed);
+    let folds = sim.engine.gauges.folds;
+    assert!(wraps >= journals.len() as u64 + folds, "{wraps}");
+    drop(sim);
+    let sim = Sim::open(&disk.power_loss(Keep::Nothing), options, 2).unwrap();
+    assert_eq!(sim.content()[&b"n"[..]], b"199");
+}
+
+#[test]
+fn no_file_has_room_for_more_frames_than_its_data_key_allows() {
+    use crate::format::{MAX_FILE, MAX_FRAMES, SECTOR};
+    // Images are never left in the middle: their size keeps them below the limit.
+    assert!(MAX_FILE / SECTOR as u64 <= MAX_FRAMES && MAX_FRAMES <= (1 << 32) / 16);
+}
+
+#[test]
+fn the_counts_of_messages_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    for n in 0..5_u8 {
+        store.set(&[n + 1], b"x").unwrap();
+    }
+    // The numbers are brought up to date behind the answer, and before the next one.
+    store.run(|_: &mut crate::Txn<'_>| Ok(())).unwrap();
+    let status = store.status();
+    assert_eq!((status.data_key_messages, status.log_number), (5, 1));
+    assert_eq!(
+        (status.key_wraps, status.max_data_key_messages),
+        (1, 1 << 27)
+    );
+    store.close().unwrap();
+    let plain = tempfile::tempdir().unwrap();
+    let store = Store::open(plain.path(), Options::new(Encryption::None)).unwrap();
+    assert_eq!(store.status().key_wraps, 0);
+}

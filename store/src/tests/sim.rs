@@ -29,6 +29,14 @@ impl Random for SeededRandom {
     }
 }
 
+/// A clock that stands and random bytes from a seed.
+pub fn env(seed: u64) -> Env {
+    Env {
+        clock: ManualClock::at(1_700_000_000_000),
+        random: Arc::new(SeededRandom(Mutex::new(Rng(seed)))),
+    }
+}
+
 /// Runs a few steps of the task each time it is asked.
 struct Stepped {
     seat: Arc<Seat>,

@@ -1,0 +1,110 @@
+//! What a migration put in the place of what: found again after a crash in the middle of it.
+//!
+//! A migration writes a log anew, from its beginning, under names that end in `.tmp`, and then puts
+//! an image in place that names the new log: that rename is the switch. What it replaced is removed
+//! before the new log files get their names. So while such names are there, the newest image says
+//! which log counts: if that log, followed back to its beginning, stands in `.tmp` files, then they
+//! count, and whatever is of an earlier epoch than its beginning was replaced, whether the keys at
+//! hand open it or not. If not, the `.tmp` files are of a migration that did not get as far.
+//!
+//! This goes by headers, which need no key. What counts is opened and verified all the same before
+//! anything is removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::format::{FileId, Header, Link, PAGE};
+use crate::layout::{self, Name};
+
+/// Names in a directory, as far as a migration left its marks.
+#[derive(Debug, Default)]
+pub(crate) struct Succession {
+    /// Files of before the switch.
+    replaced: BTreeSet<String>,
+    /// Log files of the new log that do not have their names yet.
+    successors: BTreeSet<String>,
+}
+
+impl Succession {
+    /// Looks at the headers, if there is anything to be found out.
+    pub fn find(disk: &dyn Disk, names: &[String]) -> Result<Succession> {
+        let next = |name: &String| matches!(layout::parse(name), Name::Next(..));
+        if !names.iter().any(next) {
+            return Ok(Succession::default());
+        }
+        let mut logs: BTreeMap<FileId, (String, Header)> = BTreeMap::new();
+        let mut images = BTreeMap::new();
+        for name in names {
+            match layout::parse(name) {
+                Name::Image(revision) => {
+                    if let Some(header) = header(disk, name)? {
+                        images.insert(revision, (name.clone(), header));
+                    }
+                }
+                Name::Log(..) | Name::Next(..) => {
+                    if let Some(header) = header(disk, name)? {
+                        logs.insert(header.file, (name.clone(), header));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Some((_, newest)) = images.last_key_value().map(|(_, image)| image) else {
+            return Ok(Succession::default());
+        };
+        let mut chain: BTreeSet<String> = BTreeSet::new();
+        let mut link = newest.link;
+        let mut begun = None;
+        while let Some((name, header)) = logs.get(&link.file) {
+            // A circle is no log.
+            if !chain.insert(name.clone()) {
+                return Ok(Succession::default());
+            }
+            link = header.link;
+            if link == Link::default() {
+                begun = Some(header.epoch);
+                break;
+            }
+        }
+        let successors: BTreeSet<String> = chain.iter().filter(|n| next(n)).cloned().collect();
+        let Some(begun) = begun.filter(|_| !successors.is_empty()) else {
+            return Ok(Succession::default());
+        };
+        let replaced = images
+            .values()
+            .chain(logs.values())
+            .filter(|(name, header)| header.epoch < begun && !chain.contains(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        Ok(Succession {
+            replaced,
+            successors,
+        })
+    }
+
+    /// True if a migration took this file's place.
+    pub fn replaced(&self, name: &str) -> bool {
+        self.replaced.contains(name)
+    }
+
+    /// True if this file is part of the log and has not got its name yet.
+    pub fn succeeds(&self, name: &str) -> bool {
+        self.successors.contains(name)
+    }
+}
+
+/// A file's header, if it has a good one.
+fn header(disk: &dyn Disk, name: &str) -> Result<Option<Header>> {
+    let io = |e| Error::io(format!("read {name}"), e);
+    let file = disk.open(name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => layout::gone(name),
+        _ => io(e),
+    })?;
+    if file.len().map_err(io)? < PAGE as u64 {
+        return Ok(None);
+    }
+    let mut page = vec![0; PAGE];
+    file.read_at(0, &mut page).map_err(io)?;
+    Ok(Header::decode(&page).ok())
+}

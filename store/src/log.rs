@@ -46,6 +46,31 @@ impl ChangeOp {
             ChangeOp::Delete(key) | ChangeOp::Expire(key) => key,
         }
     }
+
+    /// The same as it stands in a batch.
+    pub(crate) fn as_op(&self) -> Op<'_> {
+        match self {
+            ChangeOp::Set(entry) => {
+                let EntryRef {
+                    key,
+                    value,
+                    created,
+                    version,
+                    expires_at,
+                    ..
+                } = entry.unpack();
+                Op::Set {
+                    key,
+                    value,
+                    created,
+                    version,
+                    expires_at,
+                }
+            }
+            ChangeOp::Delete(key) => Op::Delete { key },
+            ChangeOp::Expire(key) => Op::Expire { key },
+        }
+    }
 }
 
 impl Change {

@@ -75,7 +75,7 @@ pub fn rotate(dir: &Path, store: StoreId, keep: NonZeroUsize) -> Result<Vec<Path
 
 /// Writes a backup into a directory, and rotates. Returns its name.
 pub(crate) fn write_to(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     disk: &dyn Disk,
     options: &BackupOptions,
 ) -> Result<(String, BackupInfo)> {
@@ -108,7 +108,7 @@ pub(crate) fn write_to(
 
 /// Writes a backup under a temporary name, and renames it when it is durable.
 fn write_file(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     disk: &dyn Disk,
     temporary: &str,
     options: &BackupOptions,

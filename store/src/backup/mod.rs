@@ -34,6 +34,7 @@
 
 mod info;
 mod local;
+mod make;
 mod read;
 mod restore;
 mod write;
@@ -52,16 +53,21 @@ use crate::error::Result;
 use crate::store::Store;
 
 #[cfg(test)]
-pub(crate) use {local::write_to, write::write};
+pub(crate) use {
+    local::write_to,
+    write::{hold, write},
+};
 
 impl Store {
-    /// Writes a backup of the present to `out`, while writes go on, and says what it wrote. Holds
+    /// Writes a backup of the present to `out`, a ledger's with all of its history, while writes go
+    /// on, and says what it wrote. Holds
     /// little more memory than the entries that are replaced meanwhile. What was written is a
     /// backup only if this succeeds.
     ///
     /// Fails with `deadline` after 30 minutes: see [`Store::backup_with`]; with `memory-full` if a
     /// write needs the memory of what was replaced, for writes go first; with `fenced` if another
-    /// owner has taken the store over; with an Io error if `out` does.
+    /// owner has taken the store over; with `past-gone` if a ledger's retention takes history that
+    /// was still to come; with an Io error if `out` does.
     pub fn backup(&self, out: &mut impl Write) -> Result<BackupInfo> {
         self.backup_with(out, &BackupOptions::default())
     }

@@ -1,10 +1,11 @@
 //! Reading a backup: every frame verified, and what it holds compared with what it says.
 
 use std::io::Read;
+use std::ops::RangeInclusive;
 
 use super::info::{BackupInfo, Contents, Envelope, Root};
 use crate::error::{Error, Result};
-use crate::format::record::{self, Batch, EntryRef};
+use crate::format::record::{self, EntryRef};
 use crate::format::{FileKind, FrameKind, Header, Link, Stream, Summary};
 use crate::keyring::Encryption;
 
@@ -74,8 +75,8 @@ pub(crate) struct Backup<R> {
 pub(crate) enum Piece<'a> {
     /// A payload of entries.
     Entries(&'a [u8]),
-    /// A payload of batches.
-    Batches,
+    /// A payload of batches: all revisions from the one to the other.
+    Batches(&'a [u8], RangeInclusive<u64>),
     /// What the backup says of itself.
     Summary,
 }
@@ -122,10 +123,10 @@ impl<R: Read> Backup<R> {
             ))
         };
         let payload = frame.payload;
-        self.content.take(frame.kind, payload).map_err(at)?;
+        let revisions = self.content.take(frame.kind, payload).map_err(at)?;
         Ok(Some(match frame.kind {
             FrameKind::Entries => Piece::Entries(payload),
-            FrameKind::Batches => Piece::Batches,
+            FrameKind::Batches => Piece::Batches(payload, revisions),
             FrameKind::Summary | FrameKind::Close => Piece::Summary,
         }))
     }
@@ -142,8 +143,9 @@ impl<R: Read> Backup<R> {
 }
 
 impl Content {
-    /// Takes in a frame. Batches come first, then entries, then the summary.
-    fn take(&mut self, kind: FrameKind, payload: &[u8]) -> Result<()> {
+    /// Takes in a frame, and gives the revisions of the batches in it. Batches come first, then
+    /// entries, then the summary.
+    fn take(&mut self, kind: FrameKind, payload: &[u8]) -> Result<RangeInclusive<u64>> {
         if self.summary.is_some() {
             return Err(Error::corrupt("a frame behind the summary"));
         }
@@ -151,11 +153,7 @@ impl Content {
             FrameKind::Batches if self.entries > 0 => {
                 return Err(Error::corrupt("batches behind entries"));
             }
-            FrameKind::Batches => {
-                for batch in record::batches(payload) {
-                    self.batch(&batch?)?;
-                }
-            }
+            FrameKind::Batches => return self.batches(payload),
             FrameKind::Entries => {
                 for entry in record::entries(payload) {
                     self.entry(&entry?)?;
@@ -168,7 +166,7 @@ impl Content {
             }
             FrameKind::Close => return Err(Error::internal("a closing frame in the middle")),
         }
-        Ok(())
+        Ok(0..=0)
     }
 
     fn entry(&mut self, entry: &EntryRef<'_>) -> Result<()> {
@@ -189,16 +187,29 @@ impl Content {
         Ok(())
     }
 
-    fn batch(&mut self, batch: &Batch<'_>) -> Result<()> {
-        if batch.revision <= self.last_batch || batch.revision > self.revision {
-            return Err(Error::corrupt(format!(
-                "revision {} behind {}, in a backup of revision {}",
-                batch.revision, self.last_batch, self.revision
-            )));
+    fn batches(&mut self, payload: &[u8]) -> Result<RangeInclusive<u64>> {
+        let mut first = None;
+        for batch in record::batches(payload) {
+            let revision = batch?.revision;
+            let follows = match first {
+                None => revision > self.last_batch,
+                // Only between two frames may some have been skipped.
+                Some(_) => revision == self.last_batch.saturating_add(1),
+            };
+            if !follows || revision > self.revision {
+                return Err(Error::corrupt(format!(
+                    "revision {revision} behind {}, in a backup of revision {}",
+                    self.last_batch, self.revision
+                )));
+            }
+            first = first.or(Some(revision));
+            self.batches += 1;
+            self.last_batch = revision;
         }
-        self.batches += 1;
-        self.last_batch = batch.revision;
-        Ok(())
+        match first {
+            Some(first) => Ok(first..=self.last_batch),
+            None => Err(Error::corrupt("a frame of no batches")),
+        }
     }
 
     fn finish(self) -> Result<Contents> {

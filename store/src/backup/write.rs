@@ -2,17 +2,24 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::info::{BackupInfo, Contents, Envelope, Root};
 use crate::error::{Code, Error, Result};
-use crate::format::{Digest, FileKind, FrameKind, Link, MAX_FILE, Sealed, Summary};
-use crate::gather::Gather;
+use crate::format::{Digest, FileKind, FrameKind, Link, MAX_FILE, Sealer, Summary, record};
+use crate::gather::{FRAME, Gather};
 use crate::held::Held;
+use crate::index::View;
+use crate::log::{ChangeOp, LogCursor};
 use crate::options::Strategy;
+use crate::seat::Seat;
 use crate::shared::Shared;
+
+/// How long a backup waits for the log before it looks whether it still may.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Settings of a backup.
 #[derive(Debug, Clone)]
@@ -65,7 +72,7 @@ pub(crate) fn hold(shared: &Shared, deadline: Duration) -> Held {
 /// Writes a backup of the store's present to `out`. Holds one frame at a time, and the point in
 /// time: see [`crate::held`].
 pub(crate) fn write(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     options: &BackupOptions,
     out: &mut impl Write,
 ) -> Result<BackupInfo> {
@@ -74,69 +81,150 @@ pub(crate) fn write(
     write_held(shared, &held, out).map_err(|error| error.context("write the backup"))
 }
 
-fn write_held(shared: &Shared, held: &Held, out: &mut impl Write) -> Result<BackupInfo> {
+fn write_held(shared: &Arc<Shared>, held: &Held, out: &mut impl Write) -> Result<BackupInfo> {
     let seat = &shared.seat;
-    if seat.options.strategy == Strategy::Ledger {
-        return Err(Error::new(
-            Code::Unsupported,
-            "this version cannot carry a ledger's history",
-        ));
-    }
-    let random = &*seat.env.random;
-    let now = || seat.env.clock.monotonic();
-    let revision = held.view(now())?.revision;
+    let revision = held.view(seat.env.clock.monotonic())?.revision;
     // Where the log would go on.
     let next = Link {
         sequence: revision.saturating_add(1).max(shared.first_revision),
         ..Link::default()
     };
     let made = seat.create(FileKind::Backup, revision, next)?;
-    let mut sealer = made.sealer;
-    let mut out = Counted::new(out);
-    out.put(&made.prefix)?;
-
-    let mut gather = Gather::default();
-    let mut root = Root::new();
-    let mut frame = Vec::new();
-    loop {
-        let view = held.view(now())?;
-        let payload = gather.next(&view.index)?;
-        // Not held while someone else takes their time with it.
-        drop(view);
-        if payload.is_empty() {
-            break;
-        }
-        root.add(payload);
-        frame.clear();
-        fits(sealer.seal(FrameKind::Entries, payload, random, &mut frame))?;
-        out.put(&frame)?;
-    }
+    let mut writer = Writer {
+        seat,
+        held,
+        sealer: made.sealer,
+        frame: Vec::new(),
+        out: Counted::new(out),
+    };
+    writer.out.put(&made.prefix)?;
+    let history = match seat.options.strategy {
+        Strategy::Snapshot => None,
+        Strategy::Ledger => Some(writer.history(shared, revision)?),
+    };
+    let (entries, root) = writer.entries()?;
     let contents = Contents {
-        entries: gather.entries(),
-        root: root.finish(),
-        history: None,
+        entries,
+        root,
+        history,
     };
     let summary = Summary {
-        root: contents.root,
-        entries: contents.entries,
-        history: contents.history,
+        root,
+        entries,
+        history,
     };
-    frame.clear();
-    fits(sealer.seal(FrameKind::Summary, &summary.encode(), random, &mut frame))?;
-    out.put(&frame)?;
-    // An owner that was overtaken must not say what the newest state is, and what was held for too
-    // long is not to be relied on.
+    writer.frame(FrameKind::Summary, &summary.encode())?;
+    // An owner that was overtaken must not say what the newest state is.
     seat.check_epoch()?;
-    held.view(now())?;
-    frame.clear();
-    sealer.close(random, &mut frame)?;
-    out.put(&frame)?;
-    out.flush()?;
-    let (bytes, sha256) = out.finish();
+    let (bytes, sha256) = writer.close()?;
     Ok(BackupInfo {
         envelope: Envelope::new(&made.header, made.key_id, bytes, sha256),
         contents,
     })
+}
+
+/// A backup that is being written.
+struct Writer<'a, W> {
+    seat: &'a Seat,
+    held: &'a Held,
+    sealer: Sealer,
+    frame: Vec<u8>,
+    out: Counted<'a, W>,
+}
+
+impl<W: Write> Writer<'_, W> {
+    /// What is held, as long as it may be.
+    fn view(&self) -> Result<Arc<View>> {
+        self.held.view(self.seat.env.clock.monotonic())
+    }
+
+    fn frame(&mut self, kind: FrameKind, payload: &[u8]) -> Result<()> {
+        self.frame.clear();
+        let random = &*self.seat.env.random;
+        let sealed = self.sealer.seal(kind, payload, random, &mut self.frame);
+        sealed.map_err(does_not_fit)?;
+        self.out.put(&self.frame)
+    }
+
+    /// Everything that the log still holds up to `revision`; how many batches that is.
+    fn history(&mut self, shared: &Arc<Shared>, revision: u64) -> Result<u64> {
+        self.wait_for(shared, revision)?;
+        let first = shared.feed.durable().log.first_revision();
+        let mut cursor = LogCursor::new(shared.clone(), first.max(1));
+        let (mut payload, mut expected, mut batches) = (Vec::new(), 0, 0);
+        while cursor.wants() <= revision {
+            let Some(change) = cursor.next()?.filter(|next| next.revision <= revision) else {
+                break;
+            };
+            // Where revisions were skipped, a restored log begins a new file.
+            let gap = change.revision != expected;
+            if !payload.is_empty() && (gap || payload.len() >= FRAME) {
+                self.view()?;
+                self.frame(FrameKind::Batches, &payload)?;
+                payload.clear();
+            }
+            let ops = change.ops.iter().map(ChangeOp::as_op);
+            let (time_ms, actor) = (change.time_ms, change.actor.as_deref());
+            record::put_batch(&mut payload, change.revision, time_ms, actor, ops)?;
+            expected = change.revision.saturating_add(1);
+            batches += 1;
+        }
+        if !payload.is_empty() {
+            self.frame(FrameKind::Batches, &payload)?;
+        }
+        Ok(batches)
+    }
+
+    /// Waits until what the view shows is in the log: with durability `interval`, or while a group
+    /// is just being shown, it may not be yet.
+    fn wait_for(&self, shared: &Shared, revision: u64) -> Result<()> {
+        let watcher = shared.feed.join();
+        let waited = loop {
+            if shared.feed.wait(revision, PATIENCE) {
+                break Ok(());
+            }
+            if shared.feed.is_closed() {
+                break Err(Error::new(Code::Closed, "the store is closed"));
+            }
+            // What a failed write left out will never be there.
+            if let Some(error) = shared.poison() {
+                break Err(error.clone());
+            }
+            if let Err(error) = self.view() {
+                break Err(error);
+            }
+        };
+        shared.feed.leave(watcher);
+        waited
+    }
+
+    /// All entries, and their root.
+    fn entries(&mut self) -> Result<(u64, Digest)> {
+        let mut gather = Gather::default();
+        let mut root = Root::new();
+        loop {
+            // Not held while someone else takes their time with the frame.
+            let payload = gather.next(&self.view()?.index)?;
+            if payload.is_empty() {
+                return Ok((gather.entries(), root.finish()));
+            }
+            root.add(payload);
+            self.frame(FrameKind::Entries, payload)?;
+        }
+    }
+
+    /// Ends the stream; its length and sum.
+    fn close(mut self) -> Result<(u64, Digest)> {
+        // What was held for too long is not to be relied on.
+        self.view()?;
+        self.frame.clear();
+        self.sealer
+            .close(&*self.seat.env.random, &mut self.frame)
+            .map_err(does_not_fit)?;
+        self.out.put(&self.frame)?;
+        self.out.flush()?;
+        Ok(self.out.finish())
+    }
 }
 
 /// Revision and root of the present, which is held for half an hour at most.
@@ -155,22 +243,19 @@ pub(crate) fn content(shared: &Shared) -> Result<(u64, Digest)> {
     }
 }
 
-/// Says what it means if a file is at its limit.
-fn fits(sealed: Result<Sealed>) -> Result<Sealed> {
-    sealed.map_err(|error| {
-        if error.is(Code::Internal) {
-            Error::new(
-                Code::TooLarge,
-                format!(
-                    "the store does not fit in one file of {} GiB",
-                    MAX_FILE >> 30
-                ),
-            )
-            .with_source(error)
-        } else {
-            error
-        }
-    })
+/// What it means if a file is at its limit.
+fn does_not_fit(error: Error) -> Error {
+    if !error.is(Code::Internal) {
+        return error;
+    }
+    Error::new(
+        Code::TooLarge,
+        format!(
+            "the store does not fit in one file of {} GiB",
+            MAX_FILE >> 30
+        ),
+    )
+    .with_source(error)
 }
 
 /// Counts and sums what is written.

@@ -1,5 +1,6 @@
 //! Tests of backups and restores.
 
+mod ledger;
 mod local;
 mod modes;
 mod restore;
@@ -9,13 +10,29 @@ mod tamper;
 use super::disk::SimDisk;
 use super::sim::Sim;
 use crate::backup::{self, BackupInfo, BackupOptions};
-use crate::{Batch, Options};
+use crate::log::{Change, LogCursor};
+use crate::{Batch, Options, Strategy};
 
 /// Options without what takes time in a debug build, and with room.
 fn quick() -> Options {
     let mut options = super::workload::quick();
     options.max_disk = 64 << 20;
     options
+}
+
+/// The same for a ledger.
+fn quick_ledger() -> Options {
+    let mut options = quick();
+    options.strategy = Strategy::Ledger;
+    options
+}
+
+/// Everything in a store's log.
+fn changes(sim: &Sim) -> Vec<Change> {
+    let shared = sim.engine.shared.clone();
+    let first = shared.feed.durable().log.first_revision();
+    let mut cursor = LogCursor::new(shared, first.max(1));
+    std::iter::from_fn(|| cursor.next().unwrap()).collect()
 }
 
 /// A stepped store with a few dozen entries, some large enough that a backup has several frames.

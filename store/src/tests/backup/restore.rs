@@ -4,25 +4,34 @@ use std::io::{self, Read};
 
 use super::super::disk::{Fault, Keep, SimDisk};
 use super::super::sim::{Model, Sim};
-use super::{backup_of, filled, quick};
+use super::{backup_of, changes, filled, quick, quick_ledger};
 use crate::backup::{self, BackupInfo, Restored};
-use crate::{Batch, Code, Disk, Env, Result};
+use crate::{Batch, Code, Disk, Env, Options, Result};
 
 /// A backup with all that is to come of it.
 struct Case {
     bytes: Vec<u8>,
     info: BackupInfo,
     content: Model,
+    history: usize,
+    options: Options,
     env: Env,
 }
 
 fn case() -> Case {
-    let sim = filled(quick(), 1);
+    case_of(quick())
+}
+
+fn case_of(options: Options) -> Case {
+    let sim = filled(options.clone(), 1);
     let (bytes, info) = backup_of(&sim);
+    let history = info.contents.history.map_or(0, |_| changes(&sim).len());
     Case {
         bytes,
         info,
         content: sim.content(),
+        history,
+        options,
         env: sim.engine.seat.env.clone(),
     }
 }
@@ -33,18 +42,21 @@ impl Case {
     }
 
     fn restore_from(&self, disk: &SimDisk, from: impl Read) -> Result<Restored> {
-        backup::restore_on(disk, &self.env, from, &quick())
+        backup::restore_on(disk, &self.env, from, &self.options)
     }
 
     /// What a crash or an error left: no store, or all of it; and then the restore works.
     fn check(&self, disk: &SimDisk, finished: bool) -> std::result::Result<&'static str, String> {
         let opened = disk.restart();
-        let state = match Sim::open(&opened, quick(), 7) {
+        let state = match Sim::open(&opened, self.options.clone(), 7) {
             Err(error) if error.is(Code::RestoreUnfinished) => "unfinished",
             Err(error) => return Err(format!("open: {error:?}")),
             Ok(sim) if sim.content() == self.content => {
                 if sim.engine.next != self.info.envelope.next_revision + (1 << 32) {
                     return Err(format!("goes on at {}", sim.engine.next));
+                }
+                if self.history > 0 && changes(&sim).len() != self.history {
+                    return Err("other history".to_owned());
                 }
                 "complete"
             }
@@ -72,7 +84,8 @@ impl Case {
         };
         let mut expected = self.content.clone();
         for key in ["a", "b"] {
-            let mut sim = Sim::open(&disk, quick(), 8).map_err(|e| format!("after it: {e:?}"))?;
+            let mut sim = Sim::open(&disk, self.options.clone(), 8)
+                .map_err(|e| format!("after it: {e:?}"))?;
             if sim.content() != expected {
                 return Err("after it: other content".to_owned());
             }
@@ -81,7 +94,8 @@ impl Case {
             expected.insert(key.into(), b"1".to_vec());
             drop(sim);
             let disk = disk.power_loss(Keep::Nothing);
-            let sim = Sim::open(&disk, quick(), 9).map_err(|e| format!("at last: {e:?}"))?;
+            let sim =
+                Sim::open(&disk, self.options.clone(), 9).map_err(|e| format!("at last: {e:?}"))?;
             if sim.content() != expected {
                 return Err("at last: other content".to_owned());
             }
@@ -91,8 +105,11 @@ impl Case {
 }
 
 /// Loses power at every change of the disk.
-fn sweep(broken: Option<&'static str>, subsets: u64) -> std::result::Result<[u64; 3], String> {
-    let case = case();
+fn sweep(
+    case: &Case,
+    broken: Option<&'static str>,
+    subsets: u64,
+) -> std::result::Result<[u64; 3], String> {
     let new_disk = || {
         let disk = SimDisk::default();
         if let Some(part) = broken {
@@ -126,22 +143,29 @@ fn sweep(broken: Option<&'static str>, subsets: u64) -> std::result::Result<[u64
 
 #[test]
 fn a_power_loss_at_any_call_leaves_a_whole_store_or_none() {
-    let [empty, unfinished, complete] = sweep(None, 40).unwrap();
-    assert!(empty > 0 && unfinished > 0 && complete > 0);
-    println!(
-        "restore: crash states checked: {} ({empty} empty, {unfinished} unfinished, {complete} \
-         complete)",
-        empty + unfinished + complete
-    );
+    for (case, name) in [(case(), "snapshot"), (case_of(quick_ledger()), "ledger")] {
+        let [empty, unfinished, complete] = sweep(&case, None, 8).unwrap();
+        assert!(empty > 0 && unfinished > 0 && complete > 0);
+        println!(
+            "restore of a {name}: crash states checked: {} ({empty} empty, {unfinished} \
+             unfinished, {complete} complete)",
+            empty + unfinished + complete
+        );
+    }
 }
 
 #[test]
 fn the_sweep_notices_each_sync_that_is_left_out() {
-    for part in ["journal-", "image-", "epoch", "."] {
-        assert!(
-            sweep(Some(part), 4).is_err(),
-            "syncs of {part} could be left out unnoticed"
-        );
+    for (case, parts) in [
+        (case(), &["journal-", "image-", "epoch", "."][..]),
+        (case_of(quick_ledger()), &["ledger-"]),
+    ] {
+        for part in parts {
+            assert!(
+                sweep(&case, Some(part), 4).is_err(),
+                "syncs of {part} could be left out unnoticed"
+            );
+        }
     }
 }
 
@@ -171,7 +195,12 @@ fn a_power_loss_in_a_second_restore_is_as_harmless() {
 
 #[test]
 fn an_error_at_any_call_leaves_a_whole_store_or_none() {
-    let case = case();
+    for case in [case(), case_of(quick_ledger())] {
+        errors(&case);
+    }
+}
+
+fn errors(case: &Case) {
     let disk = SimDisk::default();
     case.restore(&disk).unwrap();
     let calls = disk.calls();

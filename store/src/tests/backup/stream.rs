@@ -329,3 +329,22 @@ fn a_write_that_needs_the_memory_of_a_stalled_backup_gets_it() {
     assert!(error.is(Code::MemoryFull), "{error:?}");
     store.backup(&mut io::sink()).unwrap();
 }
+
+#[test]
+fn the_committer_frees_what_is_held_for_too_long() {
+    let mut sim = filled(quick(), 1);
+    let shared = sim.engine.shared.clone();
+    let deadline = Duration::from_secs(10);
+    let held = backup::hold(&shared, deadline);
+    let batch = || Batch::new().set("key-05", vec![9; 40_000]);
+    sim.run(batch()).unwrap();
+    assert!(shared.holds.bytes() >= 40_000);
+    sim.clock.advance(9_999);
+    sim.run(batch()).unwrap();
+    assert!(shared.holds.bytes() >= 80_000);
+    sim.clock.advance(1);
+    sim.run(batch()).unwrap();
+    assert_eq!(shared.holds.bytes(), 0, "though its holder sleeps");
+    let error = held.view(Duration::ZERO).err().unwrap();
+    assert!(error.is(Code::Deadline), "{error:?}");
+}

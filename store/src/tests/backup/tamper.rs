@@ -63,7 +63,7 @@ fn every_flipped_bit_is_noticed() {
 }
 
 #[test]
-#[ignore = "a minute: make soak"]
+#[ignore = "takes minutes: run with --ignored"]
 fn every_flipped_bit_of_64_kib_is_noticed() {
     let mut options = options();
     options.compression = Compression::None;

@@ -2,16 +2,22 @@
 
 mod backup;
 mod basic;
+mod content;
 mod crash;
 mod disk;
+mod explore;
 mod faults;
+mod history;
 mod interval;
 mod keys;
 mod ledger;
 mod model;
 mod owners;
+mod scale;
 mod sim;
 mod space;
+mod states;
+mod syncs;
 mod threads;
 mod watch;
 mod workload;

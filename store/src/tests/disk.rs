@@ -535,7 +535,12 @@ impl DiskFile for SimFile {
             for (_, effect) in inode.pending.drain(..) {
                 match effect {
                     Effect::Length(len) => inode.durable.set_len(len),
-                    Effect::Sector(at, to) => inode.durable.put(at, to),
+                    Effect::Sector(at, to) => {
+                        // Durable with the length that it needs, also if that got lost before.
+                        let len = inode.live.len().min((at + 1) * SECTOR);
+                        inode.durable.set_len(inode.durable.len().max(len));
+                        inode.durable.put(at, to);
+                    }
                 }
             }
         }

@@ -92,7 +92,7 @@ fn explore(seed: u64, met: &Met) -> Result<History, String> {
 
 #[test]
 fn no_power_loss_loses_anything_acknowledged() {
-    let met = Met::new(scale(3_000, 250_000, 2_500_000));
+    let met = Met::new(scale(2_000, 250_000, 2_500_000));
     let (folds, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
     on_all_cores(|seed| {
@@ -151,7 +151,7 @@ fn nested(
 
 #[test]
 fn power_losses_during_recovery_are_recovered_from() {
-    let met = Met::new(scale(1_500, 100_000, 1_000_000));
+    let met = Met::new(scale(1_000, 100_000, 1_000_000));
     on_all_cores(|seed| {
         // Other workloads than above.
         let seed = seed + 1_000_000;
@@ -178,7 +178,7 @@ fn glance(seed: u64, broken: SyncKind) -> (u64, Result<(), String>) {
     let met = Met::new(u64::MAX);
     let mut rng = Rng(seed);
     let mut check = |Moment { files, promise }: &Moment| {
-        if Undecided::new(files).effects() <= 6 {
+        if Undecided::new(files).effects() <= 4 {
             states_at(&history, files, &met, &mut rng, |disk| {
                 history.check(&disk, *promise)
             })?;

@@ -19,6 +19,7 @@ mod space;
 mod states;
 mod syncs;
 mod threads;
+mod untouched;
 mod watch;
 mod workload;
 

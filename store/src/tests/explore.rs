@@ -178,7 +178,7 @@ fn glance(seed: u64, broken: SyncKind) -> (u64, Result<(), String>) {
     let met = Met::new(u64::MAX);
     let mut rng = Rng(seed);
     let mut check = |Moment { files, promise }: &Moment| {
-        if Undecided::new(files).effects() <= 4 {
+        if Undecided::new(files).effects() <= 6 {
             states_at(&history, files, &met, &mut rng, |disk| {
                 history.check(&disk, *promise)
             })?;

@@ -1,12 +1,15 @@
 //! Tests of the whole engine, on real and on simulated disks.
 
+mod anchors;
 mod backup;
 mod basic;
+mod clocks;
 mod content;
 mod crash;
 mod disk;
 mod explore;
 mod faults;
+mod full;
 mod history;
 mod interval;
 mod keys;

@@ -183,12 +183,12 @@ impl<W: Write> Writer<'_, W> {
             if shared.feed.wait(revision, PATIENCE) {
                 break Ok(());
             }
-            if shared.feed.is_closed() {
-                break Err(Error::new(Code::Closed, "the store is closed"));
-            }
             // What a failed write left out will never be there.
             if let Some(error) = shared.poison() {
                 break Err(error.clone());
+            }
+            if shared.feed.has_ended() {
+                break Err(Error::new(Code::Closed, "the store is closed"));
             }
             if let Err(error) = self.view() {
                 break Err(error);

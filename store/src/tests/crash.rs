@@ -1,88 +1,11 @@
-//! Power loss at every call that changes the disk.
+//! What a power loss, and what damage leaves, in single cases; [`super::explore`] sweeps.
 
 use super::disk::{Fault, Keep, SimDisk};
 use super::sim::{Model, Sim};
-use super::workload::{check, quick, run};
+use super::syncs::SyncKind;
+use super::workload::{quick, run};
 use crate::format::Lineage;
 use crate::{Batch, Code, Durability, Finding};
-
-/// Runs the workload once for each call, loses power there, and checks what several subsets of
-/// the effects that were not synced leave. Returns how many states were checked.
-fn sweep(seed: u64, broken: Option<&'static str>, subsets: u64) -> Result<u64, String> {
-    let new_disk = || {
-        let disk = SimDisk::default();
-        if let Some(part) = broken {
-            disk.break_sync(part);
-        }
-        disk
-    };
-    let disk = new_disk();
-    let trace = run(&disk, &quick(), seed);
-    assert!(trace.error.is_none(), "{:?}", trace.error);
-    assert!(trace.folds > 0, "the workload folds");
-    let mut states = 0;
-    for call in 1..=disk.changes() + 1 {
-        let disk = new_disk();
-        disk.arm(call, Fault::PowerLoss);
-        let trace = run(&disk, &quick(), seed);
-        let keeps = [Keep::Nothing, Keep::Everything]
-            .into_iter()
-            .chain((0..subsets).map(|n| Keep::Some(call * 1000 + n)));
-        for keep in keeps {
-            states += 1;
-            check(&disk.power_loss(keep), &quick(), &trace)
-                .map_err(|what| format!("call {call}, {keep:?}: {what}"))?;
-        }
-    }
-    Ok(states)
-}
-
-#[test]
-fn a_power_loss_at_any_call_loses_nothing_acknowledged() {
-    let states = sweep(1, None, 4).unwrap() + sweep(2, None, 4).unwrap();
-    println!("crash states checked: {states}");
-}
-
-#[test]
-fn the_sweep_notices_each_sync_that_is_left_out() {
-    for part in ["journal-", "image-", "epoch", "."] {
-        let noticed = sweep(1, Some(part), 2);
-        assert!(
-            noticed.is_err(),
-            "syncs of {part} could be left out unnoticed"
-        );
-    }
-}
-
-#[test]
-fn a_power_loss_during_recovery_is_recovered_from() {
-    let disk = SimDisk::default();
-    disk.arm(150, Fault::PowerLoss);
-    let trace = run(&disk, &quick(), 3);
-    assert!(disk.is_off());
-    let first = disk.power_loss(Keep::Some(1));
-    let mut call = 0;
-    loop {
-        call += 1;
-        let disk = first.restart();
-        disk.arm(call, Fault::PowerLoss);
-        let opened = Sim::open(&disk, quick(), 5);
-        if !disk.is_off() {
-            assert!(call > 5, "an open changes something");
-            break;
-        }
-        drop(opened);
-        for keep in [
-            Keep::Nothing,
-            Keep::Everything,
-            Keep::Some(call),
-            Keep::Some(call + 99),
-        ] {
-            check(&disk.power_loss(keep), &quick(), &trace)
-                .unwrap_or_else(|what| panic!("call {call}, {keep:?}: {what}"));
-        }
-    }
-}
 
 #[test]
 fn with_an_interval_a_power_loss_leaves_a_prefix_and_a_new_lineage() {
@@ -225,6 +148,61 @@ fn a_journal_that_was_handed_over_to_cannot_go_missing() {
     disk.remove(&last).unwrap();
     let error = Sim::open(&disk, options, 2).err().unwrap();
     assert!(error.is(Code::Corrupt), "{error:?}");
+}
+
+/// Whether a journal that was handed over to is missed when it is gone after a power loss.
+fn missed(broken: Option<SyncKind>) -> bool {
+    use crate::Disk;
+    let disk = SimDisk::default();
+    if let Some(kind) = broken {
+        disk.break_sync(kind);
+    }
+    let mut sim = Sim::open(&disk, quick(), 1).unwrap();
+    let first = sim.engine.number;
+    while sim.engine.older.is_empty() {
+        let batch = Batch::new().set("a", vec![1; 20_000]);
+        sim.run(batch).unwrap();
+    }
+    assert!(sim.engine.gauges.folds == 0 && sim.engine.number > first);
+    let last = sim.engine.journal.as_ref().unwrap().name.clone();
+    let disk = disk.power_loss(Keep::Nothing);
+    disk.remove(&last).unwrap();
+    match Sim::open(&disk, quick(), 2) {
+        Ok(_) => false,
+        Err(error) => error.is(Code::Corrupt),
+    }
+}
+
+#[test]
+fn the_hand_over_is_durable_before_the_next_journal_is_written() {
+    assert!(missed(None));
+    assert!(!missed(Some(SyncKind::HandOver)), "the test sees the sync");
+}
+
+/// Whether a store that was closed well is known to be so after a power loss.
+fn closed_well(broken: Option<SyncKind>) -> bool {
+    let mut options = quick();
+    options.durability = Durability::INTERVAL;
+    let disk = SimDisk::default();
+    if let Some(kind) = broken {
+        disk.break_sync(kind);
+    }
+    let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+    let lineage = sim.engine.seat.lineage;
+    sim.run(Batch::new().set("a", "1")).unwrap();
+    sim.engine.close().unwrap();
+    let sim = Sim::open(&disk.power_loss(Keep::Nothing), options, 2).unwrap();
+    assert!(sim.content().contains_key(&b"a"[..]));
+    sim.engine.seat.lineage == lineage
+}
+
+#[test]
+fn a_close_is_durable_when_it_has_returned() {
+    assert!(closed_well(None));
+    assert!(
+        !closed_well(Some(SyncKind::Close)),
+        "the test sees the sync"
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A simulated disk: what is live, what is durable, and the effects between them.
 //!
-//! Data, length and directory entries are separate effects. A sync makes a file's effects durable,
-//! a directory sync the names; a power loss keeps any subset of the rest, a torn write any subset
-//! of its sectors.
+//! Sectors, lengths and directory entries are separate effects. A sync makes a file's effects
+//! durable, a directory sync the names; what a power loss keeps of the rest is in
+//! [`super::states`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::content::{Content, SECTOR, Shared, hash_of, mix};
+use super::syncs::{Broken, SyncKind};
 use crate::disk::{Disk, DiskFile};
-
-const SECTOR: usize = 512;
 
 /// A small generator, so that a failure replays from its seed.
 #[derive(Debug, Clone)]
@@ -32,27 +32,109 @@ impl Rng {
     }
 }
 
+/// What was done to a file and not synced, in order.
 #[derive(Clone)]
-enum Effect {
-    Data { offset: usize, data: Vec<u8> },
+pub enum Effect {
+    /// A sector, as it was after the write.
+    Sector(usize, Shared),
+    /// The length, longer or shorter.
     Length(usize),
-    Cut(usize),
 }
 
+/// What was done to the directory and not synced, in order.
 #[derive(Clone)]
-enum NameEffect {
+pub enum NameEffect {
     Link(String, usize),
     Unlink(String),
-    Rename(String, String),
+    Rename(String, String, usize),
+}
+
+impl NameEffect {
+    pub fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            NameEffect::Link(name, inode) => {
+                names.insert(name.clone(), *inode);
+            }
+            NameEffect::Unlink(name) => {
+                names.remove(name);
+            }
+            NameEffect::Rename(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Default)]
-struct Inode {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Effect>,
+pub struct Inode {
+    pub live: Content,
+    pub durable: Content,
+    /// With the number of the call that had the effect.
+    pub pending: Vec<(u64, Effect)>,
     /// A sync of it failed; a second one would hide that.
     failed: bool,
+}
+
+impl Inode {
+    pub fn durable(content: Content) -> Inode {
+        Inode {
+            live: content.clone(),
+            durable: content,
+            ..Inode::default()
+        }
+    }
+
+    fn effect(&mut self, call: u64, effect: Effect) {
+        if let Effect::Sector(at, to) = &effect {
+            // Only what changes something: zeros over zeros are no effect.
+            let before = self
+                .pending
+                .iter()
+                .rev()
+                .find_map(|(_, effect)| match effect {
+                    Effect::Sector(sector, to) if sector == at => Some(hash_of(to)),
+                    _ => None,
+                });
+            let before = before.unwrap_or_else(|| hash_of(&self.durable.sector(*at)));
+            if before == hash_of(to) {
+                return;
+            }
+        }
+        self.pending.push((call, effect));
+    }
+
+    fn write(&mut self, call: u64, offset: usize, data: &[u8]) {
+        let len = self.live.len();
+        self.live.write(offset, data);
+        if self.live.len() > len {
+            self.effect(call, Effect::Length(self.live.len()));
+        }
+        for at in offset / SECTOR..(offset + data.len()).div_ceil(SECTOR) {
+            let to = self.live.sector(at);
+            self.effect(call, Effect::Sector(at, to));
+        }
+    }
+}
+
+/// Files and names, live and durable. Copies share what they have in common.
+#[derive(Clone, Default)]
+pub struct Files {
+    pub inodes: Vec<Arc<Inode>>,
+    pub names: BTreeMap<String, usize>,
+    pub durable_names: BTreeMap<String, usize>,
+    pub pending_names: Vec<(u64, NameEffect)>,
+}
+
+impl Files {
+    fn used(&self) -> usize {
+        let inodes = self.names.values();
+        inodes.map(|inode| self.inodes[*inode].live.len()).sum()
+    }
+
+    fn inode(&mut self, inode: usize) -> &mut Inode {
+        Arc::make_mut(&mut self.inodes[inode])
+    }
 }
 
 /// What a power loss keeps of the effects that were not synced.
@@ -76,26 +158,28 @@ pub enum Fault {
 
 #[derive(Default)]
 struct State {
-    inodes: Vec<Inode>,
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
-    pending_names: Vec<NameEffect>,
+    files: Files,
     calls: u64,
     /// Calls that change something.
     changes: u64,
     fault: Option<(u64, Fault)>,
     off: bool,
     capacity: Option<usize>,
-    /// Syncs that do nothing, by a part of the file's name: to see the tests fail.
-    broken: Option<&'static str>,
+    /// Syncs that do nothing, to see the tests fail.
+    broken: Option<Broken>,
+    /// Times that a sync of a kind was left out.
+    left_out: u64,
     resyncs: u64,
     /// Most bytes at once after any write.
     peak: usize,
     /// Something that happens just before a call.
     hook: Option<(u64, Hook)>,
+    /// Sees the files just before each change.
+    watcher: Option<Watcher>,
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
+type Watcher = Box<dyn FnMut(&Files) + Send>;
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -112,6 +196,9 @@ fn enospc() -> io::Error {
 impl State {
     /// Counts a call that changes something.
     fn change(&mut self) -> io::Result<()> {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(&self.files);
+        }
         self.changes += 1;
         self.call()
     }
@@ -133,27 +220,11 @@ impl State {
         }
     }
 
-    fn used(&self) -> usize {
-        self.names
-            .values()
-            .map(|inode| self.inodes[*inode].live.len())
-            .sum()
-    }
-
-    fn apply_names(names: &mut BTreeMap<String, usize>, effect: &NameEffect) {
-        match effect {
-            NameEffect::Link(name, inode) => {
-                names.insert(name.clone(), *inode);
-            }
-            NameEffect::Unlink(name) => {
-                names.remove(name);
-            }
-            NameEffect::Rename(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
-                }
-            }
-        }
+    /// True if a sync is one of those that do nothing.
+    fn leaves_out(&mut self, name: &str, kind: Option<SyncKind>) -> bool {
+        let out = self.broken.is_some_and(|broken| broken.is(name, kind));
+        self.left_out += u64::from(out);
+        out
     }
 }
 
@@ -163,6 +234,38 @@ impl SimDisk {
         let disk = SimDisk::default();
         disk.0.lock().capacity = Some(bytes);
         disk
+    }
+
+    /// A disk of these files, that has the same properties as this one.
+    pub fn with_files(&self, files: Files) -> SimDisk {
+        let state = self.0.lock();
+        SimDisk(Arc::new(Mutex::new(State {
+            files,
+            capacity: state.capacity,
+            broken: state.broken,
+            ..State::default()
+        })))
+    }
+
+    /// The files as they are.
+    pub fn files(&self) -> Files {
+        self.0.lock().files.clone()
+    }
+
+    /// A number that stands for all names and live contents.
+    pub fn hash(&self) -> u64 {
+        let files = &self.0.lock().files;
+        files.names.iter().fold(7, |hash, (name, inode)| {
+            let hash = name
+                .bytes()
+                .fold(hash, |hash, byte| mix(hash, u64::from(byte)));
+            files.inodes[*inode].live.hash(hash)
+        })
+    }
+
+    /// Shows the files to someone just before each call that changes something.
+    pub fn watch(&self, watcher: impl FnMut(&Files) + Send + 'static) {
+        self.0.lock().watcher = Some(Box::new(watcher));
     }
 
     /// Arms a fault at a call; a power loss at a call that changes something.
@@ -208,13 +311,13 @@ impl SimDisk {
     }
 
     pub fn used(&self) -> usize {
-        self.0.lock().used()
+        self.0.lock().files.used()
     }
 
     /// Most bytes that were on the disk at once, after any write since the last question.
     pub fn take_peak(&self) -> usize {
         let mut state = self.0.lock();
-        let peak = state.peak.max(state.used());
+        let peak = state.peak.max(state.files.used());
         state.peak = 0;
         peak
     }
@@ -224,107 +327,47 @@ impl SimDisk {
         self.0.lock().resyncs
     }
 
-    /// Makes syncs of some files, or of the directory (`"."`), do nothing.
-    pub fn break_sync(&self, part: &'static str) {
-        self.0.lock().broken = Some(part);
+    /// Makes some syncs do nothing.
+    pub fn break_sync(&self, which: impl Into<Broken>) {
+        self.0.lock().broken = Some(which.into());
+    }
+
+    /// Times that such a sync was asked for.
+    pub fn left_out(&self) -> u64 {
+        self.0.lock().left_out
     }
 
     /// The live content of a file.
     pub fn content(&self, name: &str) -> Vec<u8> {
-        let state = self.0.lock();
-        state.inodes[state.names[name]].live.clone()
+        let files = &self.0.lock().files;
+        files.inodes[files.names[name]].live.to_vec()
     }
 
     /// Changes the live and durable content of a file.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut state = self.0.lock();
-        let inode = state.names[name];
-        let inode = &mut state.inodes[inode];
-        change(&mut inode.live);
-        inode.durable = inode.live.clone();
-        inode.pending.clear();
+        let files = &mut self.0.lock().files;
+        let inode = files.names[name];
+        let mut bytes = files.inodes[inode].live.to_vec();
+        change(&mut bytes);
+        files.inodes[inode] = Arc::new(Inode::durable(Content::new(&bytes)));
     }
 
     /// What a new process finds without a power loss: the live state, faults gone.
     pub fn restart(&self) -> SimDisk {
-        let state = self.0.lock();
-        SimDisk(Arc::new(Mutex::new(State {
-            inodes: state.inodes.clone(),
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            pending_names: state.pending_names.clone(),
-            capacity: state.capacity,
-            broken: state.broken,
-            ..State::default()
-        })))
+        self.with_files(self.files())
     }
 
     /// What a machine finds after a power loss.
     pub fn power_loss(&self, keep: Keep) -> SimDisk {
-        let state = self.0.lock();
-        let mut rng = Rng(match keep {
-            Keep::Some(seed) => seed,
-            _ => 0,
-        });
-        let chosen = |rng: &mut Rng| match keep {
-            Keep::Nothing => false,
-            Keep::Everything => true,
-            Keep::Some(_) => rng.below(2) == 0,
-        };
-        let mut names = state.durable_names.clone();
-        for effect in &state.pending_names {
-            if chosen(&mut rng) {
-                State::apply_names(&mut names, effect);
-            }
-        }
-        let inodes = state
-            .inodes
-            .iter()
-            .map(|inode| {
-                let mut bytes = inode.durable.clone();
-                let mut length = bytes.len();
-                for effect in &inode.pending {
-                    match effect {
-                        Effect::Length(len) if chosen(&mut rng) => length = length.max(*len),
-                        Effect::Cut(len) if chosen(&mut rng) => {
-                            bytes.truncate(*len);
-                            length = length.min(*len);
-                        }
-                        Effect::Length(_) | Effect::Cut(_) => {}
-                        Effect::Data { offset, data } => {
-                            if bytes.len() < offset + data.len() {
-                                bytes.resize(offset + data.len(), 0);
-                            }
-                            // Whole, not at all, or sector by sector.
-                            let torn = matches!(keep, Keep::Some(_)) && rng.below(2) == 0;
-                            let whole = chosen(&mut rng);
-                            for at in (0..data.len()).step_by(SECTOR) {
-                                let keep = if torn { rng.below(2) == 0 } else { whole };
-                                if keep {
-                                    let end = (at + SECTOR).min(data.len());
-                                    bytes[offset + at..offset + end]
-                                        .copy_from_slice(&data[at..end]);
-                                }
-                            }
-                        }
-                    }
-                }
-                bytes.resize(length, 0);
-                Inode {
-                    live: bytes.clone(),
-                    durable: bytes,
-                    ..Inode::default()
-                }
-            })
-            .collect();
-        SimDisk(Arc::new(Mutex::new(State {
-            inodes,
-            names: names.clone(),
-            durable_names: names,
-            capacity: state.capacity,
-            broken: state.broken,
-            ..State::default()
-        })))
+        self.with_files(super::states::after(&self.files(), keep))
+    }
+
+    fn file(&self, name: &str, inode: usize) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile {
+            disk: self.clone(),
+            inode,
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -333,50 +376,44 @@ impl Disk for SimDisk {
         self.pause();
         let mut state = self.0.lock();
         state.call()?;
-        Ok(state.names.keys().cloned().collect())
+        Ok(state.files.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.pause();
         let mut state = self.0.lock();
         state.change()?;
-        if state.names.contains_key(name) {
+        let call = state.calls;
+        let files = &mut state.files;
+        if files.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = state.inodes.len();
-        state.inodes.push(Inode::default());
-        state.names.insert(name.to_owned(), inode);
-        state
-            .pending_names
-            .push(NameEffect::Link(name.to_owned(), inode));
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            inode,
-            name: name.to_owned(),
-        }))
+        let inode = files.inodes.len();
+        files.inodes.push(Arc::default());
+        files.names.insert(name.to_owned(), inode);
+        let effect = NameEffect::Link(name.to_owned(), inode);
+        files.pending_names.push((call, effect));
+        Ok(self.file(name, inode))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.pause();
         let mut state = self.0.lock();
         state.call()?;
-        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            inode,
-            name: name.to_owned(),
-        }))
+        let inode = state.files.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.file(name, *inode))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.pause();
         let mut state = self.0.lock();
         state.change()?;
-        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.names.insert(to.to_owned(), inode);
-        state
-            .pending_names
-            .push(NameEffect::Rename(from.to_owned(), to.to_owned()));
+        let call = state.calls;
+        let files = &mut state.files;
+        let inode = files.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.names.insert(to.to_owned(), inode);
+        let effect = NameEffect::Rename(from.to_owned(), to.to_owned(), inode);
+        files.pending_names.push((call, effect));
         Ok(())
     }
 
@@ -384,10 +421,11 @@ impl Disk for SimDisk {
         self.pause();
         let mut state = self.0.lock();
         state.change()?;
-        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        state
-            .pending_names
-            .push(NameEffect::Unlink(name.to_owned()));
+        let call = state.calls;
+        let files = &mut state.files;
+        files.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        let effect = NameEffect::Unlink(name.to_owned());
+        files.pending_names.push((call, effect));
         Ok(())
     }
 
@@ -395,9 +433,11 @@ impl Disk for SimDisk {
         self.pause();
         let mut state = self.0.lock();
         state.change()?;
-        if state.broken != Some(".") {
-            state.durable_names = state.names.clone();
-            state.pending_names.clear();
+        let kind = SyncKind::of_directory(&state.files.pending_names);
+        if !state.leaves_out(".", kind) {
+            let files = &mut state.files;
+            files.durable_names = files.names.clone();
+            files.pending_names.clear();
         }
         Ok(())
     }
@@ -405,7 +445,7 @@ impl Disk for SimDisk {
     fn free(&self) -> io::Result<u64> {
         let state = self.0.lock();
         Ok(state.capacity.map_or(u64::MAX, |capacity| {
-            capacity.saturating_sub(state.used()) as u64
+            capacity.saturating_sub(state.files.used()) as u64
         }))
     }
 
@@ -426,7 +466,7 @@ impl DiskFile for SimFile {
         self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
-        Ok(state.inodes[self.inode].live.len() as u64)
+        Ok(state.files.inodes[self.inode].live.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -434,11 +474,9 @@ impl DiskFile for SimFile {
         let mut state = self.disk.0.lock();
         state.call()?;
         let offset = usize::try_from(offset).unwrap();
-        let from = state.inodes[self.inode]
-            .live
-            .get(offset..offset + buf.len())
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(from);
+        if !state.files.inodes[self.inode].live.read(offset, buf) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok(())
     }
 
@@ -447,9 +485,8 @@ impl DiskFile for SimFile {
         let mut state = self.disk.0.lock();
         let offset = usize::try_from(offset).unwrap();
         let result = state.change();
-        let used = state.used();
-        let capacity = state.capacity;
-        let inode = &mut state.inodes[self.inode];
+        let (used, capacity, call) = (state.files.used(), state.capacity, state.calls);
+        let inode = state.files.inode(self.inode);
         let end = offset + data.len();
         let growth = end.saturating_sub(inode.live.len());
         if result.is_ok() && capacity.is_some_and(|capacity| used + growth > capacity) {
@@ -459,23 +496,11 @@ impl DiskFile for SimFile {
             // What a failed write left is not known: say half, in place.
             let half = data.len() / 2;
             if half > 0 && offset + half <= inode.live.len() {
-                inode.live[offset..offset + half].copy_from_slice(&data[..half]);
-                inode.pending.push(Effect::Data {
-                    offset,
-                    data: data[..half].to_vec(),
-                });
+                inode.write(call, offset, &data[..half]);
             }
             return result;
         }
-        if growth > 0 {
-            inode.live.resize(end, 0);
-            inode.pending.push(Effect::Length(end));
-        }
-        inode.live[offset..end].copy_from_slice(data);
-        inode.pending.push(Effect::Data {
-            offset,
-            data: data.to_vec(),
-        });
+        inode.write(call, offset, data);
         state.peak = state.peak.max(used + growth);
         Ok(())
     }
@@ -484,11 +509,12 @@ impl DiskFile for SimFile {
         self.disk.pause();
         let mut state = self.disk.0.lock();
         state.change()?;
+        let call = state.calls;
         let len = usize::try_from(len).unwrap();
-        let inode = &mut state.inodes[self.inode];
+        let inode = state.files.inode(self.inode);
         assert!(len <= inode.live.len(), "a cut makes nothing longer");
-        inode.live.truncate(len);
-        inode.pending.push(Effect::Cut(len));
+        inode.live.set_len(len);
+        inode.effect(call, Effect::Length(len));
         Ok(())
     }
 
@@ -497,27 +523,23 @@ impl DiskFile for SimFile {
         let mut state = self.disk.0.lock();
         let result = state.change();
         let off = state.off;
-        let broken = state.broken.is_some_and(|part| self.name.contains(part));
-        let inode = &mut state.inodes[self.inode];
+        let kind = SyncKind::of_file(&self.name, &state.files.inodes[self.inode]);
+        let left_out = state.leaves_out(&self.name, kind);
+        let inode = state.files.inode(self.inode);
         let again = inode.failed;
         if result.is_err() && !off {
             // As Linux does it: the pages stay readable, are clean, and may never reach the disk.
             inode.pending.clear();
             inode.failed = true;
-        } else if result.is_ok() && !broken {
-            for effect in inode.pending.drain(..) {
+        } else if result.is_ok() && !left_out {
+            for (_, effect) in inode.pending.drain(..) {
                 match effect {
-                    Effect::Length(len) if inode.durable.len() < len => {
-                        inode.durable.resize(len, 0);
-                    }
-                    Effect::Length(_) => {}
-                    Effect::Cut(len) => inode.durable.truncate(len),
-                    Effect::Data { offset, data } => {
-                        let end = offset + data.len();
-                        if inode.durable.len() < end {
-                            inode.durable.resize(end, 0);
-                        }
-                        inode.durable[offset..end].copy_from_slice(&data);
+                    Effect::Length(len) => inode.durable.set_len(len),
+                    Effect::Sector(at, to) => {
+                        // Durable with the length that it needs, also if that got lost before.
+                        let len = inode.live.len().min((at + 1) * SECTOR);
+                        inode.durable.set_len(inode.durable.len().max(len));
+                        inode.durable.put(at, to);
                     }
                 }
             }

@@ -1,10 +1,16 @@
 //! Tests of the whole engine, on real and on simulated disks.
 
+mod anchors;
 mod backup;
 mod basic;
+mod clocks;
+mod content;
 mod crash;
 mod disk;
+mod explore;
 mod faults;
+mod full;
+mod history;
 mod interval;
 mod keys;
 mod ledger;
@@ -12,9 +18,13 @@ mod migrate;
 mod model;
 mod owners;
 mod rewrap;
+mod scale;
 mod sim;
 mod space;
+mod states;
+mod syncs;
 mod threads;
+mod untouched;
 mod watch;
 mod workload;
 

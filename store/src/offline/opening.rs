@@ -27,6 +27,7 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
     if open.refusals.is_empty() {
         steps(&there, &roles, &mut open);
     }
+    let cuts = cuts(&there);
     let last = there.claims.values().rev().find_map(|claim| *claim);
     let newest = there
         .files
@@ -62,7 +63,8 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
             .files
             .into_iter()
             .zip(roles)
-            .map(|(file, role)| file.report(role))
+            .zip(cuts)
+            .map(|((file, role), next_at)| file.report(role, next_at))
             .collect(),
         others: there.others,
         open,
@@ -75,6 +77,16 @@ fn newest_log(there: &There) -> Option<FileKind> {
     let logs = logs.filter_map(|file| Some((file.header.as_ref()?, file.number())));
     logs.max_by_key(|(header, number)| (header.epoch, *number))
         .map(|(header, _)| header.kind)
+}
+
+/// Of each file, where the next one took over.
+fn cuts(there: &There) -> Vec<Option<u64>> {
+    let logs = there.files.iter().filter(|file| !file.is_image());
+    let headers: Vec<&Header> = logs.filter_map(|file| file.header.as_ref()).collect();
+    let lines = Lines::of(&headers);
+    let cut = |header: &Header| lines.cut(header.file).map(|cut| cut.sequence);
+    let of = |file: &Found| file.header.as_ref().and_then(cut);
+    there.files.iter().map(of).collect()
 }
 
 fn roles(there: &There, open: &mut Opening) -> Vec<Role> {

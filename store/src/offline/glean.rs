@@ -78,7 +78,12 @@ pub(crate) fn glean(
                 out.ended = true;
                 return Ok(out);
             }
-            Err(error) if error.is(Code::Corrupt) => error.message().to_owned(),
+            Err(error) if error.is(Code::Corrupt) => {
+                // The place is told apart from what is wrong there.
+                let what = error.message();
+                let (_, what) = what.split_once(": ").unwrap_or(("", what));
+                what.to_owned()
+            }
             Err(error) => return Err(error),
         };
         let mut gap = Gap {

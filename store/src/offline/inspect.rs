@@ -17,6 +17,7 @@ use crate::format::{
 };
 use crate::keyring::Encryption;
 use crate::layout::{self, Epoch, Name};
+use crate::options::Strategy;
 use crate::survey::nothing_behind;
 
 /// What lies in a directory.
@@ -158,7 +159,15 @@ pub fn inspect(dir: &Path, progress: Progress<'_>) -> Result<Inspection> {
     look(&ReadOnly::look(dir)?, None, progress)
 }
 
-/// The same, with keys if there are any: then every frame is opened and its payload read.
+/// The strategy of the store in a directory, by the headers of its files; `None` if it holds no log.
+pub fn strategy(dir: &Path) -> Result<Option<Strategy>> {
+    Ok(opening::strategy(&There::list(
+        &ReadOnly::look(dir)?,
+        None,
+    )?))
+}
+
+/// [`inspect`], with keys if there are any: then every frame is opened and its payload read.
 pub(crate) fn look(
     disk: &ReadOnly,
     encryption: Option<&Encryption>,
@@ -415,7 +424,7 @@ fn parse(frame: &Frame<'_>) -> Result<()> {
     match frame.kind {
         FrameKind::Batches => record::batches(frame.payload).try_for_each(|batch| batch.map(drop)),
         FrameKind::Entries => record::entries(frame.payload).try_for_each(|entry| entry.map(drop)),
-        FrameKind::Close => Ok(()),
+        FrameKind::Summary | FrameKind::Close => Ok(()),
     }
 }
 

@@ -19,7 +19,9 @@ mod verify;
 mod walk;
 
 pub use contents::Contents;
-pub use inspect::{Claim, FileReport, HeaderReport, Inspection, LinkReport, Role, inspect};
+pub use inspect::{
+    Claim, FileReport, HeaderReport, Inspection, LinkReport, Role, inspect, strategy,
+};
 pub use opening::Opening;
 pub use salvage::{Lost, Salvage, salvage};
 pub use verify::{Content, Fault, Verification, verify};

@@ -52,6 +52,17 @@ pub struct Salvage {
     pub refusals: Vec<String>,
 }
 
+impl Salvage {
+    /// Nothing is missing: what is damaged is so only around its content, and no file is gone.
+    pub fn is_complete(&self) -> bool {
+        let told = |refusal: &String| {
+            let mut mended = self.mended.iter();
+            mended.any(|mended| refusal.starts_with(&mended.file))
+        };
+        self.lost.is_empty() && self.refusals.iter().all(told)
+    }
+}
+
 /// A stretch of a file of which nothing could be proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -264,8 +275,9 @@ fn pieces(disk: &ReadOnly, out: &mut Salvage) -> Result<Vec<Piece>> {
     let mut store: Option<StoreId> = None;
     for name in names {
         let io = |e| Error::io(format!("read {name}"), e);
-        let number = match layout::parse(&name) {
-            Name::Image(number) | Name::Log(_, number) => number,
+        let (kind, number) = match layout::parse(&name) {
+            Name::Image(number) => (FileKind::Image, number),
+            Name::Log(kind, number) => (kind, number),
             Name::Epoch(number) => {
                 store = Epoch::read(disk, number)?
                     .map(|claim| claim.store)
@@ -279,6 +291,10 @@ fn pieces(disk: &ReadOnly, out: &mut Salvage) -> Result<Vec<Piece>> {
         let mut prefix = vec![0; usize::try_from(bytes.min(FRAMES_AT)).unwrap_or_default()];
         file.read_at(0, &mut prefix).map_err(io)?;
         match format::open_without_key(&prefix) {
+            Ok(open) if open.header.kind != kind => {
+                out.lost
+                    .push(whole(&name, bytes, "not the kind of file it is named"));
+            }
             Ok(open) => pieces.push(Piece {
                 name,
                 number,
@@ -288,7 +304,7 @@ fn pieces(disk: &ReadOnly, out: &mut Salvage) -> Result<Vec<Piece>> {
                 header: open.header,
             }),
             Err(error) => {
-                let unbegun = !name.starts_with("image") && error.is(Code::Corrupt);
+                let unbegun = !kind.must_close() && error.is(Code::Corrupt);
                 if !unbegun || !nothing_behind(&*file, bytes).map_err(io)? {
                     out.lost.push(whole(&name, bytes, error.message()));
                 }
@@ -526,7 +542,7 @@ impl Work<'_> {
 }
 
 fn is_image(piece: &Piece) -> bool {
-    matches!(piece.header.kind, FileKind::Image | FileKind::Backup)
+    piece.header.kind == FileKind::Image
 }
 
 /// Logs in the order of their numbers.

@@ -121,6 +121,48 @@ pub enum Command {
         after_help = "Examples:\n  codexctl inspect /data/orders\n  codexctl inspect /data/orders -o json"
     )]
     Inspect(offline::Inspect),
+    /// Verify a store that nobody has open
+    ///
+    /// Offline. With keys, opens every file and replays the store as an open would, without claiming it, and prints
+    /// what is in it with a root hash over all of it. Without keys, checks the chain of hashes, which tells damage
+    /// but not a forgery. Modifies nothing. Exits with 7 when anything is wrong, and lists each fault.
+    #[command(
+        after_help = "Examples:\n  codexctl verify /data/orders --keyring /keyring\n  codexctl verify /data/orders -o json"
+    )]
+    Verify(offline::Verify),
+    /// Write what can be proven of a damaged store to a new one
+    ///
+    /// Offline. Of each key, the newest state that verifies counts; frames behind a damaged one too, unless --strict.
+    /// The damaged store is not modified. Lists what could not be proven, and then exits with 7 although the new
+    /// store is there. The new store has the present only, and a history of its own.
+    #[command(
+        after_help = "Example:\n  codexctl salvage /data/orders --into /data/orders-new --keyring /keyring"
+    )]
+    Salvage(offline::Salvage),
+    /// Write a store's entries as JSON Lines
+    ///
+    /// Offline. One object per line: `key`, or `keyBase64` if it is no UTF-8; `text`, or `value` in base64;
+    /// `expiresAt`; `revision`, `createdRevision` and `version`. Modifies nothing. What is written is not encrypted.
+    #[command(
+        after_help = "Examples:\n  codexctl export /data/orders --keyring /keyring --to orders.jsonl\n  codexctl export /data/orders --keyring /keyring --prefix order/ | jq -r .key"
+    )]
+    Export(offline::Export),
+    /// Put entries from JSON Lines, Redis, SQLite or a JSON file into a store
+    ///
+    /// Offline. The store is made if it is not there. A file is checked to its end before anything is written. Batches
+    /// of a few thousand entries are atomic; an import that fails says how far it came.
+    #[command(
+        after_help = "Examples:\n  codexctl import /data/orders orders.jsonl --keyring /keyring\n  codexctl import /data/orders dump.rdb --format rdb --keyring /keyring --on-conflict skip\n  codexctl import /data/orders --sqlite app.db --table kv --key-column k --value-column v --keyring /keyring"
+    )]
+    Import(offline::Import),
+    /// Change a store's strategy
+    ///
+    /// Offline. No entry is touched, and a crash leaves the one or the other. A ledger that becomes a snapshot loses its
+    /// history with the next folds.
+    #[command(
+        after_help = "Example:\n  codexctl convert /data/orders --strategy ledger --keyring /keyring"
+    )]
+    Convert(offline::Convert),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

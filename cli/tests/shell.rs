@@ -21,7 +21,8 @@ fn help_documents_every_exit_code() {
 #[test]
 fn every_command_has_help_with_an_example() {
     for command in [
-        "get", "set", "delete", "list", "batch", "inspect", "explain", "dev",
+        "get", "set", "delete", "list", "batch", "inspect", "verify", "salvage", "export",
+        "import", "convert", "explain", "dev",
     ] {
         let help = run(codexctl().args([command, "--help"])).ok();
         assert!(help.contains("Example"), "{command}: {help}");

@@ -70,6 +70,13 @@ impl Ran {
         serde_json::from_str(&self.ok()).expect("one JSON document")
     }
 
+    /// That the arguments are wrong, as clap says it: over several lines.
+    #[track_caller]
+    pub fn fails_with_usage(self) {
+        assert!(self.code == Some(2) && self.out.is_empty(), "{self:?}");
+        assert!(self.err.contains("Usage:"), "{self:?}");
+    }
+
     /// Its complaint: one line, nothing on stdout, and the right exit code.
     #[track_caller]
     pub fn fails(self, code: i32) -> String {

@@ -4,6 +4,7 @@
 //! line: `…` stands for anything, a line of `…` alone for any lines, and runs of blanks are one.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::run::{command, run};
 
@@ -70,12 +71,23 @@ impl Document {
     /// When a command fails or prints something else.
     #[track_caller]
     pub fn run(&self, title: &str, kubeconfig: &Path) {
+        self.run_with(title, kubeconfig, &|_| {});
+    }
+
+    /// Runs one section, with each command prepared: another directory, other settings.
+    ///
+    /// # Panics
+    /// When a command fails or prints something else.
+    #[track_caller]
+    pub fn run_with(&self, title: &str, kubeconfig: &Path, prepare: &dyn Fn(&mut Command)) {
         let found = self.sections.iter().find(|(t, _)| t == title);
         let (_, steps) = found.unwrap_or_else(|| panic!("no section '{title}'"));
         assert!(!steps.is_empty(), "section '{title}' has no commands");
         for step in steps {
             let args = ["-e", "-o", "pipefail", "-c", &step.commands];
-            let printed = run(&mut command("bash", &args, kubeconfig)).success(&step.commands);
+            let mut bash = command("bash", &args, kubeconfig);
+            prepare(&mut bash);
+            let printed = run(&mut bash).success(&step.commands);
             if let Some(stated) = &step.output {
                 let same = matches(stated, &printed);
                 assert!(

@@ -1,10 +1,13 @@
 //! Arguments of the offline commands, and what they have in common.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::Args;
-use codexstore::{Encryption, Keyring, Passphrase};
+use codexstore::{Encryption, Keyring, Passphrase, Strategy};
 
 use crate::failure::Coded;
 
@@ -48,7 +51,6 @@ pub struct Keys {
 
 impl Keys {
     /// Reads the keys.
-    #[allow(dead_code)] // verify is next
     pub fn encryption(&self) -> Result<Encryption> {
         Ok(match (&self.keyring, &self.passphrase_file) {
             (Some(dir), _) => Encryption::Keyring(Keyring::load(dir)?),
@@ -64,4 +66,199 @@ pub struct Inspect {
     /// Which store
     #[command(flatten)]
     pub data: Data,
+}
+
+/// With which keys, or none of them.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct KeysIfAny {
+    /// Directory of the keyring: the file `current`, and one file for each key
+    #[arg(long, value_name = "DIR")]
+    pub keyring: Option<PathBuf>,
+    /// File with the passphrase that the store's keys are derived from
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The store is not encrypted
+    #[arg(long)]
+    pub unencrypted: bool,
+}
+
+impl KeysIfAny {
+    /// Reads the keys, if any are named.
+    pub fn encryption(&self) -> Result<Option<Encryption>> {
+        if self.keyring.is_none() && self.passphrase_file.is_none() && !self.unencrypted {
+            return Ok(None);
+        }
+        let keys = Keys {
+            keyring: self.keyring.clone(),
+            passphrase_file: self.passphrase_file.clone(),
+            unencrypted: self.unencrypted,
+        };
+        keys.encryption().map(Some)
+    }
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Which store
+    #[command(flatten)]
+    pub data: Data,
+    /// With which keys
+    #[command(flatten)]
+    pub keys: KeysIfAny,
+}
+
+/// `salvage`.
+#[derive(Debug, Args)]
+pub struct Salvage {
+    /// Which store
+    #[command(flatten)]
+    pub data: Data,
+    /// With which keys; the new store has the same
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Directory of the new store, which must not be there, or be empty
+    #[arg(long, value_name = "NEW")]
+    pub into: PathBuf,
+    /// Take nothing from behind a gap: the newest whole image, and the log up to the first damage
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Which store
+    #[command(flatten)]
+    pub data: Data,
+    /// With which keys
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Only keys that begin with this
+    #[arg(long)]
+    pub prefix: Option<OsString>,
+    /// File to write, for its owner alone; without it, stdout
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+}
+
+/// What to do with a key that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Conflict {
+    /// End with an error
+    Fail,
+    /// Leave what is there
+    Skip,
+    /// Put what comes in its place
+    Replace,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceFormat {
+    /// One JSON object per line, as `export` writes them
+    Jsonl,
+    /// One JSON object whose members become keys
+    Json,
+    /// A snapshot of Redis
+    Rdb,
+}
+
+/// What to do with a value of Redis that is not a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Collections {
+    /// End with an error
+    Fail,
+    /// Make JSON of it
+    Json,
+    /// Leave it out
+    Skip,
+}
+
+/// A table of a SQLite database.
+#[derive(Debug, Args)]
+pub struct Sqlite {
+    /// Import from a table of this SQLite database
+    #[arg(long, value_name = "FILE", requires_all = ["table", "key_column", "value_column"], conflicts_with = "file")]
+    pub sqlite: Option<PathBuf>,
+    /// The table
+    #[arg(long, value_name = "TABLE", requires = "sqlite")]
+    pub table: Option<String>,
+    /// The column with the keys
+    #[arg(long, value_name = "COLUMN", requires = "sqlite")]
+    pub key_column: Option<String>,
+    /// The column with the values
+    #[arg(long, value_name = "COLUMN", requires = "sqlite")]
+    pub value_column: Option<String>,
+    /// A column with times of expiry: Unix time in seconds, or NULL
+    #[arg(long, value_name = "COLUMN", requires = "sqlite")]
+    pub expires_column: Option<String>,
+}
+
+/// `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Which store; it is made if it is not there
+    #[command(flatten)]
+    pub data: Data,
+    /// File to import, or `-` for stdin
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// With which keys
+    #[command(flatten)]
+    pub keys: Keys,
+    /// What the file holds
+    #[arg(long, value_enum, default_value = "jsonl", conflicts_with = "sqlite")]
+    pub format: SourceFormat,
+    /// What to do with a key that is there already
+    #[arg(long, value_enum, default_value = "fail", value_name = "WHAT")]
+    pub on_conflict: Conflict,
+    /// Import only keys that begin with this
+    #[arg(long)]
+    pub prefix: Option<OsString>,
+    /// Put this before every key
+    #[arg(long, value_name = "PREFIX")]
+    pub add_prefix: Option<OsString>,
+    /// A table of SQLite
+    #[command(flatten)]
+    pub sqlite: Sqlite,
+    /// Redis: which database of the snapshot
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub redis_db: u32,
+    /// Redis: what to do with hashes, lists, sets and sorted sets
+    #[arg(long, value_enum, default_value = "fail", value_name = "WHAT")]
+    pub collections: Collections,
+}
+
+/// A strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StrategyName {
+    /// The present only
+    Snapshot,
+    /// Every revision
+    Ledger,
+}
+
+impl From<StrategyName> for Strategy {
+    fn from(name: StrategyName) -> Strategy {
+        match name {
+            StrategyName::Snapshot => Strategy::Snapshot,
+            StrategyName::Ledger => Strategy::Ledger,
+        }
+    }
+}
+
+/// `convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Which store
+    #[command(flatten)]
+    pub data: Data,
+    /// With which keys
+    #[command(flatten)]
+    pub keys: Keys,
+    /// What it becomes
+    #[arg(long, value_enum)]
+    pub strategy: StrategyName,
 }

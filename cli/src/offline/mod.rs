@@ -3,7 +3,19 @@
 //! Thin over [`codexstore::offline`]: here are arguments, progress, and how things are shown.
 
 pub mod args;
+mod convert;
+mod export;
+mod import;
 mod inspect;
+mod line;
 mod progress;
+mod salvage;
+mod source;
+mod verify;
 
+pub use convert::convert;
+pub use export::export;
+pub use import::import;
 pub use inspect::inspect;
+pub use salvage::salvage;
+pub use verify::verify;

@@ -16,6 +16,17 @@ impl Bar {
         )
     }
 
+    /// Of entries.
+    pub fn of_entries(doing: &'static str) -> Bar {
+        Bar::new(doing, "{msg} {wide_bar} {pos} of {len}, {eta} left")
+    }
+
+    /// So much is done, of nobody knows how much.
+    pub fn count(&self, done: u64) {
+        self.0.unset_length();
+        self.0.set_position(done);
+    }
+
     fn new(doing: &'static str, template: &str) -> Bar {
         // Hides itself where stderr is not a terminal.
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));

@@ -2,3 +2,5 @@
 
 mod inspect;
 mod place;
+mod transfer;
+mod verify;

@@ -42,6 +42,7 @@ mod write;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+pub(crate) use info::Root;
 pub use info::{BackupInfo, Contents, Envelope};
 pub use local::{LocalBackup, list, rotate};
 pub use read::{verify, verify_chain};

@@ -99,14 +99,14 @@ pub enum Step<'a> {
 
 /// Goes through the frames of one file in order and verifies each.
 pub struct Reader<S> {
-    source: S,
-    opener: Opener,
+    pub(super) source: S,
+    pub(super) opener: Opener,
     len: Option<u64>,
-    offset: u64,
-    sequence: u64,
-    chain: Digest,
-    end: Option<Tail>,
-    window: Vec<u8>,
+    pub(super) offset: u64,
+    pub(super) sequence: u64,
+    pub(super) chain: Digest,
+    pub(super) end: Option<Tail>,
+    pub(super) window: Vec<u8>,
     window_at: u64,
 }
 
@@ -230,13 +230,13 @@ impl<S: Source> Reader<S> {
         ))
     }
 
-    fn advance(&mut self, total: u64, chain: Digest) {
+    pub(super) fn advance(&mut self, total: u64, chain: Digest) {
         self.offset += total;
         self.sequence += 1;
         self.chain = chain;
     }
 
-    fn payload(&self, place: Place, at: usize) -> &[u8] {
+    pub(super) fn payload(&self, place: Place, at: usize) -> &[u8] {
         let bytes = self.window.get(at..).unwrap_or_default();
         self.opener.payload(place, bytes)
     }
@@ -323,7 +323,7 @@ impl<S: Source> Reader<S> {
 
     /// Makes the window hold `len` bytes from the current offset, of `left` that the file has;
     /// where they stand in it. What is allocated is in the file, or one window.
-    fn load(&mut self, len: usize, left: u64) -> Result<usize> {
+    pub(super) fn load(&mut self, len: usize, left: u64) -> Result<usize> {
         let have = self.window_at + self.window.len() as u64;
         let outside = self.offset < self.window_at || self.offset + len as u64 > have;
         if self.window.is_empty() || outside {

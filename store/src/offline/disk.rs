@@ -47,7 +47,6 @@ impl ReadOnly {
     }
 
     /// Takes a directory whose store nobody has open.
-    #[allow(dead_code)] // verify is next
     pub fn hold(path: &Path) -> Result<ReadOnly> {
         let disk = ReadOnly::look(path)?;
         if disk.live {

@@ -12,8 +12,12 @@ use super::opening::{self, Opening};
 use super::walk::{End, walk};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Code, Error, Result};
-use crate::format::{self, Digest, FRAMES_AT, FileId, FileKind, Header, Link, OpenFile};
+use crate::format::{
+    self, Digest, FRAMES_AT, FileId, FileKind, Frame, FrameKind, Header, Link, OpenFile, record,
+};
+use crate::keyring::Encryption;
 use crate::layout::{self, Epoch, Name};
+use crate::options::Strategy;
 use crate::survey::nothing_behind;
 
 /// What lies in a directory.
@@ -90,6 +94,12 @@ pub struct FileReport {
     pub used: u64,
     /// Frames that verify, the closing one not counted.
     pub frames: u64,
+    /// The last frame that verifies; 0: none.
+    pub last_sequence: u64,
+    /// Where the next file took over: what stands behind does not count.
+    pub next_at: Option<u64>,
+    /// Files that name a place in it that is not in its chain.
+    pub disputed_by: Vec<String>,
     /// What it is for the next open.
     pub role: Role,
     /// Its header, if that verifies.
@@ -146,8 +156,24 @@ pub struct LinkReport {
 /// Damage is told and is no error. `io` if the directory cannot be read, `unsupported-version` if
 /// a newer version wrote it.
 pub fn inspect(dir: &Path, progress: Progress<'_>) -> Result<Inspection> {
-    let disk = ReadOnly::look(dir)?;
-    let mut there = There::list(&disk)?;
+    look(&ReadOnly::look(dir)?, None, progress)
+}
+
+/// The strategy of the store in a directory, by the headers of its files; `None` if it holds no log.
+pub fn strategy(dir: &Path) -> Result<Option<Strategy>> {
+    Ok(opening::strategy(&There::list(
+        &ReadOnly::look(dir)?,
+        None,
+    )?))
+}
+
+/// [`inspect`], with keys if there are any: then every frame is opened and its payload read.
+pub(crate) fn look(
+    disk: &ReadOnly,
+    encryption: Option<&Encryption>,
+    progress: Progress<'_>,
+) -> Result<Inspection> {
+    let mut there = There::list(disk, encryption)?;
     let total = there.files.iter().map(|file| file.bytes).sum();
     let marks = there.marks();
     let mut done = 0;
@@ -196,7 +222,7 @@ pub(crate) struct Walked {
 type Marks = BTreeMap<(FileId, u64), Vec<(Digest, String)>>;
 
 impl There {
-    fn list(disk: &ReadOnly) -> Result<There> {
+    fn list(disk: &ReadOnly, encryption: Option<&Encryption>) -> Result<There> {
         let mut there = There {
             claims: BTreeMap::new(),
             suspect: false,
@@ -219,7 +245,7 @@ impl There {
                     there.claims.insert(number, read);
                 }
                 Name::Temporary => there.others.push(name),
-                kind => match Found::find(disk, &name, kind) {
+                kind => match Found::find(disk, &name, kind, encryption) {
                     Ok(Some(file)) => there.files.push(file),
                     Ok(None) if name == crate::disk::LOCK => {}
                     Ok(None) => there.others.push(name),
@@ -249,7 +275,12 @@ impl There {
 
 impl Found {
     /// Reads a file's beginning. `None`: not a file of a store, by name and content.
-    fn find(disk: &ReadOnly, name: &str, named: Name) -> Result<Option<Found>> {
+    fn find(
+        disk: &ReadOnly,
+        name: &str,
+        named: Name,
+        encryption: Option<&Encryption>,
+    ) -> Result<Option<Found>> {
         let io = |e| Error::io(format!("read {name}"), e);
         let file = match disk.open(name) {
             Ok(file) => file,
@@ -281,7 +312,11 @@ impl Found {
             },
             open: None,
         };
-        match format::open_without_key(&prefix) {
+        let open = match encryption {
+            Some(encryption) => format::open(&prefix, encryption),
+            None => format::open_without_key(&prefix),
+        };
+        match open {
             Ok(open) => {
                 found.header = Some(open.header.clone());
                 found.key_id = open.key_id.as_ref().map(ToString::to_string);
@@ -325,7 +360,7 @@ impl Found {
         let walk = walk(open, file, |frame| {
             check(frame.sequence, &frame.chain);
             at(frame.offset + frame.len);
-            Ok(())
+            parse(frame)
         })
         .map_err(|e| e.context(&self.name))?;
         // A closing frame has a place behind it as well.
@@ -366,18 +401,30 @@ impl Found {
         }
     }
 
-    pub fn report(self, role: Role) -> FileReport {
+    pub fn report(self, role: Role, next_at: Option<u64>) -> FileReport {
         FileReport {
             name: self.name,
             bytes: self.bytes,
             used: self.walked.used,
             frames: self.walked.frames,
+            last_sequence: self.walked.last,
+            next_at,
+            disputed_by: self.walked.strangers,
             role,
             header: self.header.as_ref().map(HeaderReport::of),
             key_id: self.key_id,
             damaged_slot: self.damaged_slot,
             end: self.walked.end,
         }
+    }
+}
+
+/// Whether a payload that is open says something.
+fn parse(frame: &Frame<'_>) -> Result<()> {
+    match frame.kind {
+        FrameKind::Batches => record::batches(frame.payload).try_for_each(|batch| batch.map(drop)),
+        FrameKind::Entries => record::entries(frame.payload).try_for_each(|entry| entry.map(drop)),
+        FrameKind::Summary | FrameKind::Close => Ok(()),
     }
 }
 

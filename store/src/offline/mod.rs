@@ -6,15 +6,29 @@
 //! under its eyes. Otherwise the directory is held with a shared lock, so that nobody opens the
 //! store meanwhile.
 
+mod contents;
 mod disk;
+mod glean;
 mod inspect;
 mod lines;
+mod merge;
 mod opening;
+mod salvage;
+mod settle;
+mod verify;
 mod walk;
 
-pub use inspect::{Claim, FileReport, HeaderReport, Inspection, LinkReport, Role, inspect};
+pub use contents::Contents;
+pub use inspect::{
+    Claim, FileReport, HeaderReport, Inspection, LinkReport, Role, inspect, strategy,
+};
 pub use opening::Opening;
+pub use salvage::{Lost, Salvage, salvage};
+pub use verify::{Content, Fault, Verification, verify};
 pub use walk::End;
 
 /// Told of progress as (bytes read, bytes to read).
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+#[cfg(test)]
+mod tests;

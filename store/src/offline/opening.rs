@@ -27,6 +27,7 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
     if open.refusals.is_empty() {
         steps(&there, &roles, &mut open);
     }
+    let cuts = cuts(&there);
     let last = there.claims.values().rev().find_map(|claim| *claim);
     let newest = there
         .files
@@ -43,10 +44,7 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
             .map(|header| header.lineage)
             .or(last.map(|epoch| epoch.lineage))
             .map(|id| id.to_string()),
-        strategy: newest_log(&there).map(|kind| match kind {
-            FileKind::Ledger => Strategy::Ledger.as_str(),
-            _ => Strategy::Snapshot.as_str(),
-        }),
+        strategy: strategy(&there).map(Strategy::as_str),
         epoch: there.claims.keys().last().copied().unwrap_or(0),
         interval: last.is_some_and(|epoch| epoch.interval),
         suspect: there.suspect,
@@ -62,19 +60,33 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
             .files
             .into_iter()
             .zip(roles)
-            .map(|(file, role)| file.report(role))
+            .zip(cuts)
+            .map(|((file, role), next_at)| file.report(role, next_at))
             .collect(),
         others: there.others,
         open,
     }
 }
 
-/// What decides about a store's strategy.
-fn newest_log(there: &There) -> Option<FileKind> {
+/// A store's strategy is that of its newest log.
+pub(crate) fn strategy(there: &There) -> Option<Strategy> {
     let logs = there.files.iter().filter(|file| !file.is_image());
     let logs = logs.filter_map(|file| Some((file.header.as_ref()?, file.number())));
-    logs.max_by_key(|(header, number)| (header.epoch, *number))
-        .map(|(header, _)| header.kind)
+    let (newest, _) = logs.max_by_key(|(header, number)| (header.epoch, *number))?;
+    Some(match newest.kind {
+        FileKind::Ledger => Strategy::Ledger,
+        _ => Strategy::Snapshot,
+    })
+}
+
+/// Of each file, where the next one took over.
+fn cuts(there: &There) -> Vec<Option<u64>> {
+    let logs = there.files.iter().filter(|file| !file.is_image());
+    let headers: Vec<&Header> = logs.filter_map(|file| file.header.as_ref()).collect();
+    let lines = Lines::of(&headers);
+    let cut = |header: &Header| lines.cut(header.file).map(|cut| cut.sequence);
+    let of = |file: &Found| file.header.as_ref().and_then(cut);
+    there.files.iter().map(of).collect()
 }
 
 fn roles(there: &There, open: &mut Opening) -> Vec<Role> {

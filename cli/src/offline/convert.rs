@@ -1,0 +1,38 @@
+//! `convert`: another strategy for a store.
+
+use anyhow::Result;
+use codexstore::{Options, offline};
+
+use super::args::Convert;
+use crate::{
+    failure::Coded,
+    output::{self, Format},
+};
+
+/// `convert`.
+pub fn convert(args: &Convert, format: Format) -> Result<()> {
+    let dir = args.data.there()?;
+    let Some(before) = offline::strategy(dir)? else {
+        return Err(Coded::not_found(format!("{} holds no store", dir.display())).into());
+    };
+    let wanted = codexstore::Strategy::from(args.strategy);
+    let mut options = Options::new(args.keys.encryption()?);
+    options.strategy = wanted;
+    if before != wanted {
+        codexstore::convert(dir, options)?;
+    }
+    match format {
+        Format::Table if before == wanted => {
+            output::line(&format!("it is a {} already", wanted.as_str()))
+        }
+        Format::Table => output::line(&format!(
+            "it was a {} and is a {}",
+            before.as_str(),
+            wanted.as_str()
+        )),
+        Format::Json => output::json(&serde_json::json!({
+            "before": before.as_str(),
+            "strategy": wanted.as_str(),
+        })),
+    }
+}

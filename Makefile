@@ -26,8 +26,8 @@ check: ## the quick part of the tests: formatting, lints, unit tests
 test: ## everything, a real cluster included: 60 minutes at most from nothing, 25 after that
 	@tests/run test
 
-soak: ## the end-to-end tests over and over, SOAK_MINUTES long (60)
-	@tests/setup build curl
+soak: ## what depends on chance, over and over, SOAK_MINUTES long (60), and its counters
+	@tests/setup build curl proof
 	@tests/soak
 
 bench: ## the sidecar against Redis in the same run, as ratios; writes target/bench/results.json

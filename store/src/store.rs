@@ -17,6 +17,7 @@ use crate::entry::Entry;
 use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::Cipher;
+use crate::index::View;
 use crate::keyring::{Encryption, Keyring};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
@@ -74,12 +75,15 @@ impl Store {
     /// The entry of a key. Never waits for the disk or a writer.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         check_key(key)?;
-        let view = self.inner.shared.view.load();
-        Ok(view
-            .index
-            .get(key)
-            .filter(|entry| self.is_live(entry))
-            .cloned())
+        let found = self.inner.shared.view.load().index.get(key).cloned();
+        match found {
+            // Its time may have come after another write had replaced it: look at both at once.
+            Some(entry) if entry.expires_at().is_some_and(|at| at <= self.now_ms()) => {
+                let (view, now) = self.present();
+                Ok(view.index.get(key).filter(|e| !e.expired(now)).cloned())
+            }
+            found => Ok(found),
+        }
     }
 
     /// True if the key is there.
@@ -89,7 +93,8 @@ impl Store {
 
     /// Number of live keys.
     pub fn len(&self) -> u64 {
-        self.inner.shared.view.load().index.live(self.now_ms())
+        let (view, now) = self.present();
+        view.index.live(now)
     }
 
     /// True without live keys.
@@ -99,14 +104,14 @@ impl Store {
 
     /// All keys that begin with `prefix`, at one point in time.
     pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Bytes>> {
-        let view = self.inner.shared.view.load_full();
-        Ok(view.index.keys(prefix, self.now_ms()))
+        let (view, now) = self.present();
+        Ok(view.index.keys(prefix, now))
     }
 
     /// One page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
-        let view = self.inner.shared.view.load_full();
-        view.index.page(scan, view.revision, self.now_ms())
+        let (view, now) = self.present();
+        view.index.page(scan, view.revision, now)
     }
 
     /// Sets a key, without expiry.
@@ -360,7 +365,18 @@ impl Store {
         self.inner.committer.close()
     }
 
-    fn is_live(&self, entry: &Entry) -> bool {
-        entry.expires_at().is_none_or(|at| at > self.now_ms())
+    /// What there is, and a time at which it is. A time that was read behind a view may be one at which
+    /// that view was gone: an entry would seem expired that another had replaced before.
+    fn present(&self) -> (Arc<View>, u64) {
+        let shared = &self.inner.shared;
+        let mut view = shared.view.load_full();
+        loop {
+            let now = self.now_ms();
+            let after = shared.view.load_full();
+            if Arc::ptr_eq(&view, &after) {
+                return (view, now);
+            }
+            view = after;
+        }
     }
 }

@@ -12,4 +12,6 @@
     clippy::missing_panics_doc
 )]
 
+pub mod disk;
+pub mod history;
 pub mod work;

@@ -6,7 +6,7 @@ SHELL := /usr/bin/env bash
 HOST := $(shell uname -m)-unknown-linux-gnu
 STATIC := CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: help demo demo-cluster check test soak bench images crds fmt cluster-up cluster-down clean
+.PHONY: help demo demo-cluster check test soak bench bench-docs images crds fmt cluster-up cluster-down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,11 +30,18 @@ soak: ## what depends on chance, over and over, SOAK_MINUTES long (60), and its 
 	@tests/setup build curl proof
 	@tests/soak
 
-bench: ## the sidecar against Redis in the same run, as ratios; writes target/bench/results.json
+BENCH_FLAGS = --quiet -p codexstore-tests --target $(HOST) --features bench
+BENCH_ENV = $(STATIC) CODEXSTORE_SIDECAR=$(CURDIR)/target/$(HOST)/release/codexstore-sidecar
+
+bench: ## store and sidecar against their peers in the same run, as ratios (BENCH=full: all of it); writes target/bench/results.json
 	@tests/setup build bench
 	@images/build sidecar
-	@$(STATIC) CODEXSTORE_SIDECAR=$(CURDIR)/target/$(HOST)/release/codexstore-sidecar \
-	  cargo bench --quiet -p codexstore-tests --target $(HOST) --bench sidecar
+	@rm -f target/bench/results.json
+	@$(BENCH_ENV) BENCH=$(BENCH) cargo bench $(BENCH_FLAGS) --bench sidecar
+	@$(BENCH_ENV) BENCH=$(BENCH) cargo bench $(BENCH_FLAGS) --bench store
+
+bench-docs: ## put what was measured last into docs/PERFORMANCE.md, with its plots
+	@$(STATIC) cargo bench $(BENCH_FLAGS) --bench store -- --docs
 
 images: ## build sidecar and operator as OCI archives in target/images, without a registry
 	@tests/setup build

@@ -1,8 +1,8 @@
-//! `make bench`: the sidecar against Redis in the same run, as ratios.
+//! `make bench`, over sockets: the sidecar against Redis in the same run, as ratios.
 //!
 //! Each case alternates rounds of ours and the peer and compares the medians, since these rates follow
 //! the disk of the moment. The results go to `target/bench/results.json`, a list of
-//! `{name, unit, ours, peer, peer_value, ratio}`.
+//! `{name, unit, ours, peer, peer_value, ratio, ...}`, beside those of the library.
 
 #![allow(
     missing_docs,
@@ -11,14 +11,21 @@
 )]
 #![allow(clippy::cast_sign_loss)]
 
+#[path = "store/bars.rs"]
+mod bars;
 mod load;
-mod peers;
+mod redis;
+mod results;
+mod server;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+
+use crate::results::{Row, median};
+use crate::server::Server;
 
 const KEYS: usize = 100_000;
 const VALUE: usize = 100;
@@ -41,18 +48,14 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("b")
         .tempdir_in(target.join("bench"))?;
-    let ours = peers::sidecar(&program, &dir.path().join("ours"))?;
+    let ours = sidecar(&program, &dir.path().join("ours"))?;
     let idle = ours.resident()?;
-    let redis = peers::redis(&dir.path().join("redis"))?;
+    let redis = redis::always(&dir.path().join("redis"))?;
+    let ready = ours.ready_after.as_secs_f64() * 1e3;
     let mut results = vec![
-        bar(
-            "sidecar ready after start",
-            "ms",
-            ours.ready_after.as_secs_f64() * 1e3,
-            300.0,
-        ),
-        bar(
-            "sidecar idle memory (RSS)",
+        limit("sidecar.ready", "ms", ready, 300.0),
+        limit(
+            "sidecar.memory.idle",
             "MiB",
             idle as f64 / f64::from(1 << 20),
             8.0,
@@ -60,23 +63,58 @@ fn main() -> Result<()> {
     ];
     for (connections, total) in [(1, 4_000), (8, 20_000), (32, 60_000)] {
         results.push(compare(
-            &format!("durable set, {connections} connections"),
+            &format!("sidecar.set.durable.c{connections}"),
             || put(&ours.socket, connections, total),
-            || peers::redis_benchmark(&redis, "set", connections, total, KEYS, VALUE),
+            || redis::benchmark(&redis, "set", connections, total, KEYS, VALUE),
         )?);
     }
     fill(&ours.socket)?;
     for (connections, total) in [(1, 30_000), (32, 300_000)] {
         results.push(compare(
-            &format!("get, {connections} connections"),
+            &format!("sidecar.get.100k.c{connections}"),
             || get(&ours.socket, connections, total),
-            || peers::redis_benchmark(&redis, "get", connections, total, KEYS, VALUE),
+            || redis::benchmark(&redis, "get", connections, total, KEYS, VALUE),
         )?);
     }
-    let path = target.join("bench/results.json");
-    fs::write(&path, serde_json::to_vec_pretty(&results)?).context("writing the results")?;
+    results::write(&target.join("bench/results.json"), &results)?;
     println!("\nwritten: target/bench/results.json");
     Ok(())
+}
+
+/// The sidecar with its defaults: encryption, checksums and compression on, durability `always`.
+fn sidecar(program: &Path, dir: &Path) -> Result<Server> {
+    let keyring = dir.join("keyring");
+    fs::create_dir_all(&keyring)?;
+    fs::write(keyring.join("current"), "bench")?;
+    fs::write(keyring.join("bench"), [7u8; 32])?;
+    let socket = dir.join("codexstore.sock");
+    let mut command = Command::new(program);
+    command
+        .arg("run")
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .arg("--keyring-dir")
+        .arg(&keyring)
+        .arg("--socket")
+        .arg(&socket)
+        .args([
+            "--log-level",
+            "warn",
+            "--max-disk",
+            "8Gi",
+            "--max-memory",
+            "2Gi",
+        ])
+        .env_remove("CODEXSTORE_SOCKET");
+    Server::start(command, socket, |socket| {
+        Command::new(program)
+            .args(["ping", "--ready", "--socket"])
+            .arg(socket)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    })
 }
 
 /// Alternates rounds of both sides; the ratio is that of the medians.
@@ -84,38 +122,33 @@ fn compare(
     name: &str,
     mut ours: impl FnMut() -> Result<f64>,
     mut peer: impl FnMut() -> Result<f64>,
-) -> Result<Value> {
+) -> Result<Row> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         left.push(ours().with_context(|| format!("{name}: ours"))?);
         right.push(peer().with_context(|| format!("{name}: Redis"))?);
     }
-    let (ours, peer) = (median(left), median(right));
-    println!(
-        "{name:32} {ours:>10.0}/s   Redis {peer:>10.0}/s   ratio {:.2}",
-        ours / peer
-    );
-    Ok(json!({
-        "name": name, "unit": "operations/s", "ours": ours, "peer": "Redis, appendfsync always",
-        "peer_value": peer, "ratio": ours / peer,
-    }))
+    let peer = "Redis, appendfsync always";
+    Ok(row(name, "operations/s", median(left), peer, median(right)))
 }
 
-/// A figure against the bar that the project sets itself: a ratio under one is within it.
-fn bar(name: &str, unit: &str, ours: f64, limit: f64) -> Value {
-    println!(
-        "{name:32} {ours:>10.1} {unit}   bar {limit:>10.0} {unit}   ratio {:.2}",
-        ours / limit
-    );
-    json!({
-        "name": name, "unit": unit, "ours": ours, "peer": "bar", "peer_value": limit,
-        "ratio": ours / limit,
-    })
+/// A figure against a fixed one.
+fn limit(name: &str, unit: &'static str, ours: f64, limit: f64) -> Row {
+    row(name, unit, ours, "bar", limit)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+fn row(name: &str, unit: &'static str, ours: f64, peer: &str, peer_value: f64) -> Row {
+    let row = Row {
+        name: name.to_owned(),
+        unit,
+        ours,
+        peer: peer.to_owned(),
+        peer_value,
+        bar: bars::bar(name, peer),
+        note: String::new(),
+    };
+    println!("{}", row.line());
+    row
 }
 
 /// Spreads request numbers over the keys without a generator's state (a Weyl sequence).

@@ -1,0 +1,71 @@
+//! A server process under load, on a Unix socket and a directory of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A server that stops with this value.
+pub struct Server {
+    child: Child,
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// From its start until it was ready.
+    pub ready_after: Duration,
+}
+
+impl Server {
+    /// Starts it and waits until it is ready.
+    pub fn start(
+        mut command: Command,
+        socket: PathBuf,
+        ready: impl Fn(&Path) -> bool,
+    ) -> Result<Self> {
+        let name = command.get_program().display().to_string();
+        let start = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        while !ready(&socket) {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended at its start: {status}");
+            }
+            if start.elapsed() > Duration::from_mins(1) {
+                bail!("{name} was not ready in 60 s");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Self {
+            child,
+            socket,
+            ready_after: start.elapsed(),
+        })
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        resident(&self.child.id().to_string())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Resident memory of a process (`self`: of this one) in bytes.
+pub fn resident(process: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}

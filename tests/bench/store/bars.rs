@@ -1,0 +1,44 @@
+//! The ratios that the project asks of itself.
+
+/// Name of a case, beginning of a peer's name, least ratio.
+const BARS: &[(&str, &str, f64)] = &[
+    ("store.set.durable.t32", "SQLite", 20.0),
+    ("store.set.durable.t32", "redb", 20.0),
+    ("store.set.durable.t32", "fjall", 5.0),
+    ("store.set.durable.t1", "SQLite", 1.3),
+    ("store.set.durable.t1", "redb", 1.3),
+    ("store.set.group-size.t32", "", 2.0),
+    ("store.get.100k.t1", "redb", 2.0),
+    ("store.get.100k.t1", "SQLite", 4.0),
+    ("store.get.100k.t2", "ours, one thread", 1.7),
+    ("store.get.100k-while-writing.t1", "ours, no writers", 0.9),
+    ("store.scan.100k.t1", "bar", 1.0),
+    ("store.scan.100k.t1", "redb", 2.0),
+    ("store.set.interval.t1", "ours, always", 5.0),
+    (
+        "store.batch.10000.t1",
+        "ours, single sets by 8 threads",
+        50.0,
+    ),
+    ("store.open.1m", "bar", 1.0),
+    ("store.reopen.1m", "bar", 1.0),
+    ("store.memory.1m", "Redis", 1.0 / 0.8),
+    ("store.rate.during-fold.t8", "offered", 0.9),
+    ("store.rate.during-backup.t8", "offered", 0.9),
+    ("store.set.during-fold.t8", "ours, without", 1.0 / 3.0),
+    ("store.set.during-backup.t8", "ours, without", 1.0 / 3.0),
+    ("store.ledger-set.1m.t8", "ours, a history of 10k", 0.9),
+    ("store.ledger-set.10m.t8", "ours, a history of 10k", 0.9),
+    ("sidecar.ready", "bar", 1.0),
+    ("sidecar.memory.idle", "bar", 1.0),
+    ("sidecar.set.durable.c1", "Redis", 1.2),
+    ("sidecar.set.durable.c8", "Redis", 1.5),
+    ("sidecar.set.durable.c32", "Redis", 1.5),
+];
+
+/// The bar of a case against a peer.
+pub fn bar(name: &str, peer: &str) -> Option<f64> {
+    BARS.iter()
+        .find(|(case, whom, _)| *case == name && peer.starts_with(whom))
+        .map(|(_, _, bar)| *bar)
+}

@@ -68,12 +68,12 @@ fn every_rollback_and_every_fork_is_refused_and_says_what_is_lost() {
                 continue;
             }
             let error = open(copy, *anchor).unwrap_err();
-            let (first, last) = (points[at].1.revision + 1, anchor.revision);
-            let lost = format!("revisions {first} to {last} are lost");
+            let (from, to) = (points[at].1.revision + 1, anchor.revision);
+            let lost = format!("revisions {from} to {to} are lost");
             assert!(error.is(Code::Corrupt), "{error:?}");
             assert!(error.to_string().contains(&lost), "{error}");
             let error = open(&fork, *anchor).unwrap_err();
-            assert!(error.is(Code::Corrupt) && reached >= last, "{error:?}");
+            assert!(error.is(Code::Corrupt) && reached >= to, "{error:?}");
             assert!(error.to_string().contains("another way"), "{error}");
             refused += 2;
         }
@@ -91,8 +91,8 @@ fn a_ledger_cut_at_any_byte_is_refused_against_its_anchor() {
     // The segment that is written to: behind it there may be a spare.
     let end_of = |name: &String| disk.content(name).iter().rposition(|byte| *byte != 0);
     let used = names.iter().filter(|name| name.starts_with("ledger-"));
-    let used = used.filter_map(|name| Some((name, end_of(name)?)));
-    let (name, end) = used.last().unwrap();
+    let mut used = used.filter_map(|name| Some((name, end_of(name)?)));
+    let (name, end) = used.next_back().unwrap();
     let step = usize::try_from(scale(509, 3, 1)).unwrap();
     let mut refused = 0;
     for cut in (0..=end).step_by(step) {

@@ -50,8 +50,8 @@ fn open(before: &Shown, wall: u64, options: &Options, rng: &mut Rng) -> Shown {
     let clock = ManualClock::at(wall);
     let mut sim = Sim::open_at(&disk, options.clone(), rng.next(), clock).unwrap();
     let mut shown = Shown {
-        wall,
         disk,
+        wall,
         ..before.clone()
     };
     // The clock may be told to be right.

@@ -40,7 +40,7 @@ struct Seen {
 fn one(case: &Case, capacity: usize, seed: u64) -> Seen {
     let at = format!("{capacity} bytes, values of {}", case.value);
     let disk = SimDisk::with_capacity(capacity);
-    let mut seen = Seen::default();
+    let mut came_to = Seen::default();
     let mut model = Model::new();
     let mut rng = Rng(seed);
     for open in 0..2 {
@@ -48,7 +48,7 @@ fn one(case: &Case, capacity: usize, seed: u64) -> Seen {
             Ok(sim) => sim,
             Err(error) => {
                 assert!(error.is(Code::DiskFull), "{at}: {error:?}");
-                seen.unopened += 1;
+                came_to.unopened += 1;
                 break;
             }
         };
@@ -62,7 +62,7 @@ fn one(case: &Case, capacity: usize, seed: u64) -> Seen {
                 }
                 Err(error) => {
                     assert!(error.is(Code::DiskFull), "{at}: {error:?}");
-                    seen.refused += 1;
+                    came_to.refused += 1;
                 }
             }
             assert!(disk.used() <= capacity, "{at}");
@@ -70,7 +70,7 @@ fn one(case: &Case, capacity: usize, seed: u64) -> Seen {
         }
         assert!(sim.content() == model, "{at}: reads go on");
         assert!(sim.engine.shared.poison().is_none(), "{at}: not poisoned");
-        if seen.refused > 0 {
+        if came_to.refused > 0 {
             let first = model.keys().next().cloned();
             if let Some(key) = first {
                 sim.run(Batch::new().delete(key.clone()))
@@ -87,7 +87,7 @@ fn one(case: &Case, capacity: usize, seed: u64) -> Seen {
     assert!(sim.content() == model, "{at}: with more room");
     sim.run(Batch::new().set("more", "room"))
         .unwrap_or_else(|e| panic!("{at}: with more room: {e:?}"));
-    seen
+    came_to
 }
 
 /// All files are multiples of a sector long but for claims, of 64 bytes each, of which there are

@@ -309,7 +309,7 @@ fn verify_and_salvage_name_the_same_place_and_the_new_store_opens() {
     let good = verify(dir, Some(&truth.options.encryption), &mut |_, _| {}).unwrap();
     assert!(good.opened && good.faults.is_empty(), "{good:?}");
     let content = good.content.unwrap();
-    assert_eq!(content.entries as usize, truth.state(u64::MAX).len());
+    assert_eq!(content.entries, truth.state(u64::MAX).len() as u64);
 
     let log = truth.files().pop().unwrap();
     let mut bytes = fs::read(&log).unwrap();

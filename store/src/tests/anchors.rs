@@ -93,7 +93,7 @@ fn a_ledger_cut_at_any_byte_is_refused_against_its_anchor() {
     let used = names.iter().filter(|name| name.starts_with("ledger-"));
     let mut used = used.filter_map(|name| Some((name, end_of(name)?)));
     let (name, end) = used.next_back().unwrap();
-    let step = usize::try_from(scale(509, 3, 1)).unwrap();
+    let step = usize::try_from(scale(509, 13, 1)).unwrap();
     let mut refused = 0;
     for cut in (0..=end).step_by(step) {
         for zeros in [false, true] {

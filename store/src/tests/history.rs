@@ -295,10 +295,16 @@ impl History {
     /// The oracle: what was promised is there, nothing else ever was; a second open finds the
     /// same; the store works on, and what it then acknowledges survives the next power loss.
     pub fn check(&self, disk: &SimDisk, promise: Promise) -> Result<(), String> {
+        let found = self.look(disk, promise)?;
+        self.go_on(disk, promise, found)
+    }
+
+    /// The first part of the oracle: what one open finds.
+    pub fn look(&self, disk: &SimDisk, promise: Promise) -> Result<&Content, String> {
         let sim = self
             .open(disk, promise, 99)
             .map_err(|e| format!("open: {e:?}"))?;
-        let found = self.states[promise.must..=promise.may]
+        self.states[promise.must..=promise.may]
             .iter()
             .rfind(|state| shows(&sim, state))
             .ok_or_else(|| {
@@ -309,8 +315,10 @@ impl History {
                     "never"
                 };
                 format!("a state that was {what} there, at {promise:?}")
-            })?;
-        drop(sim);
+            })
+    }
+
+    fn go_on(&self, disk: &SimDisk, promise: Promise, found: &Content) -> Result<(), String> {
         // What was found once stays, is written on, and survives the next power loss.
         let mut sim = self
             .open(disk, promise, 100)

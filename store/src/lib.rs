@@ -127,7 +127,7 @@ pub use log::{Change, ChangeOp};
 pub use migrate::{Migrated, Progress, migrate_encryption};
 pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
-pub use rewrap::{Rewrapped, rewrap};
+pub use rewrap::{Rewrapped, check_keys, rewrap};
 pub use scan::{Page, Scan};
 pub use stats::{Finding, Stats};
 pub use store::Store;

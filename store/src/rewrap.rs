@@ -20,7 +20,7 @@ use crate::past::removing;
 use crate::seat::Seat;
 use crate::store::Store;
 use crate::succession::Succession;
-use crate::survey::nothing_behind;
+use crate::survey::{Survey, nothing_behind};
 use crate::task::{Running, Work};
 use crate::txn::Txn;
 
@@ -32,6 +32,32 @@ pub struct Rewrapped {
     pub files: u64,
     /// Key slots written for that; 0 if nothing was left to do.
     pub slots: u64,
+}
+
+/// Checks that `keys` open every file of the store in `dir`, which is not open, and says how many
+/// there are. Their content is not read, and nothing is modified. Fails with `not-found` if there is
+/// no store, `locked` if it is open, a kind of Encryption if the keys are not the right ones.
+pub fn check_keys(dir: &Path, keys: &Encryption) -> Result<u64> {
+    let survey = Survey::take(&open_there(dir)?, &keys.for_store())?;
+    let files = survey.images.len() + survey.logs.len();
+    if files == 0 {
+        return Err(no_store());
+    }
+    Ok(files as u64)
+}
+
+fn open_there(dir: &Path) -> Result<OsDisk> {
+    if dir.is_dir() {
+        return OsDisk::open(dir);
+    }
+    Err(Error::new(
+        Code::NotFound,
+        format!("{}: no such directory", dir.display()),
+    ))
+}
+
+fn no_store() -> Error {
+    Error::new(Code::NotFound, "there is no store in this directory")
 }
 
 /// Wraps the data keys of the store in `dir`, which is not open, with what `new` wraps new files
@@ -48,13 +74,7 @@ pub fn rewrap(
     new: &Encryption,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rewrapped> {
-    if !dir.is_dir() {
-        return Err(Error::new(
-            Code::NotFound,
-            format!("{}: no such directory", dir.display()),
-        ));
-    }
-    rewrap_on(&OsDisk::open(dir)?, &Env::system(), old, new, progress)
+    rewrap_on(&open_there(dir)?, &Env::system(), old, new, progress)
 }
 
 /// The same on a disk and in an environment of the caller's.
@@ -74,10 +94,7 @@ pub(crate) fn rewrap_on(
     let (old, new) = (old.for_store(), new.for_rewrap());
     let names = data_files(disk)?;
     if names.is_empty() {
-        return Err(Error::new(
-            Code::NotFound,
-            "there is no store in this directory",
-        ));
+        return Err(no_store());
     }
     // Those that are done first: a passphrase goes on with the salt that they have.
     let mut files = Vec::new();

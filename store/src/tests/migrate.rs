@@ -1,6 +1,7 @@
 //! Migrations to other keys: what they keep, and what a crash or an error leaves at each call.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::basic::bytes_of;
@@ -92,7 +93,8 @@ fn open(disk: &SimDisk, options: &Options) -> Result<Store> {
 
 fn migrate(disk: &SimDisk, old: &Options, new: &Options) -> Result<Migrated> {
     // Another run draws other ids.
-    let seed = u64::try_from(disk.used()).unwrap() << 16 | disk.list().unwrap().len() as u64;
+    let seed =
+        u64::try_from(disk.used()).unwrap() << 16 | disk.restart().list().unwrap().len() as u64;
     let disk = Arc::new(disk.clone());
     migrate_on(disk, env(seed), &old.encryption, new, &mut |_| {})
 }
@@ -207,8 +209,11 @@ fn strangers(disk: &SimDisk, options: &Options) -> BTreeSet<String> {
 
 /// Loses power at every `step`th call that changes the disk, and checks what is left. How many
 /// states, and how many of them behind the switch.
-fn sweep(old: &Options, new: &Options, step: usize) -> (u64, u64) {
+fn sweep(old: &Options, new: &Options, step: usize, broken: Option<&'static str>) -> (u64, u64) {
     let (base, content) = prepared(old);
+    if let Some(part) = broken {
+        base.break_sync(part);
+    }
     let whole = base.restart();
     let done = migrate(&whole, old, new).unwrap();
     assert!(!done.resumed && done.logs > 0);
@@ -229,7 +234,7 @@ fn sweep(old: &Options, new: &Options, step: usize) -> (u64, u64) {
 /// Every call for one pair of options, and some for the others.
 fn sweep_all(strategy: Strategy, whole: usize, step: usize) {
     for (at, (old, new)) in pairs(strategy).iter().enumerate() {
-        let (states, switched) = sweep(old, new, if at == whole { step } else { 8 });
+        let (states, switched) = sweep(old, new, if at == whole { step } else { 8 }, None);
         // The second pair differs in the size of the frames' keys alone: both open both.
         assert!(at == 1 || switched > 3 && switched < states);
     }
@@ -243,6 +248,18 @@ fn a_power_loss_at_any_call_leaves_the_old_snapshot_or_the_new_one() {
 #[test]
 fn a_power_loss_at_any_call_leaves_the_old_ledger_or_the_new_one() {
     sweep_all(Strategy::Ledger, 3, 2);
+}
+
+#[test]
+fn the_sweep_notices_each_sync_that_is_left_out() {
+    let (old, new) = pairs(Strategy::Snapshot).remove(0);
+    for part in ["journal-", "image-", "."] {
+        let swept = catch_unwind(AssertUnwindSafe(|| sweep(&old, &new, 1, Some(part))));
+        assert!(
+            swept.is_err(),
+            "syncs of {part} could be left out unnoticed"
+        );
+    }
 }
 
 #[test]

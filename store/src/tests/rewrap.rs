@@ -11,7 +11,8 @@ use super::sim::{Sim, env};
 use super::workload::quick;
 use crate::rewrap::rewrap_on;
 use crate::{
-    Batch, Code, Encryption, Key, KeyId, Keyring, Kind, Options, Rewrapped, Store, rewrap,
+    Batch, Code, Encryption, Key, KeyId, Keyring, Kind, Options, Rewrapped, Store, check_keys,
+    rewrap,
 };
 
 /// A keyring of both keys; the first is current.
@@ -168,9 +169,17 @@ fn a_rewrap_that_cannot_be_modifies_nothing() {
     ] {
         let error = run(old, new).unwrap_err();
         assert!(error.is(code), "{error:?}");
+        assert!(check_keys(dir.path(), new).is_err());
         assert_eq!(bytes_of(dir.path()), before);
     }
+    assert_eq!(check_keys(dir.path(), &old).unwrap(), 1);
+    assert_eq!(bytes_of(dir.path()), before);
     let plain = tempfile::tempdir().unwrap();
+    assert!(
+        check_keys(plain.path(), &old)
+            .unwrap_err()
+            .is(Code::NotFound)
+    );
     Store::open(plain.path(), Options::new(Encryption::None)).unwrap();
     let error = rewrap(plain.path(), &old, &old, &mut |_, _| {}).unwrap_err();
     assert!(error.is(Code::EncryptionMismatch), "{error:?}");

@@ -178,6 +178,7 @@ pub enum Collections {
 
 /// A table of a SQLite database.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_field_names)] // they are named after their options
 pub struct Sqlite {
     /// Import from a table of this SQLite database
     #[arg(long, value_name = "FILE", requires_all = ["table", "key_column", "value_column"], conflicts_with = "file")]

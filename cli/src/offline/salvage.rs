@@ -91,7 +91,7 @@ fn line(lost: &Lost) -> String {
     let mut parts = vec![lost.file.clone()];
     parts.push(match (lost.sequence, lost.until) {
         (0, _) => "all of it".to_owned(),
-        (first, Some(last)) if last > first => format!("frames {first} to {last}"),
+        (first, Some(until)) if until > first => format!("frames {first} to {until}"),
         (first, Some(_)) => format!("frame {first}"),
         (first, None) => format!("from frame {first} on"),
     });

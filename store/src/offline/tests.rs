@@ -380,6 +380,68 @@ fn a_wrong_key_is_an_error_and_not_a_loss() {
     assert!(verify(dir, None, &mut |_, _| {}).unwrap().faults.is_empty());
 }
 
+/// A copy of a store's directory, without its lock.
+fn copy(dir: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for (path, bytes) in snapshot(dir) {
+        fs::write(to.path().join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    to
+}
+
+#[test]
+fn what_an_owner_wrote_that_another_had_overtaken_is_not_salvaged() {
+    let options = Options::new(keyring());
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    store.set(b"a", b"1").unwrap();
+    store.close().unwrap();
+    // Two owners from here, the second of a higher epoch.
+    let other = copy(dir.path());
+    let store = Store::open(other.path(), options.clone()).unwrap();
+    store.set(b"a", b"overtaken").unwrap();
+    store.set(b"b", b"overtaken").unwrap();
+    store.close().unwrap();
+    fs::write(dir.path().join(crate::layout::epoch(2)), b"").unwrap();
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    store.set(b"c", b"2").unwrap();
+    store.close().unwrap();
+    let log = |number| crate::layout::log(crate::format::FileKind::Journal, number);
+    fs::copy(other.path().join(log(2)), dir.path().join(log(3))).unwrap();
+
+    let disk = ReadOnly::hold(dir.path()).unwrap();
+    let proven = prove(&disk, &options.encryption, false, &mut |_, _| {}).unwrap();
+    let found: Vec<(&[u8], &[u8])> = proven
+        .entries
+        .iter()
+        .map(|(entry, _)| (entry.key(), entry.value()))
+        .collect();
+    assert_eq!(found, [(&b"a"[..], &b"1"[..]), (b"c", b"2")]);
+    assert!(proven.report.is_complete(), "{:?}", proven.report);
+    drop(disk);
+    let verified = verify(dir.path(), Some(&options.encryption), &mut |_, _| {}).unwrap();
+    assert!(verified.faults.is_empty(), "{verified:?}");
+    let store = Store::open(dir.path(), options).unwrap();
+    assert_eq!(store.len(), 2);
+}
+
+#[test]
+fn only_the_end_of_a_frame_damaged_loses_nothing() {
+    let truth = Truth::make(keyring(), false, Strategy::Snapshot);
+    let log = truth.files().pop().unwrap();
+    let good = fs::read(&log).unwrap();
+    // The chain hash, the end marker, and the padding before them.
+    for at in [511, 500, 480, 470] {
+        let mut bytes = good.clone();
+        bytes[12288 + 512 + at] ^= 1;
+        fs::write(&log, bytes).unwrap();
+        let proven = truth.prove(false);
+        assert!(proven.report.is_complete(), "{at}: {:?}", proven.report);
+        assert_eq!(proven.report.mended.len(), 1, "{at}");
+        assert_eq!(proven.entries.len(), truth.state(u64::MAX).len(), "{at}");
+    }
+}
+
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fs::read_dir(dir)
         .unwrap()

@@ -201,3 +201,83 @@ fn sorted(values: Vec<(f64, Vec<u8>)>) -> Option<Value> {
         .collect();
     pairs.map(Value::Array)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A snapshot of database 0 that says it has `stated` keys, and of database 3.
+    fn snapshot(stated: u8) -> Vec<u8> {
+        let mut bytes = b"REDIS0011".to_vec();
+        bytes.extend([0xfe, 0, 0xfb, stated, 1]);
+        // A string, one that expires, a list of two, a set.
+        bytes.extend(b"\x00\x01a\x011");
+        bytes.push(0xfc);
+        bytes.extend(4_102_444_800_000_u64.to_le_bytes());
+        bytes.extend(b"\x00\x01b\x02\xff\x00");
+        bytes.extend(b"\x01\x01l\x02\x01x\x01y");
+        bytes.extend(b"\x02\x01s\x01\x01m");
+        bytes.extend([0xfe, 3, 0xfb, 1, 0]);
+        bytes.extend(b"\x00\x01c\x012");
+        bytes.push(0xff);
+        let sum = crc::Crc::<u64>::new(&crc::CRC_64_REDIS).checksum(&bytes);
+        bytes.extend(sum.to_le_bytes());
+        bytes
+    }
+
+    fn all(bytes: &[u8], database: u32, how: Collections) -> Result<Vec<Result<Record, String>>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let records = read(file.path(), database, how)?;
+        Ok(records.map(|(_, record)| record).collect())
+    }
+
+    #[test]
+    fn strings_come_as_they_are_and_the_rest_as_asked() {
+        let found = all(&snapshot(4), 0, Collections::Json).unwrap();
+        let values: Vec<_> = found.iter().map(|r| r.as_ref().unwrap()).collect();
+        assert_eq!(values.len(), 4);
+        assert_eq!(
+            (&values[1].value[..], values[1].expires_at),
+            (&[0xff, 0][..], Some(4_102_444_800_000))
+        );
+        assert_eq!(
+            (values[2].value.as_slice(), values[2].expires_at),
+            (&br#"["x","y"]"#[..], None)
+        );
+        assert_eq!(values[3].value, br#"["m"]"#);
+
+        assert_eq!(all(&snapshot(4), 0, Collections::Skip).unwrap().len(), 2);
+        let found = all(&snapshot(4), 0, Collections::Fail).unwrap();
+        assert!(
+            found[2]
+                .as_ref()
+                .unwrap_err()
+                .contains("a list: only strings")
+        );
+        assert_eq!(all(&snapshot(4), 3, Collections::Fail).unwrap().len(), 1);
+        assert_eq!(all(&snapshot(4), 9, Collections::Fail).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn keys_that_the_decoder_leaves_out_are_missed() {
+        let found = all(&snapshot(6), 0, Collections::Json).unwrap();
+        let error = found.last().unwrap().as_ref().unwrap_err();
+        assert!(error.contains("2 more keys are streams"), "{error}");
+        assert_eq!(all(&snapshot(6), 0, Collections::Skip).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn damage_is_noticed_wherever_it_is() {
+        let good = snapshot(4);
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(all(&bad, 0, Collections::Json).is_err(), "byte {at}");
+            assert!(
+                all(&good[..at], 0, Collections::Json).is_err(),
+                "cut at {at}"
+            );
+        }
+    }
+}

@@ -76,6 +76,21 @@ fn with_an_interval_an_error_for_ever_loses_at_most_the_interval() {
     println!("lasting, interval: {calls}");
 }
 
+// Opens of a ledger of several segments, its folds and its close included.
+#[test]
+fn an_error_at_any_call_of_a_ledger_loses_nothing_acknowledged() {
+    let mut options = quick();
+    options.strategy = crate::Strategy::Ledger;
+    options.max_disk = 2 << 20;
+    let step = usize::try_from(super::scale::scale(7, 1, 1)).unwrap();
+    println!(
+        "errors, ledger: {}",
+        calls(Fault::ErrorOnce, &options, 1, step)
+    );
+    let lasting = calls(Fault::ErrorForEver, &options, 2, step);
+    println!("lasting, ledger: {lasting}");
+}
+
 #[test]
 fn with_an_interval_a_write_whose_payload_a_failure_threw_away_is_not_answered_with_success() {
     let mut tried = 0;

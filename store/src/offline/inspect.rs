@@ -190,6 +190,8 @@ pub(crate) fn look(
 pub(crate) struct There {
     pub claims: BTreeMap<u64, Option<Epoch>>,
     pub suspect: bool,
+    /// A restore was not finished.
+    pub restoring: bool,
     pub files: Vec<Found>,
     pub others: Vec<String>,
 }
@@ -226,6 +228,7 @@ impl There {
         let mut there = There {
             claims: BTreeMap::new(),
             suspect: false,
+            restoring: false,
             files: Vec::new(),
             others: Vec::new(),
         };
@@ -236,6 +239,7 @@ impl There {
         for name in names {
             match layout::parse(&name) {
                 Name::Suspect => there.suspect = true,
+                Name::Restoring => there.restoring = true,
                 Name::Epoch(number) => {
                     let read = match Epoch::read(disk, number) {
                         // The owner has just replaced it.

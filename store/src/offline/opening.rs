@@ -6,7 +6,7 @@ use super::inspect::{Claim, Found, Inspection, Role, There};
 use super::lines::Lines;
 use super::walk::End;
 use crate::format::{FileKind, Header, Link};
-use crate::layout::Name;
+use crate::layout::{self, Name};
 use crate::options::Strategy;
 
 /// What an open would do. Without a key it is not known whether the frames authenticate.
@@ -23,6 +23,9 @@ pub struct Opening {
 /// Gives each file its role and says what an open would do.
 pub(crate) fn judge(there: There, live: bool) -> Inspection {
     let mut open = Opening::default();
+    if there.restoring {
+        open.refusals.push(layout::unfinished().to_string());
+    }
     let roles = roles(&there, &mut open);
     if open.refusals.is_empty() {
         steps(&there, &roles, &mut open);

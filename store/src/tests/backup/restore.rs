@@ -323,3 +323,17 @@ fn a_large_stream_takes_little_memory_and_opens() {
     assert_eq!(restored.backup, info);
     assert!(Sim::open(&disk, options, 2).unwrap().content() == sim.content());
 }
+
+#[test]
+fn an_unfinished_restore_is_told_by_whoever_looks() {
+    let case = case();
+    let dir = tempfile::tempdir().unwrap();
+    let cut = &case.bytes[..case.bytes.len() / 2];
+    backup::restore(dir.path(), cut, &quick()).unwrap_err();
+    let error = crate::Store::open(dir.path(), quick()).err().unwrap();
+    assert!(error.is(Code::RestoreUnfinished), "{error:?}");
+    let found = crate::offline::inspect(dir.path(), &mut |_, _| ()).unwrap();
+    assert_eq!(found.open.refusals, [error.to_string()]);
+    backup::restore(dir.path(), &case.bytes[..], &quick()).unwrap();
+    crate::Store::open(dir.path(), quick()).unwrap();
+}

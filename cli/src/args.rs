@@ -5,7 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
-use crate::{offline::args as offline, output::Format};
+use crate::{
+    offline::{args as offline, keys},
+    output::Format,
+};
 
 const ABOUT: &str = "Talk to a CodexStore, run one on a laptop, and explain what the cluster does";
 
@@ -163,6 +166,24 @@ pub enum Command {
         after_help = "Example:\n  codexctl convert /data/orders --strategy ledger --keyring /keyring"
     )]
     Convert(offline::Convert),
+    /// Encrypt a store anew: other keys, another cipher, encryption on or off
+    ///
+    /// Offline. Every file is sealed again under fresh data keys and read back; the old files are removed only
+    /// then. Needs as much space again as the store takes. If it is interrupted, run it again: at each point
+    /// either the old keys open the store or the new ones do.
+    #[command(
+        after_help = "Examples:\n  codexctl migrate-encryption /data/orders --keyring /old --to-keyring /new\n  codexctl migrate-encryption /data/orders --keyring /old --to-passphrase-file /run/secret\n  codexctl migrate-encryption /data/orders --unencrypted --to-keyring /new --key-size 128"
+    )]
+    MigrateEncryption(keys::MigrateEncryption),
+    /// Check or change the passphrase of a store
+    ///
+    /// Offline. Without `--change` or a new file it says whether the passphrase opens every file. A change wraps
+    /// the data keys anew, which is quick; if it is interrupted, run it again with both. A passphrase is read from a
+    /// file, or asked for on the terminal, and is never an argument.
+    #[command(
+        after_help = "Examples:\n  codexctl passphrase /data/orders\n  codexctl passphrase /data/orders --change\n  codexctl passphrase /data/orders --passphrase-file old --new-passphrase-file new"
+    )]
+    Passphrase(keys::ChangePassphrase),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

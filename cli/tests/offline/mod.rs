@@ -1,6 +1,7 @@
 //! The offline commands on stores that the library wrote.
 
 mod inspect;
+mod keys;
 mod place;
 mod transfer;
 mod verify;

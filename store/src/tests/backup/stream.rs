@@ -306,7 +306,12 @@ fn what_a_stalled_backup_holds_is_counted_and_let_go_afterwards() {
     assert!(held <= 2 * before + 100_000, "{before} then {held}");
     go.send(()).unwrap();
     end.recv().unwrap().unwrap();
-    assert!(memory(&store) < before + 100_000);
+    // A fold may still hold what it holds.
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while memory(&store) > before + 100_000 {
+        assert!(std::time::Instant::now() < deadline, "never let go");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

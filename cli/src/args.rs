@@ -5,7 +5,13 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
-use crate::{offline::args as offline, output::Format};
+use crate::{
+    offline::{
+        args as offline,
+        backup::{Backup, Restore},
+    },
+    output::Format,
+};
 
 const ABOUT: &str = "Talk to a CodexStore, run one on a laptop, and explain what the cluster does";
 
@@ -163,6 +169,21 @@ pub enum Command {
         after_help = "Example:\n  codexctl convert /data/orders --strategy ledger --keyring /keyring"
     )]
     Convert(offline::Convert),
+    /// Verify or list backups
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups"
+    )]
+    Backup(Backup),
+    /// Make a store of a backup
+    ///
+    /// Offline. The directory must hold nothing of a store. The store has the backup's entries, and a ledger's history,
+    /// in a new lineage far above every revision that may have been given out. All of it is there or none: until this
+    /// has ended well the directory does not open, and this can be run again.
+    #[command(
+        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup"
+    )]
+    Restore(Restore),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

@@ -77,6 +77,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Export(export) => offline::export(&export, format),
         Command::Import(import) => offline::import(&import, format),
         Command::Convert(convert) => offline::convert(&convert, format),
+        Command::Backup(command) => offline::backup(&command, format),
+        Command::Restore(restore) => offline::restore(&restore, format),
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
         Command::Version => version(format),

@@ -6,7 +6,11 @@ use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
 use crate::{
-    offline::{args as offline, keys},
+    offline::{
+        args as offline,
+        backup::{Backup, Restore},
+        keys,
+    },
     output::Format,
 };
 
@@ -184,6 +188,21 @@ pub enum Command {
         after_help = "Examples:\n  codexctl passphrase /data/orders\n  codexctl passphrase /data/orders --change\n  codexctl passphrase /data/orders --passphrase-file old --new-passphrase-file new"
     )]
     Passphrase(keys::ChangePassphrase),
+    /// Verify or list backups
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups"
+    )]
+    Backup(Backup),
+    /// Make a store of a backup
+    ///
+    /// Offline. The directory must hold nothing of a store. The store has the backup's entries, and a ledger's history,
+    /// in a new lineage far above every revision that may have been given out. All of it is there or none: until this
+    /// has ended well the directory does not open, and this can be run again.
+    #[command(
+        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup"
+    )]
+    Restore(Restore),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

@@ -79,6 +79,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Convert(convert) => offline::convert(&convert, format),
         Command::MigrateEncryption(migrate) => offline::migrate_encryption(&migrate, format),
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
+        Command::Backup(command) => offline::backup(&command, format),
+        Command::Restore(restore) => offline::restore(&restore, format),
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
         Command::Version => version(format),

@@ -22,7 +22,7 @@ fn help_documents_every_exit_code() {
 fn every_command_has_help_with_an_example() {
     for command in [
         "get", "set", "delete", "list", "batch", "inspect", "verify", "salvage", "export",
-        "import", "convert", "explain", "dev",
+        "import", "convert", "backup", "restore", "explain", "dev",
     ] {
         let help = run(codexctl().args([command, "--help"])).ok();
         assert!(help.contains("Example"), "{command}: {help}");

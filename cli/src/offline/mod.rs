@@ -3,6 +3,7 @@
 //! Thin over [`codexstore::offline`]: here are arguments, progress, and how things are shown.
 
 pub mod args;
+pub mod backup;
 mod convert;
 mod export;
 mod import;
@@ -14,6 +15,7 @@ mod salvage;
 mod source;
 mod verify;
 
+pub use backup::{backup, restore};
 pub use convert::convert;
 pub use export::export;
 pub use import::import;

@@ -1,5 +1,6 @@
 //! The offline commands on stores that the library wrote.
 
+mod backup;
 mod inspect;
 mod keys;
 mod place;

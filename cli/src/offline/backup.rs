@@ -1,0 +1,252 @@
+//! `backup verify`, `backup list` and `restore`: backups as files, and a store made of one.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use codexstore::{
+    Options,
+    backup::{self, Contents, Envelope},
+};
+use codexstore_api::time::rfc3339;
+use serde_json::{Value, json};
+
+use super::{
+    args::{Keys, KeysIfAny, StrategyName},
+    progress::Bar,
+};
+use crate::{
+    failure::Coded,
+    output::{self, Format, Table, size},
+};
+
+/// `backup`.
+#[derive(Debug, Subcommand)]
+pub enum Backup {
+    /// Verify a backup
+    ///
+    /// With keys, opens all of it and compares it with what the store said when it wrote it. Without keys, checks its
+    /// chain of hashes, which tells damage but not a forgery: compare the SHA-256 with what the store told. Exits
+    /// with 7 when anything is wrong.
+    #[command(
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup verify - < orders.backup"
+    )]
+    Verify {
+        /// The backup, or `-` for stdin
+        file: PathBuf,
+        /// With which keys
+        #[command(flatten)]
+        keys: KeysIfAny,
+    },
+    /// List the backups in a directory
+    ///
+    /// Of each store, the newest last. Reads headers and the last frame only: `verify` proves the rest.
+    #[command(after_help = "Example:\n  codexctl backup list /backups")]
+    List {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup, or `-` for stdin
+    pub file: PathBuf,
+    /// Directory of the new store, which must hold nothing of a store
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// With which keys; the new store has the same
+    #[command(flatten)]
+    pub keys: Keys,
+    /// The strategy of the store that was backed up
+    #[arg(long, value_enum, default_value = "snapshot")]
+    pub strategy: StrategyName,
+}
+
+/// `backup`.
+pub fn backup(command: &Backup, format: Format) -> Result<()> {
+    match command {
+        Backup::Verify { file, keys } => verify(file, keys, format),
+        Backup::List { dir } => list(dir, format),
+    }
+}
+
+fn verify(file: &Path, keys: &KeysIfAny, format: Format) -> Result<()> {
+    let encryption = keys.encryption()?;
+    let from = Watched::open(file, "verifying")?;
+    let named = || format!("verify {}", file.display());
+    let (envelope, contents) = match encryption {
+        Some(encryption) => {
+            let info = backup::verify(from, &encryption).with_context(named)?;
+            (info.envelope, Some(info.contents))
+        }
+        None => (backup::verify_chain(from).with_context(named)?, None),
+    };
+    show(&envelope, contents.as_ref(), Vec::new(), format)
+}
+
+fn list(dir: &Path, format: Format) -> Result<()> {
+    if !dir.is_dir() {
+        return Err(Coded::not_found(format!("{} is not a directory", dir.display())).into());
+    }
+    let found = backup::list(dir)?;
+    if format == Format::Json {
+        let rows = found.iter().map(|found| {
+            json!({
+                "path": found.path,
+                "store": found.store.to_string(),
+                "revision": found.revision,
+                "createdAt": rfc3339(found.created_ms),
+                "bytes": found.bytes,
+                "complete": found.complete,
+            })
+        });
+        return output::json(&rows.collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["STORE", "CREATED", "REVISION", "SIZE", "COMPLETE", "PATH"]);
+    for found in found {
+        table.row(vec![
+            found.store.to_string(),
+            rfc3339(found.created_ms).unwrap_or_default(),
+            found.revision.to_string(),
+            size(found.bytes),
+            if found.complete { "yes" } else { "no" }.to_owned(),
+            found.path.display().to_string(),
+        ]);
+    }
+    output::raw(table.render().as_bytes())
+}
+
+/// `restore`.
+pub fn restore(args: &Restore, format: Format) -> Result<()> {
+    let mut options = Options::new(args.keys.encryption()?);
+    options.strategy = args.strategy.into();
+    let from = Watched::open(&args.file, "restoring")?;
+    let restored = backup::restore(&args.into, from, &options)
+        .with_context(|| format!("restore into {}", args.into.display()))?;
+    let more = vec![
+        ("Restored to", "restoredTo", json!(args.into)),
+        (
+            "Its lineage",
+            "newLineage",
+            json!(restored.lineage.to_string()),
+        ),
+        (
+            "It goes on at revision",
+            "newRevision",
+            json!(restored.next_revision),
+        ),
+    ];
+    let backup = restored.backup;
+    show(&backup.envelope, Some(&backup.contents), more, format)
+}
+
+/// Name for people, name in JSON, value.
+type Row = (&'static str, &'static str, Value);
+
+fn show(
+    envelope: &Envelope,
+    contents: Option<&Contents>,
+    more: Vec<Row>,
+    format: Format,
+) -> Result<()> {
+    let key = envelope.key_id.as_ref().map(ToString::to_string);
+    let mut rows: Vec<Row> = vec![
+        ("Store", "store", json!(envelope.store.to_string())),
+        ("Lineage", "lineage", json!(envelope.lineage.to_string())),
+        ("Epoch", "epoch", json!(envelope.epoch)),
+        ("Revision", "revision", json!(envelope.revision)),
+        ("Created", "createdAt", json!(rfc3339(envelope.created_ms))),
+        ("Cipher", "cipher", json!(envelope.cipher.as_str())),
+        ("Key", "keyId", json!(key)),
+        ("Bytes", "bytes", json!(envelope.bytes)),
+        ("SHA-256", "sha256", json!(hex(&envelope.sha256))),
+    ];
+    match contents {
+        Some(contents) => rows.extend([
+            ("Entries", "entries", json!(contents.entries)),
+            ("Root", "root", json!(hex(&contents.root))),
+            ("Batches of history", "history", json!(contents.history)),
+        ]),
+        None => rows.push((
+            "Opened",
+            "opened",
+            json!("no: without a key, a forgery is not told"),
+        )),
+    }
+    rows.extend(more);
+    if format == Format::Json {
+        let rows = rows.into_iter().map(|(_, name, value)| match name {
+            "opened" => (name.to_owned(), Value::Bool(false)),
+            _ => (name.to_owned(), value),
+        });
+        return output::json(&rows.collect::<serde_json::Map<_, _>>());
+    }
+    let mut table = Table::bare();
+    for (label, _, value) in rows {
+        let text = match value {
+            Value::Null => "none".to_owned(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        table.row(vec![label.to_owned(), text]);
+    }
+    output::raw(table.render().as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A file or stdin, with a bar that shows how far it was read.
+struct Watched {
+    from: Box<dyn Read>,
+    len: Option<u64>,
+    done: u64,
+    bar: Bar,
+}
+
+impl Watched {
+    fn open(file: &Path, doing: &'static str) -> Result<Watched> {
+        let (from, len): (Box<dyn Read>, _) = if file == Path::new("-") {
+            (Box::new(io::stdin().lock()), None)
+        } else {
+            let doing = || format!("open {}", file.display());
+            let opened = File::open(file).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    Coded::not_found(format!("{} is not there", file.display())).into()
+                }
+                _ => anyhow::Error::new(error).context(doing()),
+            })?;
+            let len = opened.metadata().with_context(doing)?.len();
+            (Box::new(opened), Some(len))
+        };
+        Ok(Watched {
+            from,
+            len,
+            done: 0,
+            bar: Bar::of_bytes(doing),
+        })
+    }
+}
+
+impl Read for Watched {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(into)?;
+        self.done += read as u64;
+        match self.len {
+            Some(len) => self.bar.at(self.done, len),
+            None => self.bar.count(self.done),
+        }
+        Ok(read)
+    }
+}

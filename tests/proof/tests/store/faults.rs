@@ -186,7 +186,7 @@ fn an_error_of_the_disk_poisons_the_store_and_loses_nothing() {
         cases.len()
     );
     counted(&format!(
-        "EIO by strace: {} cases, {hit} reached, errors: {injected}, syncs looked at: {syncs}, second syncs of a file: 0",
+        "EIO by strace: {}, reached: {hit}, errors: {injected}, syncs looked at: {syncs}, second syncs of a file: 0",
         cases.len()
     ));
 }

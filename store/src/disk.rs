@@ -215,7 +215,10 @@ impl Disk for OsDisk {
     }
 
     fn unlock(&self) {
-        *self.lock.lock() = None;
+        if let Some(lock) = self.lock.lock().take() {
+            // In so many words: a child that another thread is just starting holds a copy.
+            let _closed_below = rustix::fs::flock(&lock, FlockOperation::Unlock);
+        }
     }
 
     fn tighten(&self) -> io::Result<()> {

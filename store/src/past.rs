@@ -98,6 +98,13 @@ impl Engine {
         self.background.start(removing(gone, Work::Nothing));
     }
 
+    /// The same at once, because space is needed. True if there was something.
+    pub(crate) fn trim_now(&mut self) -> bool {
+        self.past.trim_at = Duration::ZERO;
+        self.trim();
+        self.running.is_some()
+    }
+
     /// When the oldest segment is outlived, if that depends on its age.
     pub(crate) fn trim_due(&self) -> Option<Duration> {
         let age = self.seat.options.retention.age?;

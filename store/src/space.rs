@@ -183,6 +183,10 @@ impl Engine {
         loop {
             let need = self.needed(payload, grows);
             let limit = self.disk_limit();
+            if need > limit && self.running.is_none() && self.trim_now() {
+                self.wait()?;
+                continue;
+            }
             let folding = matches!(self.running, Some(Running::Image { .. }));
             if self.shortage.image.is_some() && !folding {
                 // The last image did not fit: until one does, the log must not grow.

@@ -80,15 +80,15 @@ fn backups_are_listed() {
 #[test]
 fn a_store_is_restored_from_a_file_and_from_stdin() {
     let place = Place::with_store();
-    let (path, info) = backed_up(&place);
+    let (path, backup) = backed_up(&place);
     let file = path.to_str().unwrap();
     let into = |dir| ["restore", file, "--into", dir, "--keyring", "keyring"];
     let text = place.run(into("new")).ok();
     assert!(text.contains("Its lineage"), "{text}");
     let check = |dir: &str| {
         let store = place.open(dir);
-        assert_eq!(store.content().unwrap(), (20, info.contents.root));
-        assert_ne!(store.lineage(), info.envelope.lineage.0);
+        assert_eq!(store.content().unwrap(), (20, backup.contents.root));
+        assert_ne!(store.lineage(), backup.envelope.lineage.0);
         store.close().unwrap();
     };
     check("new");

@@ -6,7 +6,7 @@ use super::wire::Fields;
 /// What stands in a backup's summary frame, right before the closing one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// SHA-256 over all entries: see [`crate::backup::BackupInfo::root`].
+    /// SHA-256 over all entries: see [`crate::Store::content`].
     pub root: Digest,
     /// Number of entries.
     pub entries: u64,

@@ -7,12 +7,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::{Code, Error, Result};
-use crate::format::{self, FRAMES_AT, FileId, Link, Reader, Source, Step, StoreId};
+use crate::format::{self, FRAMES_AT, FileId, Link, Reader, Step, StoreId};
 use crate::journal::LogFile;
+use crate::recovery::FileSource;
 
 /// Where a ledger stood. As text, six fields with `:` between them: store, epoch, revision, file,
 /// sequence and chain hash.
@@ -146,7 +146,7 @@ fn chain_at(disk: &dyn Disk, log: &LogFile, sequence: u64) -> Result<Option<form
     let file = disk.open(&log.name).map_err(io)?;
     let mut prefix = vec![0; usize::try_from(FRAMES_AT).unwrap_or_default()];
     file.read_at(0, &mut prefix).map_err(io)?;
-    let mut reader = Reader::new(format::open_without_key(&prefix)?, File(file));
+    let mut reader = Reader::new(format::open_without_key(&prefix)?, FileSource { file });
     loop {
         let here = reader.link();
         if here.sequence == sequence {
@@ -156,20 +156,6 @@ fn chain_at(disk: &dyn Disk, log: &LogFile, sequence: u64) -> Result<Option<form
             let end = reader.link();
             return Ok((end.sequence == sequence).then_some(end.chain));
         }
-    }
-}
-
-struct File(Arc<dyn DiskFile>);
-
-impl Source for File {
-    fn len(&self) -> Result<u64> {
-        self.0.len().map_err(|e| Error::io("length", e))
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0
-            .read_at(offset, buf)
-            .map_err(|e| Error::io(format!("read at {offset}"), e))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::options::Options;
+use crate::layout;
+use crate::offline;
+use crate::options::{Options, Strategy};
 use crate::store::Store;
 
 /// Gives a store that is not open the strategy of `options`; without effect if it has it. No entry
@@ -12,8 +14,14 @@ use crate::store::Store;
 /// A store that becomes a ledger remembers what is in its log from then on, which begins with what
 /// it had kept for watchers. A ledger that becomes a snapshot keeps its present; its history goes
 /// with the folds to come, but for [`Options::keep_log`]: take what is still wanted of it first.
-pub fn convert(dir: &Path, options: Options) -> Result<()> {
+///
+/// Returns the strategy that it had. Fails with `not-found` if there is no store.
+pub fn convert(dir: &Path, options: Options) -> Result<Strategy> {
+    let before = offline::strategy(dir)?.ok_or_else(layout::no_store)?;
     let mut options = options;
     options.convert = true;
-    Store::open(dir, options)?.close()
+    if before != options.strategy {
+        Store::open(dir, options)?.close()?;
+    }
+    Ok(before)
 }

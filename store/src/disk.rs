@@ -75,6 +75,17 @@ pub(crate) struct OsDisk {
 }
 
 impl OsDisk {
+    /// The same, but of a directory that exists.
+    pub fn open_there(path: &Path) -> Result<OsDisk> {
+        if path.is_dir() {
+            return OsDisk::open(path);
+        }
+        Err(Error::new(
+            Code::NotFound,
+            format!("{}: no such directory", path.display()),
+        ))
+    }
+
     /// Any directory, made if need be, and not locked: for backups.
     pub fn unlocked(path: &Path) -> Result<OsDisk> {
         let doing = |what: &str| format!("{what} {}", path.display());

@@ -96,9 +96,7 @@ impl Engine {
     }
 
     /// Switches journals if a spare is there, and starts an image of what readers see, if it fits.
-    /// Without a spare the log goes on in the middle of the present journal. With durability
-    /// `interval` the image may hold batches that are logged behind it only later; replay skips
-    /// those.
+    /// Without a spare the log goes on in the middle of the present journal.
     pub(crate) fn start_fold(&mut self) -> Result<()> {
         if self.running.is_some() || !self.image_may_fit() || !self.fold_fits() {
             return Ok(());

@@ -216,6 +216,11 @@ impl Epoch {
     }
 }
 
+/// There is nothing of a store.
+pub(crate) fn no_store() -> Error {
+    Error::new(Code::NotFound, "there is no store in this directory")
+}
+
 /// A file that was listed and has gone since: an owner that no lock keeps away is at work.
 pub(crate) fn gone(name: &str) -> Error {
     Error::new(

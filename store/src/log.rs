@@ -9,7 +9,7 @@ use crate::disk::DiskFile;
 use crate::entry::Entry;
 use crate::error::{Code, Error, Result};
 use crate::feed::{Durable, Log};
-use crate::format::record::{self, EntryRef, Op};
+use crate::format::record::{self, Op};
 use crate::format::{self, FRAMES_AT, FileId, Reader, Source, Step};
 use crate::journal::LogFile;
 use crate::shared::Shared;
@@ -50,23 +50,7 @@ impl ChangeOp {
     /// The same as it stands in a batch.
     pub(crate) fn as_op(&self) -> Op<'_> {
         match self {
-            ChangeOp::Set(entry) => {
-                let EntryRef {
-                    key,
-                    value,
-                    created,
-                    version,
-                    expires_at,
-                    ..
-                } = entry.unpack();
-                Op::Set {
-                    key,
-                    value,
-                    created,
-                    version,
-                    expires_at,
-                }
-            }
+            ChangeOp::Set(entry) => entry.unpack().as_op(),
             ChangeOp::Delete(key) => Op::Delete { key },
             ChangeOp::Expire(key) => Op::Expire { key },
         }
@@ -76,26 +60,11 @@ impl ChangeOp {
 impl Change {
     fn unpack(batch: &record::Batch<'_>) -> Change {
         let mut scratch = Vec::new();
-        let ops = batch.ops.iter().map(|op| match *op {
-            Op::Set {
-                key,
-                value,
-                created,
-                version,
-                expires_at,
-            } => {
-                let fields = EntryRef {
-                    key,
-                    value,
-                    created,
-                    modified: batch.revision,
-                    version,
-                    expires_at,
-                };
-                ChangeOp::Set(Entry::pack(&fields, &mut scratch))
-            }
-            Op::Delete { key } => ChangeOp::Delete(Bytes::copy_from_slice(key)),
-            Op::Expire { key } => ChangeOp::Expire(Bytes::copy_from_slice(key)),
+        let key = |op: &Op<'_>| Bytes::copy_from_slice(op.key());
+        let ops = batch.ops.iter().map(|op| match op.entry(batch.revision) {
+            Some(entry) => ChangeOp::Set(Entry::pack(&entry, &mut scratch)),
+            None if matches!(op, Op::Expire { .. }) => ChangeOp::Expire(key(op)),
+            None => ChangeOp::Delete(key(op)),
         });
         Change {
             revision: batch.revision,

@@ -365,27 +365,9 @@ fn apply(state: &mut Recovered, batch: &record::Batch<'_>, scratch: &mut Vec<u8>
     }
     let index: &mut Index = &mut state.view.index;
     for op in &batch.ops {
-        match *op {
-            record::Op::Set {
-                key,
-                value,
-                created,
-                version,
-                expires_at,
-            } => {
-                let entry = record::EntryRef {
-                    key,
-                    value,
-                    created,
-                    modified: revision,
-                    version,
-                    expires_at,
-                };
-                index.insert(Entry::pack(&entry, scratch));
-            }
-            record::Op::Delete { key } | record::Op::Expire { key } => {
-                index.remove(key);
-            }
+        match op.entry(revision) {
+            Some(entry) => drop(index.insert(Entry::pack(&entry, scratch))),
+            None => drop(index.remove(op.key())),
         }
     }
     state.view.revision = revision;

@@ -38,26 +38,12 @@ pub struct Rewrapped {
 /// there are. Their content is not read, and nothing is modified. Fails with `not-found` if there is
 /// no store, `locked` if it is open, a kind of Encryption if the keys are not the right ones.
 pub fn check_keys(dir: &Path, keys: &Encryption) -> Result<u64> {
-    let survey = Survey::take(&open_there(dir)?, &keys.for_store())?;
+    let survey = Survey::take(&OsDisk::open_there(dir)?, &keys.for_store())?;
     let files = survey.images.len() + survey.logs.len();
     if files == 0 {
-        return Err(no_store());
+        return Err(layout::no_store());
     }
     Ok(files as u64)
-}
-
-fn open_there(dir: &Path) -> Result<OsDisk> {
-    if dir.is_dir() {
-        return OsDisk::open(dir);
-    }
-    Err(Error::new(
-        Code::NotFound,
-        format!("{}: no such directory", dir.display()),
-    ))
-}
-
-fn no_store() -> Error {
-    Error::new(Code::NotFound, "there is no store in this directory")
 }
 
 /// Wraps the data keys of the store in `dir`, which is not open, with what `new` wraps new files
@@ -74,7 +60,13 @@ pub fn rewrap(
     new: &Encryption,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rewrapped> {
-    rewrap_on(&open_there(dir)?, &Env::system(), old, new, progress)
+    rewrap_on(
+        &OsDisk::open_there(dir)?,
+        &Env::system(),
+        old,
+        new,
+        progress,
+    )
 }
 
 /// The same on a disk and in an environment of the caller's.
@@ -94,7 +86,7 @@ pub(crate) fn rewrap_on(
     let (old, new) = (old.for_store(), new.for_rewrap());
     let names = data_files(disk)?;
     if names.is_empty() {
-        return Err(no_store());
+        return Err(layout::no_store());
     }
     // Those that are done first: a passphrase goes on with the salt that they have.
     let mut files = Vec::new();

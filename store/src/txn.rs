@@ -300,15 +300,8 @@ impl<'a> Txn<'a> {
             let key = touched.key.key();
             match self.index.get(key) {
                 Some(entry) => {
-                    let entry = entry.unpack();
                     sets = true;
-                    ops.push(Op::Set {
-                        key,
-                        value: entry.value,
-                        created: entry.created,
-                        version: entry.version,
-                        expires_at: entry.expires_at,
-                    });
+                    ops.push(entry.unpack().as_op());
                 }
                 None if touched.before.is_none() => {}
                 None if expiry => ops.push(Op::Expire { key }),

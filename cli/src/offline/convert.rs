@@ -1,26 +1,18 @@
 //! `convert`: another strategy for a store.
 
 use anyhow::Result;
-use codexstore::{Options, offline};
+use codexstore::Options;
 
 use super::args::Convert;
-use crate::{
-    failure::Coded,
-    output::{self, Format},
-};
+use crate::output::{self, Format};
 
 /// `convert`.
 pub fn convert(args: &Convert, format: Format) -> Result<()> {
     let dir = args.data.there()?;
-    let Some(before) = offline::strategy(dir)? else {
-        return Err(Coded::not_found(format!("{} holds no store", dir.display())).into());
-    };
     let wanted = codexstore::Strategy::from(args.strategy);
     let mut options = Options::new(args.keys.encryption()?);
     options.strategy = wanted;
-    if before != wanted {
-        codexstore::convert(dir, options)?;
-    }
+    let before = codexstore::convert(dir, options)?;
     match format {
         Format::Table if before == wanted => {
             output::line(&format!("it is a {} already", wanted.as_str()))

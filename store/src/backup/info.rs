@@ -2,7 +2,10 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::error::Result;
 use crate::format::{Cipher, Digest, FileId, Header, Lineage, StoreId};
+use crate::gather::Gather;
+use crate::index::Index;
 use crate::keyring::KeyId;
 
 /// What a backup shows to those who do not have its key.
@@ -95,6 +98,19 @@ impl Root {
     /// Takes in a payload of entries. Where one ends and the next begins makes no difference.
     pub fn add(&mut self, payload: &[u8]) {
         self.0.update(payload);
+    }
+
+    /// Of all entries of an index.
+    pub fn of(index: &Index) -> Result<Digest> {
+        let mut gather = Gather::default();
+        let mut root = Root::new();
+        loop {
+            let payload = gather.next(index)?;
+            if payload.is_empty() {
+                return Ok(root.finish());
+            }
+            root.add(payload);
+        }
     }
 
     /// Behind the last entry.

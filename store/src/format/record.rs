@@ -56,6 +56,36 @@ pub enum Op<'a> {
     },
 }
 
+impl<'a> Op<'a> {
+    /// The key.
+    pub const fn key(&self) -> &'a [u8] {
+        match *self {
+            Op::Set { key, .. } | Op::Delete { key } | Op::Expire { key } => key,
+        }
+    }
+
+    /// The entry that it leaves in a batch of `revision`; none for a removal.
+    pub const fn entry(&self, revision: u64) -> Option<EntryRef<'a>> {
+        match *self {
+            Op::Set {
+                key,
+                value,
+                created,
+                version,
+                expires_at,
+            } => Some(EntryRef {
+                key,
+                value,
+                created,
+                modified: revision,
+                version,
+                expires_at,
+            }),
+            Op::Delete { .. } | Op::Expire { .. } => None,
+        }
+    }
+}
+
 /// One committed batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<'a> {
@@ -84,6 +114,27 @@ pub struct EntryRef<'a> {
     pub version: u64,
     /// When it expires: milliseconds since 1970.
     pub expires_at: Option<u64>,
+}
+
+impl<'a> EntryRef<'a> {
+    /// The set that leaves it, in the batch of its modified revision.
+    pub const fn as_op(&self) -> Op<'a> {
+        let EntryRef {
+            key,
+            value,
+            created,
+            version,
+            expires_at,
+            ..
+        } = *self;
+        Op::Set {
+            key,
+            value,
+            created,
+            version,
+            expires_at,
+        }
+    }
 }
 
 /// Lengths only: a value, or a key that is one, does not belong in a log.
@@ -157,24 +208,7 @@ pub fn put_batch<'a>(
 
 /// Appends one entry to a payload.
 pub fn put_entry(out: &mut Vec<u8>, entry: &EntryRef<'_>) -> Result<()> {
-    let EntryRef {
-        key,
-        value,
-        created,
-        version,
-        expires_at,
-        ..
-    } = *entry;
-    put_op(
-        out,
-        &Op::Set {
-            key,
-            value,
-            created,
-            version,
-            expires_at,
-        },
-    )?;
+    put_op(out, &entry.as_op())?;
     put_varint(out, entry.modified);
     Ok(())
 }
@@ -261,25 +295,9 @@ pub fn first_batch(payload: &[u8]) -> Result<(Batch<'_>, usize)> {
 /// Reads the entries of a payload, one after the other; ends after the first error.
 pub fn entries(payload: &[u8]) -> impl Iterator<Item = Result<EntryRef<'_>>> {
     rows(payload, "entry", |fields| {
-        let Op::Set {
-            key,
-            value,
-            created,
-            version,
-            expires_at,
-        } = take_op(fields)?
-        else {
-            return None;
-        };
-        let modified = fields.varint().filter(|modified| *modified >= created)?;
-        Some(EntryRef {
-            key,
-            value,
-            created,
-            modified,
-            version,
-            expires_at,
-        })
+        let mut entry = take_op(fields)?.entry(0)?;
+        entry.modified = fields.varint().filter(|at| *at >= entry.created)?;
+        Some(entry)
     })
 }
 

@@ -24,14 +24,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 
+use crate::backup::Root;
 use crate::disk::{Disk, OsDisk};
 use crate::env::Env;
 use crate::error::{Code, Error, Kind, Result};
-use crate::format::{Digest, Lineage, Link, record};
+use crate::format::{Lineage, Link};
 use crate::image::{WriteImage, estimate};
-use crate::index::Index;
 use crate::keyring::Encryption;
 use crate::layout::{self, remove_if_there};
 use crate::open::take_over;
@@ -82,13 +81,7 @@ pub fn migrate_encryption(
     new: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Migrated> {
-    if !dir.is_dir() {
-        return Err(Error::new(
-            Code::NotFound,
-            format!("{}: no such directory", dir.display()),
-        ));
-    }
-    let disk = Arc::new(OsDisk::open(dir)?);
+    let disk = Arc::new(OsDisk::open_there(dir)?);
     migrate_on(disk, Env::system(), old, new, progress)
 }
 
@@ -115,10 +108,7 @@ pub(crate) fn migrate_on(
         result => result?,
     };
     if survey.epoch.is_none() && survey.claims.is_empty() {
-        return Err(Error::new(
-            Code::NotFound,
-            "there is no store in this directory",
-        ));
+        return Err(layout::no_store());
     }
     options.strategy = survey.strategy().unwrap_or(options.strategy);
     drop(survey);
@@ -149,9 +139,9 @@ pub(crate) fn migrate_on(
         .inspect_err(|error| give_up(&seat, &recovered, &made, error))?
         .place(&seat)?;
     let logs = made.len() as u64;
-    let content = digest(&recovered.view.index)?;
+    let content = Root::of(&recovered.view.index)?;
     let check = |found: &Recovered| {
-        let same = digest(&found.view.index)? == content
+        let same = Root::of(&found.view.index)? == content
             && found.view.revision == recovered.view.revision
             && found.next_revision == recovered.next_revision
             && found.lineage == recovered.lineage
@@ -213,7 +203,7 @@ fn write_log(
     let name = layout::temporary(&layout::log(seat.options.strategy.log(), number));
     made.push(name.clone());
     let goes_on = begin_log(seat, recovered.next_revision, link, &name)?;
-    sync_names(seat)?;
+    sync_names(&*seat.disk)?;
     for new in &sealed {
         new.verify(seat)?;
     }
@@ -246,7 +236,7 @@ fn write_image(
     let temporary = layout::temporary(&name);
     let new = seat.encryption.lock().clone();
     let found = read_image(&*seat.disk, &temporary, &new)?;
-    if found != digest(&recovered.view.index)? {
+    if found != Root::of(&recovered.view.index)? {
         return Err(Error::internal(format!(
             "{temporary} does not read back as it was written"
         )));
@@ -304,8 +294,7 @@ fn finish(
     recovered.settle(disk, epoch.epoch)?;
     // Everything that it warned of was written anew.
     remove_if_there(disk, layout::SUSPECT)?;
-    disk.sync_dir()
-        .map_err(|e| Error::io("sync the directory", e))?;
+    sync_names(disk)?;
     Ok(Migrated {
         keys: recovered.view.index.from(Bound::Unbounded).count() as u64,
         revision: recovered.view.revision,
@@ -314,19 +303,7 @@ fn finish(
     })
 }
 
-fn sync_names(seat: &Seat) -> Result<()> {
-    let synced = seat.disk.sync_dir();
+fn sync_names(disk: &dyn Disk) -> Result<()> {
+    let synced = disk.sync_dir();
     synced.map_err(|e| Error::io("sync the directory", e))
-}
-
-/// SHA-256 over all entries, as an image holds them.
-fn digest(index: &Index) -> Result<Digest> {
-    let mut hasher = Sha256::new();
-    let mut payload = Vec::new();
-    for entry in index.from(Bound::Unbounded) {
-        payload.clear();
-        record::put_entry(&mut payload, &entry.unpack())?;
-        hasher.update(&payload);
-    }
-    Ok(hasher.finalize().into())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::backup::Root;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -216,18 +217,18 @@ fn add(sum: &mut Sha256, payload: &[u8]) {
     sum.update(payload);
 }
 
-/// SHA-256 over all entries of an image.
+/// The root of the entries of an image.
 pub(super) fn read_image(disk: &dyn Disk, name: &str, new: &Encryption) -> Result<Digest> {
     let Opened { file, open, .. } = open_file(disk, name, new)?;
     if open.header.kind != FileKind::Image {
         return Err(Error::corrupt(format!("{name}: no image")));
     }
     let mut reader = Reader::new(open, FileSource { file });
-    let mut sum = Sha256::new();
+    let mut root = Root::new();
     loop {
         match reader.step().map_err(|e| e.context(name))? {
-            Step::Frame(frame) => sum.update(frame.payload),
-            Step::End(_) => return Ok(sum.finalize().into()),
+            Step::Frame(frame) => root.add(frame.payload),
+            Step::End(_) => return Ok(root.finish()),
         }
     }
 }

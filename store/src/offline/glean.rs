@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
-use super::walk::FileSource;
 use crate::disk::DiskFile;
 use crate::error::{Code, Error, Result};
 use crate::format::{Digest, FRAMES_AT, Frame, OpenFile, Reader, Resume, SECTOR, Step, Tail};
+use crate::recovery::FileSource;
 
 /// A stretch of a file of which nothing can be proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) fn glean(
 ) -> Result<Gleaned> {
     let len = file.len().map_err(|e| Error::io("length", e))?;
     let must_close = open.header.kind.must_close();
-    let mut reader = Reader::new(open, FileSource(file));
+    let mut reader = Reader::new(open, FileSource { file });
     let mut out = Gleaned::default();
     loop {
         if cut.is_some_and(|cut| out.last >= cut) {

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use crate::entry::Entry;
 use crate::error::Result;
-use crate::format::record::{self, EntryRef, Op};
+use crate::format::record::{self, EntryRef};
 
 /// What is known of a key.
 struct State {
@@ -46,28 +46,8 @@ impl Merge {
             let first = range.map_or(revision, |(first, _)| first);
             range = Some((first, revision));
             for op in &batch.ops {
-                match *op {
-                    Op::Set {
-                        key,
-                        value,
-                        created,
-                        version,
-                        expires_at,
-                    } => {
-                        let entry = EntryRef {
-                            key,
-                            value,
-                            created,
-                            modified: revision,
-                            version,
-                            expires_at,
-                        };
-                        self.put(key, revision, Some(&entry), behind, 0);
-                    }
-                    Op::Delete { key } | Op::Expire { key } => {
-                        self.put(key, revision, None, behind, 0);
-                    }
-                }
+                let entry = op.entry(revision);
+                self.put(op.key(), revision, entry.as_ref(), behind, 0);
             }
         }
         Ok(range)
@@ -176,6 +156,7 @@ fn empty(bounds: &(Bound<&[u8]>, Bound<&[u8]>)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::record::Op;
 
     fn batch(revision: u64, ops: &[Op<'_>]) -> Vec<u8> {
         let mut payload = Vec::new();

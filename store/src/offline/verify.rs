@@ -11,7 +11,7 @@ use super::inspect::{FileReport, Inspection, Role, look};
 use super::walk::End;
 use crate::backup::Root;
 use crate::error::{Code, Result};
-use crate::format::{Lineage, record};
+use crate::format::Lineage;
 use crate::index::View;
 use crate::keyring::Encryption;
 use crate::recovery::Recovered;
@@ -223,23 +223,11 @@ fn judge(found: &Inspection, into: &mut Verification) {
 }
 
 fn content(view: &View) -> Result<Content> {
-    let mut root = Root::new();
-    let mut payload = Vec::new();
-    let mut entries = 0;
-    let mut bytes = 0;
-    for entry in view.index.from(Bound::Unbounded) {
-        let entry = entry.unpack();
-        payload.clear();
-        record::put_entry(&mut payload, &entry)?;
-        root.add(&payload);
-        entries += 1;
-        bytes += (entry.key.len() + entry.value.len()) as u64;
-    }
     Ok(Content {
         revision: view.revision,
-        entries,
-        bytes,
-        root: hex(&root.finish()),
+        entries: view.index.from(Bound::Unbounded).count() as u64,
+        bytes: view.index.bytes(),
+        root: hex(&Root::of(&view.index)?),
     })
 }
 

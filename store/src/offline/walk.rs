@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::disk::DiskFile;
-use crate::error::{Code, Error, Result};
-use crate::format::{FRAMES_AT, Frame, Link, OpenFile, Reader, Source, Step, Tail};
+use crate::error::{Code, Result};
+use crate::format::{FRAMES_AT, Frame, Link, OpenFile, Reader, Step, Tail};
+use crate::recovery::FileSource;
 
 /// How a file ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +57,7 @@ pub(crate) fn walk(
     file: Arc<dyn DiskFile>,
     mut each: impl FnMut(&Frame<'_>) -> Result<()>,
 ) -> Result<Walk> {
-    let mut reader = Reader::new(open, FileSource(file));
+    let mut reader = Reader::new(open, FileSource { file });
     let mut frames = 0;
     let mut handed_over = false;
     let end = loop {
@@ -101,19 +102,4 @@ pub(crate) fn walk(
         handed_over,
         end,
     })
-}
-
-/// A file as the reader wants it.
-pub(crate) struct FileSource(pub Arc<dyn DiskFile>);
-
-impl Source for FileSource {
-    fn len(&self) -> Result<u64> {
-        self.0.len().map_err(|e| Error::io("length", e))
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0
-            .read_at(offset, buf)
-            .map_err(|e| Error::io(format!("read at {offset}"), e))
-    }
 }

@@ -30,6 +30,9 @@ const TMP: &str = ".backup-tmp";
 /// deadline.
 const ABANDONED_MS: u64 = 24 * 3_600_000;
 
+/// Times that a directory is listed where others keep removing files from it.
+const LOOKS: usize = 100;
+
 /// A file in a directory that is a backup, as its name, its header and its last frame say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -222,20 +225,31 @@ struct Found {
     complete: bool,
 }
 
-/// All backups in a directory, in the order of their names.
+/// All backups in a directory, in the order of their names. Where a rotation removes files between
+/// the list of names and the look at each, newer ones have come: the directory is listed again.
 fn find(disk: &dyn Disk) -> Result<Vec<Found>> {
-    let mut names = names(disk)?;
-    names.retain(|name| name.starts_with("codexstore-") && name.ends_with(SUFFIX));
-    names.sort();
-    Ok(names
-        .into_iter()
-        .filter_map(|name| look(disk, name))
-        .collect())
+    let mut found = Vec::new();
+    for _ in 0..LOOKS {
+        let mut names = names(disk)?;
+        names.retain(|name| name.starts_with("codexstore-") && name.ends_with(SUFFIX));
+        names.sort();
+        let mut gone = false;
+        found.clear();
+        for name in names {
+            match disk.open(&name) {
+                Ok(file) => found.extend(look(&*file, name)),
+                Err(error) => gone |= error.kind() == io::ErrorKind::NotFound,
+            }
+        }
+        if !gone {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// What a file is, if it can be read and is a backup.
-fn look(disk: &dyn Disk, name: String) -> Option<Found> {
-    let file = disk.open(&name).ok()?;
+fn look(file: &dyn DiskFile, name: String) -> Option<Found> {
     let bytes = file.len().ok()?;
     let mut page = vec![0; format::PAGE];
     file.read_at(0, &mut page).ok()?;

@@ -44,7 +44,11 @@ impl Seat {
             link,
             compression: self.options.compression,
             key_size: self.options.key_size,
-            created_ms: self.time.now_ms(),
+            // Backups are sorted by it: of two in one millisecond, the later one counts as newer.
+            created_ms: match kind {
+                FileKind::Backup => self.time.next_ms(),
+                _ => self.time.now_ms(),
+            },
         };
         let made = format::create(&spec, &self.encryption.lock(), &*self.env.random)?;
         self.count_wraps(u64::from(made.key_id.is_some()));

@@ -15,6 +15,8 @@ pub(crate) struct StoreTime {
     base: AtomicU64,
     /// How much the wall clock was ahead where that was not believed; 0: nothing.
     jump: AtomicU64,
+    /// The last that [`StoreTime::next_ms`] gave.
+    given: AtomicU64,
 }
 
 impl StoreTime {
@@ -33,6 +35,7 @@ impl StoreTime {
             clock,
             base: AtomicU64::new(base),
             jump: AtomicU64::new(if jumped { ahead } else { 0 }),
+            given: AtomicU64::new(0),
         }
     }
 
@@ -46,6 +49,16 @@ impl StoreTime {
         self.base
             .load(Ordering::Relaxed)
             .saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
+    /// Now, but never the same twice: what is named after it has an order.
+    pub fn next_ms(&self) -> u64 {
+        let now = self.now_ms();
+        let next = |given: u64| now.max(given.saturating_add(1));
+        let given = self
+            .given
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |g| Some(next(g)));
+        next(given.unwrap_or_else(|given| given))
     }
 
     /// The jump that is not believed.

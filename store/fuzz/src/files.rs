@@ -126,7 +126,11 @@ pub fn frame(data: &[u8]) {
                 .iter_mut()
                 .take(512)
                 .for_each(|byte| *byte = 0),
-            2 => bytes.copy_within(FRAMES_AT..FRAMES_AT + 512, at / 512 * 512),
+            2 => {
+                let to = at / 512 * 512;
+                let len = 512.min(bytes.len() - to);
+                bytes.copy_within(FRAMES_AT..FRAMES_AT + len, to);
+            }
             flip => bytes[at] ^= flip,
         }
         if bytes.len() < FRAMES_AT + 1024 {

@@ -1,22 +1,25 @@
-//! The threads around the engine: the committer, which owns it, and a worker for its background
-//! tasks.
+//! Who drives the engine: the committer's thread, or a caller that finds it idle.
 //!
 //! Callers put programs into a bounded queue. The committer takes all that is waiting, executes it
 //! as a group, and answers; while the disk syncs, the next group gathers.
+//!
+//! A caller that waits for its answer anyway, and finds neither a program waiting nor the engine in
+//! use, leads: it executes its program itself, as a group of one, and a lone writer pays for no
+//! hand-over to another thread and back. Whoever comes meanwhile queues up and wakes the committer,
+//! which goes on as soon as the leader lets go. So the order is that of the queue, and a leader
+//! never passes anyone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::engine::{Engine, Job};
+use crate::env::Clock;
 use crate::error::{Code, Error, Result};
-use crate::seat::Seat;
-use crate::task::{Background, Done, Task};
+use crate::shared::Shared;
 use crate::txn::{Program, Txn};
 
 /// Most bytes that programs in the queue may hold.
@@ -87,6 +90,7 @@ pub(crate) struct Queue {
     /// Wakes the committer.
     wake: Condvar,
     max: usize,
+    clock: Arc<dyn Clock>,
 }
 
 struct QueueState {
@@ -96,27 +100,38 @@ struct QueueState {
     idle: bool,
     /// The background has something to say.
     news: bool,
+    /// When the engine has something to do without being asked.
+    due: Option<Duration>,
     closing: bool,
 }
 
+/// The engine, for whoever drives it now. Gone once closed.
+type Seated = Mutex<Option<Engine>>;
+
 impl Queue {
-    fn new(max: usize) -> Queue {
+    /// An empty queue of at most `max` programs.
+    pub fn new(max: usize, clock: Arc<dyn Clock>) -> Queue {
         Queue {
             state: Mutex::new(QueueState {
                 jobs: VecDeque::new(),
                 bytes: 0,
                 idle: false,
                 news: false,
+                due: None,
                 closing: false,
             }),
             wake: Condvar::new(),
             max,
+            clock,
         }
     }
 
     /// Puts a job in, or refuses it.
-    pub fn push(&self, mut job: Box<dyn Job>, bytes: usize) {
-        let mut state = self.state.lock();
+    pub fn push(&self, job: Box<dyn Job>, bytes: usize) {
+        self.enqueue(self.state.lock(), job, bytes);
+    }
+
+    fn enqueue(&self, mut state: MutexGuard<'_, QueueState>, mut job: Box<dyn Job>, bytes: usize) {
         let refusal = if state.closing {
             Some(Error::new(Code::Closed, "the store is closed"))
         } else if state.jobs.len() >= self.max
@@ -149,71 +164,114 @@ impl Queue {
         self.state.lock().jobs.len()
     }
 
-    fn news(&self) {
+    /// Says that the background has something to say.
+    pub fn news(&self) {
         self.state.lock().news = true;
         self.wake.notify_one();
     }
 
-    /// Takes all that is waiting, after at most `patience`. `None` when the store is closing and
-    /// nothing is left.
-    fn take(&self, patience: Option<Duration>, into: &mut VecDeque<Box<dyn Job>>) -> bool {
+    /// Notes when the engine is due; a committer that would sleep longer than that looks again.
+    fn set_due(&self, due: Option<Duration>) {
+        let mut state = self.state.lock();
+        let sooner = due.is_some_and(|due| state.due.is_none_or(|before| due < before));
+        state.due = due;
+        let wake = sooner && state.idle;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until there is something to do. False when the store is closing and nothing is left.
+    fn wait(&self) -> bool {
         let mut state = self.state.lock();
         loop {
-            if !state.jobs.is_empty() {
-                std::mem::swap(&mut state.jobs, into);
-                state.bytes = 0;
-                return true;
-            }
-            if std::mem::take(&mut state.news) {
+            if !state.jobs.is_empty() || std::mem::take(&mut state.news) {
                 return true;
             }
             if state.closing {
                 return false;
             }
+            let patience = match state.due {
+                Some(due) => match due.checked_sub(self.clock.monotonic()) {
+                    Some(patience) if !patience.is_zero() => Some(patience),
+                    _ => return true,
+                },
+                None => None,
+            };
             state.idle = true;
-            let late = if let Some(patience) = patience {
-                self.wake.wait_for(&mut state, patience).timed_out()
+            if let Some(patience) = patience {
+                self.wake.wait_for(&mut state, patience);
             } else {
                 self.wake.wait(&mut state);
-                false
-            };
-            state.idle = false;
-            if late {
-                return true;
             }
+            state.idle = false;
         }
+    }
+
+    /// Takes all that is waiting.
+    fn take(&self, into: &mut VecDeque<Box<dyn Job>>) {
+        let mut state = self.state.lock();
+        std::mem::swap(&mut state.jobs, into);
+        state.bytes = 0;
     }
 }
 
-/// The running threads of a store.
+/// The committer of a store: its thread, and the engine.
 pub(crate) struct Committer {
     pub queue: Arc<Queue>,
+    seated: Arc<Seated>,
+    shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
 }
 
 impl Committer {
     /// Starts the committer's thread around an engine.
-    pub fn start(mut engine: Engine, queue: Arc<Queue>) -> Result<Committer> {
-        let own = queue.clone();
+    pub fn start(engine: Engine, queue: Arc<Queue>) -> Result<Committer> {
+        queue.set_due(engine.due());
+        let shared = engine.shared.clone();
+        let seated = Arc::new(Mutex::new(Some(engine)));
+        let (own, ours, engine) = (queue.clone(), shared.clone(), seated.clone());
         let thread = thread::Builder::new()
             .name("codexstore-log".to_owned())
             .spawn(move || {
                 let guard = Guard {
                     queue: own.clone(),
-                    shared: engine.shared.clone(),
+                    shared: ours.clone(),
                 };
-                let result = run(&mut engine, &own);
-                let seat = engine.seat.clone();
-                drop(engine);
-                seat.disk.unlock();
+                let result = run(&engine, &own);
+                drop(engine.lock().take());
+                ours.seat.disk.unlock();
                 drop(guard);
                 result
             })
             .map_err(|e| Error::io("start the committer", e))?;
         Ok(Committer {
             queue,
+            seated,
+            shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Has a job done for a caller that waits for its answer: on this thread, if neither a job
+    /// waits nor the engine is in use; else by way of the queue.
+    pub fn lead(&self, job: Box<dyn Job>, bytes: usize) {
+        let state = self.queue.state.lock();
+        // Looked for under the queue's lock, so that whoever came before is in it or done.
+        let idle = !state.closing && state.jobs.is_empty();
+        let Some(mut seated) = idle.then(|| self.seated.try_lock()).flatten() else {
+            return self.queue.enqueue(state, job, bytes);
+        };
+        let Some(engine) = seated.as_mut() else {
+            return self.queue.enqueue(state, job, bytes);
+        };
+        drop(state);
+        let guard = Leading(&self.shared);
+        engine.execute([job]);
+        engine.tick();
+        self.queue.set_due(engine.due());
+        drop(guard);
     }
 
     /// Refuses what comes, commits what is waiting, and ends the log.
@@ -232,25 +290,39 @@ impl Committer {
     }
 }
 
-fn run(engine: &mut Engine, queue: &Queue) -> Result<()> {
+fn run(seated: &Seated, queue: &Queue) -> Result<()> {
     let mut jobs = VecDeque::new();
-    loop {
-        let now = engine.seat.env.clock.monotonic();
-        let patience = engine.due().map(|due| due.saturating_sub(now));
-        if !queue.take(patience, &mut jobs) {
-            return engine.close();
-        }
+    let gone = || Error::internal("the committer has no engine");
+    while queue.wait() {
+        let mut seated = seated.lock();
+        let engine = seated.as_mut().ok_or_else(gone)?;
+        // Only now: what came while a leader was at work belongs to this group.
+        queue.take(&mut jobs);
         if !jobs.is_empty() {
             engine.execute(jobs.drain(..));
         }
         engine.tick();
+        queue.set_due(engine.due());
+    }
+    seated.lock().as_mut().ok_or_else(gone)?.close()
+}
+
+/// A leader that panics within the engine leaves it in an unknown state.
+struct Leading<'a>(&'a Shared);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0
+                .set_poison(&Error::internal("a committing thread panicked"));
+        }
     }
 }
 
 /// If the committer's thread ends in a way it should not, nobody waits for ever.
 struct Guard {
     queue: Arc<Queue>,
-    shared: Arc<crate::shared::Shared>,
+    shared: Arc<Shared>,
 }
 
 impl Drop for Guard {
@@ -269,78 +341,5 @@ impl Drop for Guard {
             job.refuse(Error::new(Code::Closed, "the store is closed"));
             job.answer();
         }
-    }
-}
-
-/// A thread for background tasks.
-pub(crate) struct Worker {
-    tasks: Option<Sender<Task>>,
-    results: Receiver<Result<Done>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    /// Starts the thread and makes the queue that it wakes.
-    pub fn start(seat: Arc<Seat>) -> Result<(Worker, Arc<Queue>)> {
-        let queue = Arc::new(Queue::new(seat.options.max_queue));
-        let (tasks, inbox) = channel::<Task>();
-        let (outbox, results) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, wake) = (stop.clone(), queue.clone());
-        let thread = thread::Builder::new()
-            .name("codexstore-fold".to_owned())
-            .spawn(move || {
-                for mut task in inbox {
-                    let result = task.run(&seat, || stopped.load(Ordering::Relaxed));
-                    drop(task);
-                    if outbox.send(result).is_err() {
-                        return;
-                    }
-                    wake.news();
-                }
-            })
-            .map_err(|e| Error::io("start the worker", e))?;
-        let worker = Worker {
-            tasks: Some(tasks),
-            results,
-            stop,
-            thread: Some(thread),
-        };
-        Ok((worker, queue))
-    }
-}
-
-impl Background for Worker {
-    fn start(&mut self, task: Task) {
-        if let Some(tasks) = &self.tasks {
-            // If the thread is gone, waiting for the result says so.
-            let _gone = tasks.send(task);
-        }
-    }
-
-    fn poll(&mut self) -> Option<Result<Done>> {
-        self.results.try_recv().ok()
-    }
-
-    fn wait(&mut self) -> Result<Done> {
-        self.results
-            .recv()
-            .unwrap_or_else(|_| Err(Error::internal("the worker's thread has stopped")))
-    }
-
-    fn stop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.tasks = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has shown as a missing result.
-            let _ended = thread.join();
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.stop();
     }
 }

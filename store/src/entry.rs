@@ -1,4 +1,4 @@
-//! One live key with its value: one allocation, shared by every reader.
+//! One live key with its value, as a reader has it: a piece of memory that is shared.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -9,23 +9,99 @@ use bytes::Bytes;
 
 use crate::format::record::EntryRef;
 
-/// Bytes of value from which [`Entry::bytes`] shares the entry's memory instead of copying.
-const SHARE_FROM: usize = 512;
+/// Bytes of value from which [`Entry::bytes`] shares the entry's memory instead of copying, and bytes
+/// of an entry from which it has memory of its own.
+pub(crate) const SHARE_FROM: usize = 512;
 
-/// Bytes that an entry costs besides its content: reference counts, the allocator's header, and
+/// Bytes that a small entry costs besides its content: its place in a block, and its share of the
+/// block's own cost.
+const OVERHEAD: usize = 32;
+
+/// The same for an entry that has a block of its own: reference counts, the allocator's header, and
 /// its place in the index.
-const OVERHEAD: usize = 80;
+const OVERHEAD_ALONE: usize = 96;
 
-/// What an expiry adds: a second place in the index, 24 bytes in nodes that are half full or more.
-const EXPIRY: usize = 48;
+/// What an expiry adds besides another copy of the key: a second place in the index.
+const EXPIRY: usize = 128;
 
 /// A key with its value and revisions, as it was when it was read. Cloning is cheap and shares
-/// the memory.
+/// the memory: up to 2 KiB that neighbours were packed into, or the entry's own.
+#[derive(Clone)]
+pub struct Entry {
+    memory: Arc<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+/// An entry's bytes.
 ///
 /// Laid out as `[key length u16][key][created][modified][version][expiry][value]` with the four
-/// numbers as variable-length integers, so that a lookup compares keys after one dereference.
-#[derive(Clone)]
-pub struct Entry(Arc<[u8]>);
+/// numbers as variable-length integers.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a>(&'a [u8]);
+
+impl<'a> Packed<'a> {
+    /// Bytes that [`Entry::pack`] made.
+    pub fn new(bytes: &'a [u8]) -> Packed<'a> {
+        Packed(bytes)
+    }
+
+    /// The bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The key.
+    pub fn key(self) -> &'a [u8] {
+        let (len, rest) = self.0.split_at_checked(2).unwrap_or_default();
+        let len = usize::from(u16::from_le_bytes(len.try_into().unwrap_or_default()));
+        rest.get(..len).unwrap_or_default()
+    }
+
+    /// The value.
+    pub fn value(self) -> &'a [u8] {
+        self.unpack().value
+    }
+
+    /// When it expires.
+    pub fn expires_at(self) -> Option<u64> {
+        self.unpack().expires_at
+    }
+
+    /// True if its time is over at `now_ms`.
+    pub fn expired(self, now_ms: u64) -> bool {
+        self.expires_at().is_some_and(|at| at <= now_ms)
+    }
+
+    /// All fields at once.
+    pub fn unpack(self) -> EntryRef<'a> {
+        let key = self.key();
+        let mut rest = self.0.get(2 + key.len()..).unwrap_or_default();
+        let created = take_varint(&mut rest);
+        let modified = take_varint(&mut rest);
+        let version = take_varint(&mut rest);
+        let expiry = take_varint(&mut rest);
+        EntryRef {
+            key,
+            value: rest,
+            created,
+            modified,
+            version,
+            expires_at: expiry.checked_sub(1),
+        }
+    }
+
+    /// Bytes of memory that the entry takes.
+    pub fn footprint(self) -> u64 {
+        let expiry = self.expires_at().map_or(0, |_| EXPIRY + self.key().len());
+        let own = if self.0.len() < SHARE_FROM {
+            OVERHEAD
+        } else {
+            OVERHEAD_ALONE
+        };
+        (self.0.len() + own + expiry) as u64
+    }
+}
 
 impl Entry {
     /// Packs an entry. The key is at most 1,024 bytes long.
@@ -44,19 +120,45 @@ impl Entry {
             put_varint(scratch, number);
         }
         scratch.extend_from_slice(from.value);
-        Entry(Arc::from(scratch.as_slice()))
+        let memory: Arc<[u8]> = Arc::from(scratch.as_slice());
+        let end = memory.len();
+        Entry::part(memory, 0, end)
+    }
+
+    /// The entry in a part of a block.
+    pub(crate) fn part(memory: Arc<[u8]>, start: usize, end: usize) -> Entry {
+        // A value has 64 MiB at most, and a block is as long as its entries.
+        let place = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Entry {
+            memory,
+            start: place(start),
+            end: place(end),
+        }
+    }
+
+    /// Its bytes in memory of their own.
+    pub(crate) fn alone(&self) -> Arc<[u8]> {
+        let bytes = self.packed().bytes();
+        if bytes.len() == self.memory.len() {
+            return self.memory.clone();
+        }
+        Arc::from(bytes)
+    }
+
+    /// Its content.
+    pub(crate) fn packed(&self) -> Packed<'_> {
+        let range = self.start as usize..self.end as usize;
+        Packed(self.memory.get(range).unwrap_or_default())
     }
 
     /// The key: 1 to 1,024 bytes.
     pub fn key(&self) -> &[u8] {
-        let (len, rest) = self.0.split_at_checked(2).unwrap_or_default();
-        let len = usize::from(u16::from_le_bytes(len.try_into().unwrap_or_default()));
-        rest.get(..len).unwrap_or_default()
+        self.packed().key()
     }
 
     /// The value.
     pub fn value(&self) -> &[u8] {
-        self.unpack().value
+        self.packed().value()
     }
 
     /// The value as [`Bytes`]: a small value is copied, a large one shares the entry's memory.
@@ -65,8 +167,8 @@ impl Entry {
         if value.len() < SHARE_FROM {
             return Bytes::copy_from_slice(value);
         }
-        let start = self.0.len() - value.len();
-        Bytes::from_owner(Shared(self.0.clone())).slice(start..)
+        let end = self.end as usize;
+        Bytes::from_owner(Shared(self.memory.clone())).slice(end - value.len()..end)
     }
 
     /// Revision that created the key.
@@ -91,31 +193,17 @@ impl Entry {
 
     /// All fields at once.
     pub(crate) fn unpack(&self) -> EntryRef<'_> {
-        let key = self.key();
-        let mut rest = self.0.get(2 + key.len()..).unwrap_or_default();
-        let created = take_varint(&mut rest);
-        let modified = take_varint(&mut rest);
-        let version = take_varint(&mut rest);
-        let expiry = take_varint(&mut rest);
-        EntryRef {
-            key,
-            value: rest,
-            created,
-            modified,
-            version,
-            expires_at: expiry.checked_sub(1),
-        }
+        self.packed().unpack()
     }
 
     /// True if its time is over at `now_ms`.
     pub(crate) fn expired(&self, now_ms: u64) -> bool {
-        self.expires_at().is_some_and(|at| at <= now_ms)
+        self.packed().expired(now_ms)
     }
 
     /// Bytes of memory that the entry takes.
     pub(crate) fn footprint(&self) -> u64 {
-        let expiry = self.expires_at().map_or(0, |_| EXPIRY);
-        (self.0.len() + OVERHEAD + expiry) as u64
+        self.packed().footprint()
     }
 }
 

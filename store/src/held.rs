@@ -159,7 +159,7 @@ mod tests {
             version: 1,
             expires_at: None,
         };
-        view.index.insert(Entry::pack(&fields, &mut Vec::new()));
+        view.index.insert(&Entry::pack(&fields, &mut Vec::new()));
         Arc::new(view)
     }
 

@@ -108,7 +108,7 @@ impl Store {
         if let Some(entry) = self.shared().view.load().index.get(key)
             && entry.modified() <= revision
         {
-            return Ok(Some(entry.clone()));
+            return Ok(Some(entry));
         }
         let first = durable.log.first_revision().max(1);
         if revision + 1 < first {

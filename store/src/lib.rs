@@ -48,8 +48,8 @@
 //! # }
 //! ```
 //!
-//! How it works, from the outside in: a [`Store`] hands programs to the committer's thread
-//! (`commit`), which owns the state machine (`engine`: commits, `space`, `fold`); that works on an
+//! How it works, from the outside in: a [`Store`] hands programs to the committer
+//! (`commit`), which drives the state machine (`engine`: commits, `space`, `fold`); that works on an
 //! `index` in memory and on files (`journal`, `image`), which `recovery` reads at the next open.
 //! Bytes have their meaning in [`mod@format`]; `disk` and [`Env`] are the only doors to the world, so
 //! the tests drive everything with a simulated disk and clock.
@@ -62,11 +62,13 @@ mod scan;
 mod stats;
 mod txn;
 
+mod block;
 mod entry;
 mod glob;
 mod held;
 mod index;
 mod shared;
+mod tree;
 
 mod commit;
 mod engine;
@@ -74,6 +76,7 @@ mod fold;
 mod past;
 mod space;
 mod task;
+mod worker;
 
 mod anchor;
 mod chain;

@@ -188,7 +188,7 @@ fn load_image(state: &mut Recovered, disk: &dyn Disk, revision: u64, found: Foun
             Step::Frame(frame) => {
                 for entry in record::entries(frame.payload) {
                     let entry = entry.map_err(|e| e.context(&name))?;
-                    index.insert(Entry::pack(&entry, &mut scratch));
+                    index.insert(&Entry::pack(&entry, &mut scratch));
                 }
             }
             Step::End(Tail::Closed(_)) => break,
@@ -366,7 +366,7 @@ fn apply(state: &mut Recovered, batch: &record::Batch<'_>, scratch: &mut Vec<u8>
     let index: &mut Index = &mut state.view.index;
     for op in &batch.ops {
         match op.entry(revision) {
-            Some(entry) => drop(index.insert(Entry::pack(&entry, scratch))),
+            Some(entry) => drop(index.insert(&Entry::pack(&entry, scratch))),
             None => drop(index.remove(op.key())),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::batch::{Committed, SetOptions};
-use crate::entry::Entry;
+use crate::entry::{Entry, Packed};
 use crate::error::{Code, Error, Result};
 use crate::format::record::{self, EntryRef, MAX_ACTOR, MAX_KEY, Op};
 use crate::index::Index;
@@ -15,7 +15,7 @@ const MAX_BATCH: usize = 65 << 20;
 /// A small program of reads and writes that the committer runs alone, so that what it read is
 /// still so when it writes. Its writes are one batch; if it returns an error, none of them happen.
 ///
-/// It runs on the committer's thread: it must not block, and must be quick. A closure
+/// It runs on the committer's thread or on that of [`crate::Store::run`]: it must not block, and must be quick. A closure
 /// `FnOnce(&mut Txn) -> Result<T>` is a program.
 pub trait Program: Send + 'static {
     /// What it answers, once its writes are as durable as the store promises.
@@ -100,7 +100,7 @@ impl<'a> Txn<'a> {
     /// The entry of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         check_key(key)?;
-        Ok(self.live(key).cloned())
+        Ok(self.index.live_entry(key, || self.at.now_ms))
     }
 
     /// One page of entries.
@@ -125,7 +125,7 @@ impl<'a> Txn<'a> {
                 let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
                 Some(self.at.now_ms.saturating_add(ttl))
             }
-            None if options.keep_ttl => self.live(key).and_then(Entry::expires_at),
+            None if options.keep_ttl => self.live(key).and_then(Packed::expires_at),
             None => None,
         };
         self.put(key, value, expires_at)
@@ -145,7 +145,7 @@ impl<'a> Txn<'a> {
     /// Changes or removes a key's expiry: milliseconds since 1970. True if the key is there.
     pub fn expire_at(&mut self, key: &[u8], at_ms: Option<u64>) -> Result<bool> {
         check_key(key)?;
-        let Some(entry) = self.live(key).cloned() else {
+        let Some(entry) = self.get(key)? else {
             return Ok(false);
         };
         self.put(key, entry.value(), at_ms)?;
@@ -191,7 +191,7 @@ impl<'a> Txn<'a> {
                 .before
                 .as_ref()
                 .filter(|e| !e.expired(self.at.now_ms));
-            match (before, self.index.get(touched.key.key())) {
+            match (before, self.index.peek(touched.key.key())) {
                 (None, Some(_)) => outcome.created += 1,
                 (Some(_), Some(_)) => outcome.updated += 1,
                 (Some(_), None) => outcome.deleted += 1,
@@ -209,9 +209,9 @@ impl<'a> Txn<'a> {
         self.remove(entry.key());
     }
 
-    fn live(&self, key: &[u8]) -> Option<&Entry> {
+    fn live(&self, key: &[u8]) -> Option<Packed<'_>> {
         self.index
-            .get(key)
+            .peek(key)
             .filter(|entry| !entry.expired(self.at.now_ms))
     }
 
@@ -230,7 +230,7 @@ impl<'a> Txn<'a> {
         self.charge(key.len() + value.len())?;
         let revision = self.revision();
         let mut touched = false;
-        let mut origin = self.live(key).map(Entry::unpack);
+        let mut origin = self.live(key).map(Packed::unpack);
         if origin.is_none() {
             // A deletion that this set makes redundant never happened.
             origin = self.work.removed.get(key).map(|removed| {
@@ -255,7 +255,7 @@ impl<'a> Txn<'a> {
             expires_at,
         };
         let entry = Entry::pack(&fields, &mut self.work.scratch);
-        let before = self.index.insert(entry.clone());
+        let before = self.index.insert(&entry);
         if !touched
             && before
                 .as_ref()
@@ -283,7 +283,7 @@ impl<'a> Txn<'a> {
         self.work
             .touched
             .iter()
-            .filter(|t| t.before.is_some() || self.index.get(t.key.key()).is_some())
+            .filter(|t| t.before.is_some() || self.index.peek(t.key.key()).is_some())
             .count()
     }
 
@@ -298,7 +298,7 @@ impl<'a> Txn<'a> {
         let mut ops = Vec::with_capacity(changes);
         for touched in &self.work.touched {
             let key = touched.key.key();
-            match self.index.get(key) {
+            match self.index.peek(key) {
                 Some(entry) => {
                     sets = true;
                     ops.push(entry.unpack().as_op());
@@ -337,7 +337,7 @@ impl Workspace {
     pub fn undo(&mut self, index: &mut Index) {
         for touched in self.touched.drain(..).rev() {
             match touched.before {
-                Some(before) => drop(index.insert(before)),
+                Some(before) => drop(index.insert(&before)),
                 None => drop(index.remove(touched.key.key())),
             }
         }
@@ -349,7 +349,7 @@ impl Workspace {
         let mut index = index.clone();
         for touched in self.touched.iter().rev() {
             match &touched.before {
-                Some(before) => drop(index.insert(before.clone())),
+                Some(before) => drop(index.insert(before)),
                 None => drop(index.remove(touched.key.key())),
             }
         }

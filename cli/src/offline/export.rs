@@ -83,7 +83,7 @@ fn write(contents: &Contents, prefix: &[u8], out: &mut impl Write) -> io::Result
     let total = contents.len() as u64;
     let mut count = 0;
     for entry in contents.entries(prefix) {
-        let mut line = encode(entry);
+        let mut line = encode(&entry);
         line.push('\n');
         out.write_all(line.as_bytes())?;
         count += 1;

@@ -4,6 +4,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::disk::ReadOnly;
+use crate::block::Spot;
 use crate::entry::Entry;
 use crate::error::{Code, Error, Result};
 use crate::format::Lineage;
@@ -53,10 +54,11 @@ impl Contents {
 
     /// All entries whose keys begin with `prefix`, in the order of their keys; those whose time is
     /// over included.
-    pub fn entries<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Entry> {
+    pub fn entries<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = Entry> + 'a {
         self.view
             .index
-            .from(Bound::Included(prefix))
-            .take_while(move |entry| entry.key().starts_with(prefix))
+            .spots(Bound::Included(prefix))
+            .take_while(move |spot| spot.packed().key().starts_with(prefix))
+            .map(Spot::entry)
     }
 }

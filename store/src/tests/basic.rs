@@ -425,3 +425,38 @@ fn expiry_is_seen_at_once_and_survives_a_reopen() {
     assert!(store.get(b"short").unwrap().is_none());
     assert!(store.has(b"long").unwrap());
 }
+
+#[test]
+fn a_visit_shows_what_a_scan_gives_until_it_is_broken_off() {
+    use std::ops::ControlFlow;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    for n in 0..100_u8 {
+        store.set(&[b'k', n], &[n; 50]).unwrap();
+    }
+    let scan = Scan {
+        from: Some(vec![b'k', 10].into()),
+        limit: 30,
+        ..Scan::prefix("k")
+    };
+    let page = store.scan(&scan).unwrap();
+    let mut seen = Vec::new();
+    let revision = store
+        .visit(&scan, |entry| {
+            seen.push((entry.key.to_vec(), entry.value.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let items = page.items.iter();
+    let items: Vec<_> = items
+        .map(|e| (e.key().to_vec(), e.value().to_vec()))
+        .collect();
+    assert_eq!((revision, items.len()), (page.revision, 30));
+    assert_eq!(seen, items);
+    let mut shown = 0;
+    let broken = store.visit(&scan, |_| {
+        shown += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!((broken.unwrap(), shown), (100, 1));
+}

@@ -173,3 +173,70 @@ fn an_interval_is_bounded() {
     let error = Store::open(dir.path(), options).err().unwrap();
     assert!(error.is(Code::InvalidArgument), "{error:?}");
 }
+
+#[test]
+fn a_lone_caller_runs_its_own_program_and_nobody_passes_whoever_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let me = thread::current().id();
+    let alone = store.run(|_: &mut Txn<'_>| Ok(thread::current().id()));
+    assert_eq!(alone.unwrap(), me);
+    // One program holds the committer up, a second waits behind it: a caller comes third.
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    store.submit(
+        move |_: &mut Txn<'_>| {
+            tell.send(()).unwrap();
+            gate.recv().unwrap();
+            Ok(())
+        },
+        |result| result.unwrap(),
+    );
+    told.recv().unwrap();
+    store.submit(Batch::new().set("n", "second"), |result| {
+        result.unwrap();
+    });
+    thread::scope(|scope| {
+        let third = scope.spawn(|| {
+            store.run(|txn: &mut Txn<'_>| {
+                let before = txn.get(b"n")?.map(|entry| entry.value().to_vec());
+                Ok((before, thread::current().id()))
+            })
+        });
+        thread::sleep(std::time::Duration::from_millis(50));
+        go.send(()).unwrap();
+        let own = third.thread().id();
+        let (before, ran) = third.join().unwrap().unwrap();
+        assert_eq!(before.as_deref(), Some(&b"second"[..]));
+        assert_ne!(ran, own, "it ran in the committer");
+    });
+}
+
+#[test]
+fn what_a_leader_leaves_to_be_done_later_is_done_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.durability = crate::Durability::Interval(std::time::Duration::from_millis(20));
+    let store = Store::open(dir.path(), options).unwrap();
+    let ttl = crate::SetOptions {
+        ttl: Some(std::time::Duration::from_millis(30)),
+        keep_ttl: false,
+    };
+    store.set_with(b"brief", b"x", ttl).unwrap();
+    // Nobody writes any more: the committer wakes by itself, syncs, and removes what expired.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while store.status().expired == 0 || store.status().syncs < 2 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", store.status());
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_program_that_panics_in_a_leader_is_an_error_and_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let failed = store.run(|_: &mut Txn<'_>| -> crate::Result<()> { panic!("on purpose") });
+    assert!(failed.unwrap_err().is(Code::Internal));
+    store.set(b"a", b"1").unwrap();
+    assert!(store.has(b"a").unwrap());
+}

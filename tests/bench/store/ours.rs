@@ -1,14 +1,12 @@
 //! Ourselves: encrypted, checksummed, compressed with the defaults.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
 use codexstore::{Batch, Durability, Encryption, Key, KeyId, Keyring, Options, Scan, Store};
 
 use crate::peer::{Peer, Session, touch};
-
-/// Entries in a page of a scan.
-const PAGE: usize = 1000;
 
 /// The defaults, with a key.
 pub fn options() -> Result<Options> {
@@ -54,20 +52,13 @@ impl Session for &Store {
     }
 
     fn scan(&mut self) -> Result<(u64, u64)> {
-        let mut scan = Scan::all();
-        scan.limit = PAGE;
         let (mut entries, mut bytes) = (0, 0);
-        loop {
-            let page = Store::scan(self, &scan)?;
-            entries += page.items.len() as u64;
-            for entry in &page.items {
-                bytes += (entry.key().len() + entry.value().len()) as u64;
-            }
-            scan.cursor = page.cursor;
-            if scan.cursor.is_none() {
-                return Ok((entries, bytes));
-            }
-        }
+        self.visit(&Scan::all(), |entry| {
+            entries += 1;
+            bytes += (entry.key.len() + entry.value.len()) as u64;
+            ControlFlow::Continue(())
+        })?;
+        Ok((entries, bytes))
     }
 
     fn batch(&mut self, items: &mut dyn Iterator<Item = ([u8; 16], Vec<u8>)>) -> Result<()> {

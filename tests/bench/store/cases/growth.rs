@@ -110,7 +110,7 @@ fn grown(run: &mut Run, keys: u64) -> Result<()> {
         Ok(())
     };
     let until = Until {
-        operations: 3,
+        operations: (3_000_000 / keys).max(3),
         ..until
     };
     let sides = all.iter().map(|peer| {

@@ -188,15 +188,11 @@ fn beside_writers(peer: &dyn Peer, measure: impl FnOnce() -> Result<f64>) -> Res
 fn scans(run: &mut Run, field: &Field<'_>) -> Result<()> {
     let until = run.until;
     let scan = |peer: &dyn Peer| -> Result<f64> {
-        // The steps of a round are whole scans.
+        // The steps of a round are whole scans, at least eight.
         let step = |session: &mut dyn Session, _: u64, _: &mut Vec<u8>| {
             let (entries, _) = session.scan()?;
             anyhow::ensure!(entries == KEYS, "a scan saw {entries} entries");
             Ok(())
-        };
-        let until = Until {
-            operations: 4,
-            ..until
         };
         Ok(rate(peer, 1, until, &step)? * KEYS as f64)
     };

@@ -25,8 +25,19 @@ pub struct Until {
 /// How often a thread looks at the clock while it reads.
 const LOOK_EVERY: u64 = 64;
 
+/// Most operations of a round.
+const ROUND: u64 = 320_000_000;
+
+/// The number of a round's first operation. No number comes twice in a run: where a key is set to what it is already, SQLite writes
+/// nothing and syncs nothing.
+fn first_number() -> u64 {
+    static ROUNDS: AtomicU64 = AtomicU64::new(0);
+    ROUNDS.fetch_add(1, Ordering::Relaxed) * ROUND
+}
+
 /// Operations a second of `threads` that do one after the other.
 pub fn rate(peer: &dyn Peer, threads: usize, until: Until, step: &Step) -> Result<f64> {
+    let base = first_number();
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let ready = Barrier::new(threads + 1);
     let took = thread::scope(|scope| {
@@ -46,7 +57,7 @@ pub fn rate(peer: &dyn Peer, threads: usize, until: Until, step: &Step) -> Resul
                                 done.fetch_add(n - first, Ordering::Relaxed);
                                 return Ok(());
                             }
-                            step(&mut *session, n, &mut buffer)?;
+                            step(&mut *session, base + n, &mut buffer)?;
                             // Slow operations look each time.
                             if n % 8 == 0 && start.elapsed() > until.time {
                                 done.fetch_add(n - first + 1, Ordering::Relaxed);
@@ -88,6 +99,7 @@ pub fn paced(
     step: &Step,
 ) -> Result<Vec<Timed>> {
     let every = Duration::from_secs_f64(threads as f64 / rate);
+    let base = first_number();
     let ready = Barrier::new(threads);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
@@ -101,7 +113,7 @@ pub fn paced(
                     let mut due = every.mul_f64(thread as f64 / threads as f64);
                     let mut buffer = Vec::new();
                     let mut all = Vec::new();
-                    let mut n = thread as u64;
+                    let mut n = base + thread as u64;
                     while due < time {
                         let now = start.elapsed();
                         let at = match due.checked_sub(now) {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
+use codexstore::backup::BackupOptions;
 use codexstore::{Batch, Store};
 
 use super::small::set;
@@ -47,7 +48,43 @@ pub fn run(run: &mut Run) -> Result<()> {
     }
     ensure!(!during.is_empty(), "no fold went on under the load");
     report(run, "fold", peak / 2.0, &quiet, &during, spent);
+    let backups = run.fresh("busy-backups")?;
+    let (mut during, mut spent) = (Vec::new(), Duration::ZERO);
+    for _ in 0..run.rounds {
+        let load = || paced(&ours, THREADS, peak / 2.0, time / 2, &set);
+        let (all, spans) = beside_backups(&ours.0, &backups, load)?;
+        during.append(&mut within(&all, &spans));
+        spent += spans.iter().map(|(from, to)| *to - *from).sum::<Duration>();
+        settle(&ours.0, &dir)?;
+    }
+    report(run, "backup", peak / 2.0, &quiet, &during, spent);
     Ok(())
+}
+
+/// Does something while one backup after the other is made; when they were.
+fn beside_backups<T>(
+    store: &Store,
+    dir: &Path,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<(T, Spans)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let backups = scope.spawn(|| -> Result<Spans> {
+            let mut spans = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let from = Instant::now();
+                store.backup_to(dir, &BackupOptions::default())?;
+                spans.push((from, Instant::now()));
+            }
+            Ok(spans)
+        });
+        let done = act();
+        stop.store(true, Ordering::Relaxed);
+        let spans = backups
+            .join()
+            .map_err(|_| anyhow!("the thread of the backups panicked"))??;
+        Ok((done?, spans))
+    })
 }
 
 /// Rows of what was measured during `what`, which took `spent` in all.

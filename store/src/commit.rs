@@ -19,6 +19,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::engine::{Engine, Job};
 use crate::env::Clock;
 use crate::error::{Code, Error, Result};
+use crate::gate::Gate;
 use crate::shared::Shared;
 use crate::txn::{Program, Txn};
 
@@ -89,6 +90,8 @@ pub(crate) struct Queue {
     state: Mutex<QueueState>,
     /// Wakes the committer.
     wake: Condvar,
+    /// Where callers wait: those of one group at the one, those of the next at the other.
+    gates: [Gate; 2],
     max: usize,
     clock: Arc<dyn Clock>,
 }
@@ -103,6 +106,8 @@ struct QueueState {
     /// When the engine has something to do without being asked.
     due: Option<Duration>,
     closing: bool,
+    /// Groups taken.
+    taken: usize,
 }
 
 /// The engine, for whoever drives it now. Gone once closed.
@@ -119,8 +124,10 @@ impl Queue {
                 news: false,
                 due: None,
                 closing: false,
+                taken: 0,
             }),
             wake: Condvar::new(),
+            gates: Default::default(),
             max,
             clock,
         }
@@ -131,7 +138,14 @@ impl Queue {
         self.enqueue(self.state.lock(), job, bytes);
     }
 
-    fn enqueue(&self, mut state: MutexGuard<'_, QueueState>, mut job: Box<dyn Job>, bytes: usize) {
+    /// The gate that opens when the job is answered.
+    fn enqueue(
+        &self,
+        mut state: MutexGuard<'_, QueueState>,
+        mut job: Box<dyn Job>,
+        bytes: usize,
+    ) -> &Gate {
+        let gate = self.gate(state.taken);
         let refusal = if state.closing {
             Some(Error::new(Code::Closed, "the store is closed"))
         } else if state.jobs.len() >= self.max
@@ -148,7 +162,7 @@ impl Queue {
             drop(state);
             job.refuse(error);
             job.answer();
-            return;
+            return gate;
         }
         state.jobs.push_back(job);
         state.bytes += bytes;
@@ -157,6 +171,12 @@ impl Queue {
         if wake {
             self.wake.notify_one();
         }
+        gate
+    }
+
+    fn gate(&self, group: usize) -> &Gate {
+        let [even, odd] = &self.gates;
+        if group.is_multiple_of(2) { even } else { odd }
     }
 
     /// Programs waiting.
@@ -209,11 +229,13 @@ impl Queue {
         }
     }
 
-    /// Takes all that is waiting.
-    fn take(&self, into: &mut VecDeque<Box<dyn Job>>) {
+    /// Takes all that is waiting; the gate to open when it is answered.
+    fn take(&self, into: &mut VecDeque<Box<dyn Job>>) -> &Gate {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.jobs, into);
         state.bytes = 0;
+        state.taken += 1;
+        self.gate(state.taken - 1)
     }
 }
 
@@ -255,8 +277,8 @@ impl Committer {
     }
 
     /// Has a job done for a caller that waits for its answer: on this thread, if neither a job
-    /// waits nor the engine is in use; else by way of the queue.
-    pub fn lead(&self, job: Box<dyn Job>, bytes: usize) {
+    /// waits nor the engine is in use; else by way of the queue. The gate to wait at.
+    pub fn lead(&self, job: Box<dyn Job>, bytes: usize) -> &Gate {
         let state = self.queue.state.lock();
         // Looked for under the queue's lock, so that whoever came before is in it or done.
         let idle = !state.closing && state.jobs.is_empty();
@@ -272,6 +294,7 @@ impl Committer {
         engine.tick();
         self.queue.set_due(engine.due());
         drop(guard);
+        self.queue.gate(0)
     }
 
     /// Refuses what comes, commits what is waiting, and ends the log.
@@ -297,9 +320,10 @@ fn run(seated: &Seated, queue: &Queue) -> Result<()> {
         let mut seated = seated.lock();
         let engine = seated.as_mut().ok_or_else(gone)?;
         // Only now: what came while a leader was at work belongs to this group.
-        queue.take(&mut jobs);
+        let gate = queue.take(&mut jobs);
         if !jobs.is_empty() {
             engine.execute(jobs.drain(..));
+            gate.open();
         }
         engine.tick();
         queue.set_due(engine.due());
@@ -341,5 +365,6 @@ impl Drop for Guard {
             job.refuse(Error::new(Code::Closed, "the store is closed"));
             job.answer();
         }
+        self.queue.gates.iter().for_each(Gate::open);
     }
 }

@@ -81,6 +81,7 @@ mod worker;
 mod anchor;
 mod chain;
 mod convert;
+mod gate;
 mod gather;
 mod image;
 mod journal;

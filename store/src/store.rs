@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +18,7 @@ use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::Cipher;
 use crate::format::record::EntryRef;
+use crate::gate::Slot;
 use crate::index::View;
 use crate::keyring::{Encryption, Keyring};
 use crate::options::Options;
@@ -223,21 +223,12 @@ impl Store {
         if let Some(error) = self.inner.shared.poison() {
             return Err(error.clone());
         }
-        let slot = Arc::new((Mutex::new(None), Condvar::new()));
+        let slot = Slot::default();
         let answer = slot.clone();
         let bytes = program.size_hint();
-        let job = Waiting::new(program, move |result| {
-            *answer.0.lock() = Some(result);
-            answer.1.notify_one();
-        });
-        self.inner.committer.lead(Box::new(job), bytes);
-        let mut result = slot.0.lock();
-        loop {
-            if let Some(result) = result.take() {
-                return result;
-            }
-            slot.1.wait(&mut result);
-        }
+        let job = Waiting::new(program, move |result| *answer.lock() = Some(result));
+        let gate = self.inner.committer.lead(Box::new(job), bytes);
+        gate.wait(&slot)
     }
 
     /// Hands a program to the committer and returns at once; `done` is called exactly once, from

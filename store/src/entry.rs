@@ -265,6 +265,17 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 }
 
 fn take_varint(from: &mut &[u8]) -> u64 {
+    // Most are short.
+    if let Some((&byte, rest)) = from.split_first()
+        && byte < 0x80
+    {
+        *from = rest;
+        return u64::from(byte);
+    }
+    take_long_varint(from)
+}
+
+fn take_long_varint(from: &mut &[u8]) -> u64 {
     let mut number = 0;
     let mut shift = 0;
     while let Some((&byte, rest)) = from.split_first() {

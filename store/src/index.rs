@@ -49,6 +49,12 @@ impl Expiring {
     }
 }
 
+/// True if a key begins with `prefix`. To compare with nothing is not free: memcmp may go to look
+/// at the address of an empty slice, where nothing is, and that takes the processor longer than all else.
+pub(crate) fn begins_with(key: &[u8], prefix: &[u8]) -> bool {
+    prefix.is_empty() || key.starts_with(prefix)
+}
+
 impl Index {
     /// The entry of a key, expired or not.
     pub fn get(&self, key: &[u8]) -> Option<Entry> {
@@ -153,7 +159,7 @@ impl Index {
     /// Keys that begin with `prefix` and are live.
     pub fn keys(&self, prefix: &[u8], now_ms: u64) -> Vec<Bytes> {
         self.from(Bound::Included(prefix))
-            .take_while(|entry| entry.key().starts_with(prefix))
+            .take_while(|entry| begins_with(entry.key(), prefix))
             .filter(|entry| !entry.expired(now_ms))
             .map(|entry| Bytes::copy_from_slice(entry.key()))
             .collect()
@@ -203,14 +209,13 @@ impl Index {
             limit(scan.max_examined),
         );
         let (mut shown, mut bytes, mut examined) = (0, 0, 0);
-        let mut last: Option<Spot<'_>> = None;
-        let cursor =
-            |last: Option<Spot<'_>>| last.map(|spot| Bytes::copy_from_slice(spot.packed().key()));
+        let mut last: Option<&[u8]> = None;
+        let cursor = |last: Option<&[u8]>| last.map(Bytes::copy_from_slice);
         for spot in self.entries.range(start) {
             let entry = spot.packed();
             let key = entry.key();
-            let within = key.starts_with(&scan.prefix)
-                && key.starts_with(glob_prefix)
+            let within = begins_with(key, &scan.prefix)
+                && begins_with(key, glob_prefix)
                 && scan.to.as_deref().is_none_or(|to| key < to);
             if !within {
                 // The keys of each condition lie together, and the scan began within or below
@@ -221,7 +226,7 @@ impl Index {
                 return Ok(cursor(last));
             }
             examined += 1;
-            last = Some(spot);
+            last = Some(key);
             if (expires && entry.expired(now_ms))
                 || glob.as_ref().is_some_and(|glob| !glob.matches(key))
             {

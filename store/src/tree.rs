@@ -1,7 +1,6 @@
 //! A B+ tree of [`Block`]s, persistent in the functional sense: a clone takes constant time and shares
 //! everything, and a change copies the nodes on its way if anybody shares them.
 
-use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -42,16 +41,15 @@ impl Default for Node {
 }
 
 /// The first 16 bytes of a key, filled with zeros, in an order that agrees with the keys'.
-type Prefix = [u64; 2];
+type Prefix = u128;
 
 fn prefix_of(key: &[u8]) -> Prefix {
-    let mut halves = [[0; 8]; 2];
-    for (half, bytes) in halves.iter_mut().zip(key.chunks(8)) {
-        if let Some(space) = half.get_mut(..bytes.len()) {
-            space.copy_from_slice(bytes);
-        }
+    if let Some(bytes) = key.first_chunk() {
+        return Prefix::from_be_bytes(*bytes);
     }
-    halves.map(u64::from_be_bytes)
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+    Prefix::from_be_bytes(bytes)
 }
 
 /// A key that is looked for.
@@ -90,15 +88,17 @@ impl Node {
 
     /// The child that holds the key if any does: the last one that does not begin behind it.
     fn position(&self, probe: Probe<'_>) -> usize {
-        let (mut low, mut high) = (0, self.len());
+        let behind = self.firsts.partition_point(|first| *first <= probe.prefix);
+        let before = behind.saturating_sub(1);
+        if self.firsts.get(before) != Some(&probe.prefix) {
+            return before;
+        }
+        // Where beginnings tie, whole keys decide.
+        let mut low = self.firsts.partition_point(|first| *first < probe.prefix);
+        let mut high = behind;
         while low < high {
             let middle = usize::midpoint(low, high);
-            let order = self
-                .firsts
-                .get(middle)
-                .map_or(Ordering::Greater, |first| first.cmp(&probe.prefix))
-                .then_with(|| self.first_key_of(middle).cmp(probe.key));
-            if order == Ordering::Greater {
+            if self.first_key_of(middle) > probe.key {
                 high = middle;
             } else {
                 low = middle + 1;
@@ -267,8 +267,7 @@ impl Tree {
             match &node.children {
                 Children::Nodes(nodes) => node = nodes.get(at)?,
                 Children::Blocks(blocks) => {
-                    let block = blocks.get(at)?;
-                    return block.get(block.search(key).ok()?);
+                    return blocks.get(at)?.find(key);
                 }
             }
         }
@@ -319,6 +318,7 @@ impl Tree {
             blocks: [].iter(),
             block: None,
             at: 0,
+            start: 0,
         };
         let (key, skip) = match start {
             Bound::Unbounded => (&[][..], false),
@@ -347,6 +347,7 @@ impl Tree {
                             Ok(place) => place + usize::from(skip),
                             Err(place) => place,
                         };
+                        range.start = block.start(range.at);
                     }
                     break;
                 }
@@ -363,6 +364,8 @@ pub(crate) struct Range<'a> {
     blocks: std::slice::Iter<'a, Block>,
     block: Option<&'a Block>,
     at: usize,
+    /// Where the entry there begins in its block.
+    start: usize,
 }
 
 impl<'a> Iterator for Range<'a> {
@@ -370,11 +373,13 @@ impl<'a> Iterator for Range<'a> {
 
     fn next(&mut self) -> Option<Spot<'a>> {
         loop {
-            if let Some(spot) = self.block?.get(self.at) {
+            if let Some(spot) = self.block?.get_at(self.at, self.start) {
                 self.at += 1;
+                self.start = spot.end();
                 return Some(spot);
             }
             self.at = 0;
+            self.start = 0;
             self.block = self.blocks.next();
             if self.block.is_some() {
                 continue;

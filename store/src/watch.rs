@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Code, Error, Result};
+use crate::index::begins_with;
 use crate::log::{Change, LogCursor, past_gone};
 use crate::shared::Shared;
 
@@ -77,7 +78,7 @@ impl Watch {
     /// The same without waiting.
     pub fn poll(&mut self) -> Result<Option<Change>> {
         while let Some(mut change) = self.cursor.next()? {
-            change.ops.retain(|op| op.key().starts_with(&self.prefix));
+            change.ops.retain(|op| begins_with(op.key(), &self.prefix));
             if !change.ops.is_empty() {
                 return Ok(Some(change));
             }

@@ -68,6 +68,11 @@ fn settings(spec: &CodexStoreSpec) -> Vec<(String, String)> {
     } else {
         add("CODEXSTORE_NO_ENCRYPTION", "true".to_owned());
     }
+    if !spec.access.is_empty() {
+        // A dollar sign as JSON escapes it: in a container's environment $(NAME) would be replaced.
+        let rules = serde_json::to_string(&spec.access).unwrap_or_default();
+        add("CODEXSTORE_ACCESS", rules.replace('$', r"\u0024"));
+    }
     if let Some(bytes) = disk_budget(spec) {
         add("CODEXSTORE_MAX_DISK", bytes.to_string());
     }
@@ -176,6 +181,14 @@ mod tests {
                 Some("true"),
             ),
             ("{encryption: {none: {}}}", "CODEXSTORE_KEY_SIZE", None),
+            ("{}", "CODEXSTORE_ACCESS", None),
+            (
+                "{access: [{uids: [1000], prefixes: [\"a$(X)/\"], verbs: [Read, Write]}, {gids: [7], verbs: [Read]}]}",
+                "CODEXSTORE_ACCESS",
+                Some(
+                    r#"[{"uids":[1000],"prefixes":["a\u0024(X)/"],"verbs":["Read","Write"]},{"gids":[7],"verbs":["Read"]}]"#,
+                ),
+            ),
             ("{}", "CODEXSTORE_STORE", Some("orders")),
             ("{}", "CODEXSTORE_STORE_UID", Some("uid")),
         ] {
@@ -217,6 +230,7 @@ mod tests {
         let specs = [
             "{}",
             "{durability: Interval}",
+            "{access: [{uids: [1000], verbs: [Read]}]}",
             "{compression: None}",
             "{encryption: {keySize: 128}}",
             "{encryption: {none: {}}}",

@@ -64,6 +64,13 @@ pub struct CodexStoreSpec {
     #[serde(default)]
     pub volume: Volume,
 
+    /// Who may do what on the socket, for pods that are made from now on. Without rules (the default) every
+    /// process that can open the socket may do everything; with rules, what some rule gives to the user or
+    /// primary group of the process that connects, and nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub access: Vec<AccessRule>,
+
     /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit, and leaves 24Mi of it at least.
     #[serde(default)]
     pub resources: Resources,
@@ -296,6 +303,41 @@ pub enum ReclaimPolicy {
     Retain,
     /// Claims go with the CodexStore.
     Delete,
+}
+
+/// What some users or groups may do with some keys. Rules only give: what no rule gives is denied.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.uids) && self.uids.size() > 0) || (has(self.gids) && self.gids.size() > 0)").message("a rule holds for nobody: give it uids, gids or both"))]
+pub struct AccessRule {
+    /// Users that it holds for: the `runAsUser` of containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 0, max = 4_294_967_295_i64)))]
+    pub uids: Vec<i64>,
+
+    /// Primary groups that it holds for: the `runAsGroup` of containers. Supplementary groups do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 0, max = 4_294_967_295_i64)))]
+    pub gids: Vec<i64>,
+
+    /// Beginnings of the keys that it holds for, of at most 128 characters each. Absent: every key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 128)))]
+    pub prefixes: Option<Vec<String>>,
+
+    /// What it allows: `Read` (keys, values, history, changes), `Write` (set, delete, expire), or both. A write with a
+    /// condition needs both.
+    #[schemars(length(min = 1, max = 2))]
+    pub verbs: Vec<AccessVerb>,
+}
+
+/// What a rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessVerb {
+    /// To see keys, values, their history and their changes.
+    Read,
+    /// To set, delete and expire.
+    Write,
 }
 
 /// CPU and memory of the sidecar.

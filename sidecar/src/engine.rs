@@ -121,9 +121,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Believes the wall clock after a jump that was not believed at the start.
     fn accept_clock(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// One page of a scan, at one point in time and at most as much as `scan` bounds. It may compute for a while and is
-    /// called off the I/O thread.
-    fn scan(&self, scan: &Scan) -> Result<Page>;
+    /// One page of scans, one behind the other, at one point in time and at most as much as each
+    /// bounds. It may compute for a while and is called off the I/O thread.
+    fn scan(&self, scans: &[Scan]) -> Result<Page>;
 
     /// State and numbers.
     fn health(&self) -> Health;

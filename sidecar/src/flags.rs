@@ -27,7 +27,7 @@ the log, touches nothing, and tries again.";
 
 const RUN_HELP: &str = "\
 Serves one store on a Unix socket: HTTP/1.1 and HTTP/2 (prior knowledge), plain, no authentication
-besides the socket's permissions.
+besides the socket's permissions and the rules of --access.
 
   curl --unix-socket $CODEXSTORE_SOCKET -X PUT --data-binary hello http://localhost/v1/keys/greeting
   curl --unix-socket $CODEXSTORE_SOCKET http://localhost/v1/keys/greeting
@@ -197,6 +197,19 @@ pub struct RunFlags {
     /// Permissions of the socket, octal, whatever the umask is. Connecting wants write permission.
     #[arg(long, env = "CODEXSTORE_SOCKET_MODE", default_value = "0666", value_parser = parse_mode, help_heading = "Socket")]
     pub socket_mode: u32,
+
+    /// Who may do what, as JSON: a list of rules like `{"uids": [1000], "gids": [],
+    /// "prefixes": ["orders/"], "verbs": ["Read", "Write"]}`; without prefixes a rule means every key.
+    /// Without rules whoever can open the socket may do everything; with them, what some rule gives to
+    /// the user or primary group that connects.
+    #[arg(
+        long,
+        env = "CODEXSTORE_ACCESS",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Socket"
+    )]
+    pub access: String,
 
     /// Most connections at once; beyond it the longest idle one is closed, and a new one is
     /// refused as `overloaded` if none is idle. Also bounded by the file descriptor limit.

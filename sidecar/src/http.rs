@@ -24,6 +24,7 @@ use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
+use crate::access::{Access, Grant};
 use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::settings::{Identity, Limits, Settings};
@@ -42,6 +43,8 @@ pub struct App<E> {
     pub limits: Limits,
     /// Counters.
     pub metrics: Metrics,
+    /// Who may do what.
+    pub access: Access,
     /// Who this member is.
     pub identity: Identity,
     /// Settings that the status shows.
@@ -64,6 +67,7 @@ impl<E: Engine> App<E> {
             engine,
             limits: settings.limits,
             metrics: Metrics::default(),
+            access: settings.access.clone(),
             identity: settings.identity.clone(),
             shown: system::Shown::of(settings),
             in_work: Arc::default(),
@@ -85,8 +89,12 @@ impl Drop for InWork {
     }
 }
 
-/// Answers one request of the socket.
-pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request of a connection that may do what `grant` says.
+pub async fn answer<E: Engine>(
+    app: &App<E>,
+    grant: &Arc<Grant>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
     let http2 = request.version() == Version::HTTP_2;
@@ -97,7 +105,7 @@ pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Resp
     let counted = InWork(Arc::clone(&app.in_work));
     let full = in_work >= app.limits.max_requests;
     let mut operation = Operation::Other;
-    let result = dispatch(app, request, full, started, &mut operation).await;
+    let result = dispatch(app, grant, request, full, started, &mut operation).await;
     let mut response = result.unwrap_or_else(|reject| reject.into_response(head));
     if http2 {
         response.body_mut().in_work(counted);
@@ -116,6 +124,7 @@ pub async fn answer<E: Engine>(app: &App<E>, request: Request<Incoming>) -> Resp
 
 async fn dispatch<E: Engine>(
     app: &App<E>,
+    grant: &Arc<Grant>,
     request: Request<Incoming>,
     full: bool,
     started: Instant,
@@ -153,14 +162,18 @@ async fn dispatch<E: Engine>(
     let is_head = head.method == Method::HEAD;
     match (known, route) {
         (Operation::Get | Operation::Head, Route::Key(key)) => {
-            keys::get(app, &head, key, deadline).await
+            keys::get(app, grant, &head, key, deadline).await
         }
-        (Operation::Put, Route::Key(key)) => keys::put(app, &head, key, body, deadline).await,
-        (Operation::Delete, Route::Key(key)) => keys::delete(app, &head, key, deadline).await,
-        (Operation::List, _) => list::list(app, &head, deadline).await,
-        (Operation::DeletePrefix, _) => list::delete(app, &head, deadline).await,
-        (Operation::Batch, _) => batch::batch(app, &head, body, deadline).await,
-        (_, Route::Clock) => system::accept_clock(app, &head, deadline).await,
+        (Operation::Put, Route::Key(key)) => {
+            keys::put(app, grant, &head, key, body, deadline).await
+        }
+        (Operation::Delete, Route::Key(key)) => {
+            keys::delete(app, grant, &head, key, deadline).await
+        }
+        (Operation::List, _) => list::list(app, grant, &head, deadline).await,
+        (Operation::DeletePrefix, _) => list::delete(app, grant, &head, deadline).await,
+        (Operation::Batch, _) => batch::batch(app, grant, &head, body, deadline).await,
+        (_, Route::Clock) => system::accept_clock(app, grant, &head, deadline).await,
         (_, route) => system::answer(app, &head, route),
     }
     .map(|response| {

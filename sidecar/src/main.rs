@@ -9,6 +9,7 @@
 //! - [`http`]: requests and answers; [`serve`]: connections and their deadlines.
 //! - [`admin`]: the listener for the operator.
 
+mod access;
 mod admin;
 mod engine;
 mod flags;

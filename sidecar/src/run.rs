@@ -168,6 +168,7 @@ fn greet(settings: &Settings) {
         spec_hash = who.spec_hash,
         socket = %settings.socket.display(),
         socket_mode = format!("{:04o}", settings.socket_mode),
+        access_rules = settings.access.rules(),
         data_dir = %settings.data_dir.display(),
         keyring = keys,
         key_bits = settings.key_size.bits(),

@@ -17,8 +17,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
+use crate::access::Peer;
 use crate::engine::Engine;
 use crate::http::answer::Body;
 use crate::http::{App, answer};
@@ -102,6 +103,7 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
         if evicted {
             app.metrics.turned(Turned::Evicted);
         }
+        let grant = Arc::new(app.access.grant(peer(&stream)));
         let app = Arc::clone(&app);
         let protocol = Arc::clone(&protocol);
         let limits = app.limits;
@@ -111,8 +113,8 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
             let service = {
                 let app = Arc::clone(&app);
                 move |request| {
-                    let app = Arc::clone(&app);
-                    async move { answer(&app, request).await }
+                    let (app, grant) = (Arc::clone(&app), Arc::clone(&grant));
+                    async move { answer(&app, &grant, request).await }
                 }
             };
             let ended = connection_of(&protocol, guard, &connection, service).await;
@@ -121,6 +123,15 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
             }
         });
     }
+}
+
+/// Who connected, if the system says so.
+fn peer(stream: &UnixStream) -> Option<Peer> {
+    let who = stream.peer_cred().ok()?;
+    Some(Peer {
+        uid: who.uid(),
+        gid: who.gid(),
+    })
 }
 
 /// Serves one connection until it ends or is told to; says if it was ended for a reason that

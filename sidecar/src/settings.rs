@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use codexstore::{Compression, Durability, Encryption, KeySize, Keyring, Options, Strategy};
 
+use crate::access::Access;
 use crate::flags::{
     CompressionFlag, DurabilityFlag, KeySizeFlag, LogFormat, RunFlags, StrategyFlag,
 };
@@ -103,6 +104,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Its permissions.
     pub socket_mode: u32,
+    /// Who may do what.
+    pub access: Access,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// Address of the admin listener.
@@ -186,6 +189,7 @@ impl Settings {
             max_memory: memory.entries,
             socket: flags.socket,
             socket_mode: flags.socket_mode,
+            access: Access::parse(&flags.access).context("--access")?,
             limits,
             admin_listen: flags.admin_listen,
             tls_dir: flags.tls_dir,

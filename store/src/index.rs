@@ -165,13 +165,20 @@ impl Index {
             .collect()
     }
 
-    /// One page of a scan.
-    pub fn page(&self, scan: &Scan, revision: u64, now_ms: u64) -> Result<Page> {
+    /// One page of scans, one behind the other; their limits hold for all of them together.
+    pub fn page(&self, scans: &[Scan], revision: u64, now_ms: u64) -> Result<Page> {
         let mut items = Vec::new();
-        let cursor = self.walk(scan, now_ms, |spot| {
-            items.push(spot.entry());
-            ControlFlow::Continue(())
-        })?;
+        let mut so_far = SoFar::default();
+        let mut cursor = None;
+        for scan in scans {
+            cursor = self.walk(scan, now_ms, &mut so_far, |spot| {
+                items.push(spot.entry());
+                ControlFlow::Continue(())
+            })?;
+            if cursor.is_some() {
+                break;
+            }
+        }
         Ok(Page {
             items,
             cursor,
@@ -185,6 +192,7 @@ impl Index {
         &'a self,
         scan: &Scan,
         now_ms: u64,
+        so_far: &mut SoFar<'a>,
         mut each: impl FnMut(Spot<'a>) -> ControlFlow<()>,
     ) -> Result<Option<Bytes>> {
         let glob = scan.glob.as_deref().map(Glob::new).transpose()?;
@@ -208,8 +216,12 @@ impl Index {
             limit(scan.max_bytes),
             limit(scan.max_examined),
         );
-        let (mut shown, mut bytes, mut examined) = (0, 0, 0);
-        let mut last: Option<&[u8]> = None;
+        let SoFar {
+            shown,
+            bytes,
+            examined,
+            last,
+        } = so_far;
         let cursor = |last: Option<&[u8]>| last.map(Bytes::copy_from_slice);
         for spot in self.entries.range(start) {
             let entry = spot.packed();
@@ -222,26 +234,36 @@ impl Index {
                 // none of them: what is outside now lies above.
                 return Ok(None);
             }
-            if shown >= most || bytes >= most_bytes || examined >= most_examined {
-                return Ok(cursor(last));
+            if *shown >= most || *bytes >= most_bytes || *examined >= most_examined {
+                return Ok(cursor(*last));
             }
-            examined += 1;
-            last = Some(key);
+            *examined += 1;
+            *last = Some(key);
             if (expires && entry.expired(now_ms))
                 || glob.as_ref().is_some_and(|glob| !glob.matches(key))
             {
                 continue;
             }
-            shown += 1;
+            *shown += 1;
             if most_bytes != usize::MAX {
-                bytes += key.len() + entry.value().len();
+                *bytes += key.len() + entry.value().len();
             }
             if each(spot).is_break() {
-                return Ok(cursor(last));
+                return Ok(cursor(*last));
             }
         }
         Ok(None)
     }
+}
+
+/// How far a walk is.
+#[derive(Default)]
+pub(crate) struct SoFar<'a> {
+    shown: usize,
+    bytes: usize,
+    examined: usize,
+    /// The last key looked at.
+    last: Option<&'a [u8]>,
 }
 
 impl PartialEq for Expiring {

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::Cipher;
 use crate::format::record::EntryRef;
 use crate::gate::Slot;
-use crate::index::View;
+use crate::index::{SoFar, View};
 use crate::keyring::{Encryption, Keyring};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
@@ -113,8 +114,15 @@ impl Store {
 
     /// One page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
+        self.scan_all(slice::from_ref(scan))
+    }
+
+    /// One page of the entries of several scans, one scan behind the other, at one point in time. Each
+    /// scan's limits hold for what it and those before it show. A page that ends early has a cursor,
+    /// which is meant for all of the scans.
+    pub fn scan_all(&self, scans: &[Scan]) -> Result<Page> {
         let (view, now) = self.present();
-        view.index.page(scan, view.revision, now)
+        view.index.page(scans, view.revision, now)
     }
 
     /// Shows the entries of a scan to `each`, in order and as they are at one point in time, until it
@@ -127,8 +135,9 @@ impl Store {
         mut each: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
     ) -> Result<u64> {
         let (view, now) = self.present();
-        view.index
-            .walk(scan, now, |spot| each(spot.packed().unpack()))?;
+        view.index.walk(scan, now, &mut SoFar::default(), |spot| {
+            each(spot.packed().unpack())
+        })?;
         Ok(view.revision)
     }
 

@@ -1,6 +1,7 @@
 //! Programs: what a caller runs inside the committer, and what they see there.
 
 use std::collections::BTreeSet;
+use std::slice;
 
 use crate::batch::{Committed, SetOptions};
 use crate::entry::{Entry, Packed};
@@ -105,7 +106,8 @@ impl<'a> Txn<'a> {
 
     /// One page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
-        self.index.page(scan, self.at.latest, self.at.now_ms)
+        self.index
+            .page(slice::from_ref(scan), self.at.latest, self.at.now_ms)
     }
 
     /// Sets a key, without expiry.

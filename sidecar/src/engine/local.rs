@@ -252,8 +252,8 @@ impl Engine for Local {
             .unwrap_or_else(|_| Err(Error::internal("accepting the clock ended early").into()))
     }
 
-    fn scan(&self, scan: &Scan) -> Result<Page> {
-        Ok(self.store()?.scan(scan)?)
+    fn scan(&self, scans: &[Scan]) -> Result<Page> {
+        Ok(self.store()?.scan_all(scans)?)
     }
 
     fn health(&self) -> Health {

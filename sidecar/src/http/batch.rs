@@ -1,5 +1,7 @@
 //! `POST /v1/batch`: several operations as one revision.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use codexstore::{Expect, SetOptions};
 use codexstore_api::bodies::{Batch, Committed, Condition, Op};
@@ -8,8 +10,10 @@ use tokio::time::Instant;
 
 use super::answer::{Body, Reject, json};
 use super::body::Intake;
+use super::keys::permitted;
 use super::query::Query;
 use super::{App, body, keys};
+use crate::access::{Grant, Verb};
 use crate::engine::Engine;
 
 /// Bodies from this size on are parsed off the I/O thread.
@@ -24,6 +28,7 @@ const LARGE: usize = 64 << 10;
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn batch<E: Engine>(
     app: &App<E>,
+    grant: &Arc<Grant>,
     head: &request::Parts,
     body: Intake,
     deadline: Instant,
@@ -35,9 +40,10 @@ pub async fn batch<E: Engine>(
     let max_value = app.limits.max_value;
     let bytes = whole.bytes;
     let batch = if bytes.len() < LARGE {
-        parse(&bytes, max_value)?
+        parse(&bytes, max_value, grant)?
     } else {
-        tokio::task::spawn_blocking(move || parse(&bytes, max_value))
+        let grant = Arc::clone(grant);
+        tokio::task::spawn_blocking(move || parse(&bytes, max_value, &grant))
             .await
             .map_err(|_| Reject::new("internal", "reading the batch ended early"))??
     };
@@ -50,7 +56,7 @@ pub async fn batch<E: Engine>(
     })
 }
 
-fn parse(body: &Bytes, max_value: usize) -> Result<codexstore::Batch, Reject> {
+fn parse(body: &Bytes, max_value: usize, grant: &Grant) -> Result<codexstore::Batch, Reject> {
     let batch: Batch = serde_json::from_slice(body).map_err(|e| {
         // serde's text repeats unknown names and wrong values of the body: only the place is told.
         let what = match e.classify() {
@@ -79,7 +85,9 @@ fn parse(body: &Bytes, max_value: usize) -> Result<codexstore::Batch, Reject> {
             Condition::Present => Expect::Present,
             Condition::Revision(revision) => Expect::Revision(revision),
         };
-        made = made.expect(key.map_err(at)?, expect);
+        let key = key.map_err(at)?;
+        permitted(grant.check(Verb::Read, &key)).map_err(at)?;
+        made = made.expect(key, expect);
     }
     for (n, operation) in batch.operations.into_iter().enumerate() {
         let at = |reject| numbered(reject, "operation", n);
@@ -88,6 +96,7 @@ fn parse(body: &Bytes, max_value: usize) -> Result<codexstore::Batch, Reject> {
             .map_err(Reject::from)
             .and_then(keys::checked_key);
         let key = key.map_err(at)?;
+        permitted(grant.check(Verb::Write, &key)).map_err(at)?;
         made = match operation.op {
             Op::Delete => {
                 if operation.value.is_some() || operation.text.is_some() || operation.ttl.is_some()
@@ -131,7 +140,12 @@ mod tests {
 
     #[track_caller]
     fn refused(body: &str, because: &str) {
-        let reject = parse(&Bytes::copy_from_slice(body.as_bytes()), 8).unwrap_err();
+        let reject = parse(
+            &Bytes::copy_from_slice(body.as_bytes()),
+            8,
+            &Grant::everything(),
+        )
+        .unwrap_err();
         assert!(reject.detail().contains(because), "{}", reject.detail());
     }
 
@@ -162,6 +176,7 @@ mod tests {
         let reject = parse(
             &Bytes::from_static(br#"{"operations":[{"op":"canary"}]}"#),
             8,
+            &Grant::everything(),
         )
         .unwrap_err();
         assert!(!reject.detail().contains("canary"), "{}", reject.detail());

@@ -13,7 +13,8 @@ use super::answer::{Body, Reject, status};
 use super::body::Intake;
 use super::query::Query;
 use super::{body, etag};
-use crate::engine::{Engine, Put, Tag};
+use crate::access::{Grant, Verb};
+use crate::engine::{Conditions, Engine, Put, Tag};
 
 const REVISION: HeaderName = HeaderName::from_static(names::REVISION);
 const VERSION: HeaderName = HeaderName::from_static(names::VERSION);
@@ -35,6 +36,7 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static(names::EXPIRES_AT);
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn get<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     key: &str,
     deadline: Instant,
@@ -43,6 +45,7 @@ pub async fn get<E: Engine>(
         Query::parse(head.uri.query(), &[])?;
     }
     let key = decode(key)?;
+    permitted(grant.check(Verb::Read, &key))?;
     let conditions = etag::conditions(&head.headers)?;
     // A large value that is being sent stays in memory even when the store has another by then: it
     // counts as in flight. Its size is known only once it is read, so it is read again after a wait.
@@ -104,12 +107,14 @@ pub fn head() {}
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn put<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     key: &str,
     body: Intake,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
     let (key, ttl, conditions) = check_put(head, key)?;
+    check_write(grant, &key, &conditions)?;
     let whole = body::read(app, body, app.limits.max_value, deadline).await?;
     let put = Put {
         key,
@@ -128,11 +133,7 @@ pub async fn put<E: Engine>(
     Ok(response)
 }
 
-type Checked = (
-    Vec<u8>,
-    Option<std::time::Duration>,
-    crate::engine::Conditions,
-);
+type Checked = (Vec<u8>, Option<std::time::Duration>, Conditions);
 
 /// Everything about a PUT but its body.
 fn check_put(head: &request::Parts, key: &str) -> Result<Checked, Reject> {
@@ -171,6 +172,7 @@ fn check_put(head: &request::Parts, key: &str) -> Result<Checked, Reject> {
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn delete<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     key: &str,
     deadline: Instant,
@@ -178,6 +180,7 @@ pub async fn delete<E: Engine>(
     Query::parse(head.uri.query(), &[])?;
     let key = decode(key)?.into_owned();
     let conditions = etag::conditions(&head.headers)?;
+    check_write(grant, &key, &conditions)?;
     let revision = in_time(deadline, app.engine.delete(key, conditions)).await?;
     let Some(revision) = revision else {
         return Err(missing());
@@ -187,6 +190,20 @@ pub async fn delete<E: Engine>(
         .headers_mut()
         .insert(REVISION, HeaderValue::from(revision));
     Ok(response)
+}
+
+/// Refuses a write that no rule allows. A condition tells what is there: it wants reading as well.
+fn check_write(grant: &Grant, key: &[u8], conditions: &Conditions) -> Result<(), Reject> {
+    permitted(grant.check(Verb::Write, key))?;
+    if !conditions.is_empty() {
+        permitted(grant.check(Verb::Read, key))?;
+    }
+    Ok(())
+}
+
+/// A denial as an answer.
+pub fn permitted(checked: codexstore::Result<()>) -> Result<(), Reject> {
+    Ok(checked.map_err(crate::engine::Failure::from)?)
 }
 
 /// Waits for a write that was handed in. If it takes too long, nobody knows what became of it.

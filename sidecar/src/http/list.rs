@@ -13,8 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Body, Reject, json, typed};
+use super::keys::permitted;
 use super::query::Query;
 use super::{App, body, keys};
+use crate::access::{Grant, Verb};
 use crate::engine::Engine;
 
 /// Entries of a page without `limit`.
@@ -43,6 +45,7 @@ const EXAMINED: usize = 65_536;
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn list<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
@@ -73,6 +76,8 @@ pub async fn list<E: Engine>(
         ..Scan::default()
     };
     let values = query.flag("values")?;
+    // Others' keys are not listed, and not named by a cursor either.
+    let scans = grant.read.narrow(&scan);
 
     let place = scan_permit(app, deadline).await?;
     // What a page takes: its entries are shared with the store, its text is a third longer than
@@ -86,7 +91,7 @@ pub async fn list<E: Engine>(
     let share = body::reserve(app, bytes, deadline).await?;
     let engine = Arc::clone(&app.engine);
     let work = tokio::task::spawn_blocking(move || {
-        let page = page(&*engine, scan, limit, page_bytes, values);
+        let page = page(&*engine, scans, limit, page_bytes, values);
         // Held here too: the page is computed to its end even when nobody waits for it any more.
         drop(place);
         (page, share)
@@ -105,15 +110,17 @@ pub async fn list<E: Engine>(
 /// Computes a page as JSON.
 fn page<E: Engine>(
     engine: &E,
-    mut scan: Scan,
+    mut scans: Vec<Scan>,
     limit: usize,
     page_bytes: usize,
     values: bool,
 ) -> Result<Vec<u8>, Reject> {
-    scan.limit = limit;
-    scan.max_bytes = if values { page_bytes } else { 0 };
-    scan.max_examined = EXAMINED;
-    let page = engine.scan(&scan)?;
+    for scan in &mut scans {
+        scan.limit = limit;
+        scan.max_bytes = if values { page_bytes } else { 0 };
+        scan.max_examined = EXAMINED;
+    }
+    let page = engine.scan(&scans)?;
     let list = List {
         items: page.items.iter().map(|entry| item(entry, values)).collect(),
         cursor: page.cursor.as_ref().map(|cursor| base64url(cursor)),
@@ -144,6 +151,7 @@ fn item(entry: &Entry, values: bool) -> Item {
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn delete<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
@@ -156,6 +164,7 @@ pub async fn delete<E: Engine>(
             "an empty prefix removes every key: say all=true if that is meant".into(),
         ));
     }
+    permitted(grant.check_prefix(Verb::Write, &prefix))?;
     let place = scan_permit(app, deadline).await?;
     let work = app.engine.delete_prefix(prefix, place);
     let (deleted, revision) = keys::in_time(deadline, work).await?;

@@ -8,6 +8,7 @@ use super::answer::{Body, Reject, json, typed};
 use super::query::Query;
 use super::route::Route;
 use super::{App, openapi};
+use crate::access::{Grant, Verb};
 use crate::engine::{Engine, Health};
 use crate::settings::Settings;
 
@@ -108,10 +109,13 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         (status = "default", description = "A problem.", body = Problem, content_type = "application/problem+json")))]
 pub async fn accept_clock<E: Engine>(
     app: &App<E>,
+    grant: &Grant,
     head: &request::Parts,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
     Query::parse(head.uri.query(), &[])?;
+    // What it lets expire may be anybody's.
+    super::keys::permitted(grant.check_prefix(Verb::Write, b""))?;
     super::keys::in_time(deadline, app.engine.accept_clock()).await?;
     Ok(super::answer::status(StatusCode::NO_CONTENT))
 }

@@ -4,6 +4,7 @@
 // A test may stop at what it did not expect; clippy allows that only within #[test] functions.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod access;
 mod admin;
 mod batch;
 mod conditions;

@@ -6,6 +6,7 @@
 // Helpers of tests may panic and index just as tests do; clippy knows only functions marked as tests.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod access;
 mod admission;
 mod chart;
 mod durability;

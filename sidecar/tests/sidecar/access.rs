@@ -1,0 +1,174 @@
+//! Access rules, by real users: curl runs as them. That wants root; elsewhere there is one user.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::harness::{Place, Sidecar};
+
+const RULES: &str = r#"[
+    {"uids": [4001], "prefixes": ["a/", "c/"], "verbs": ["Read", "Write"]},
+    {"gids": [5000], "prefixes": ["b/"], "verbs": ["Read"]},
+    {"uids": [4003], "verbs": ["Write"]},
+    {"uids": [0], "verbs": ["Read", "Write"]}
+]"#;
+
+/// A request by a user: status and body.
+fn ask(s: &Sidecar, (uid, gid): (u32, u32), arguments: &[&str]) -> (u16, String) {
+    let out = Command::new("curl")
+        .args([
+            "-sS",
+            "--max-time",
+            "20",
+            "-w",
+            "\n%{http_code}",
+            "--unix-socket",
+        ])
+        .arg(&s.socket)
+        .args(arguments)
+        .uid(uid)
+        .gid(gid)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+fn names(body: &str) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_str(body).unwrap();
+    let items = list["items"].as_array().unwrap().iter();
+    items
+        .map(|item| item["key"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn users_do_what_rules_give_them_and_see_no_other_keys() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: to be other users wants root");
+        return;
+    }
+    let place = Place::new();
+    std::fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let s = place.ready(&["--access", RULES]);
+    let (root, alice, bob, carol, eve) = (
+        (0, 0),
+        (4001, 4001),
+        (4002, 5000),
+        (4003, 4003),
+        (4004, 4004),
+    );
+    for key in ["a%2F1", "a%2F2", "b%2F1", "b%2F2", "c%2F1", "d%2F1"] {
+        let target = format!("http://s/v1/keys/{key}");
+        assert_eq!(ask(&s, root, &["-T", "/etc/hostname", &target]).0, 201);
+    }
+    for (who, method, target, status) in [
+        (alice, "GET", "keys/a%2F1", 200),
+        (alice, "PUT", "keys/c%2F2", 201),
+        (alice, "GET", "keys/b%2F1", 403),
+        (alice, "GET", "keys/none", 403),
+        (alice, "DELETE", "keys?prefix=a%2F", 200),
+        (alice, "DELETE", "keys?prefix=&all=true", 403),
+        (bob, "GET", "keys/b%2F1", 200),
+        (bob, "PUT", "keys/b%2F1", 403),
+        (bob, "DELETE", "keys/b%2F1", 403),
+        (bob, "GET", "keys/a%2F1", 403),
+        (carol, "PUT", "keys/d%2F2", 201),
+        (carol, "GET", "keys/d%2F2", 403),
+        (carol, "POST", "clock/accept", 204),
+        (bob, "POST", "clock/accept", 403),
+        (eve, "GET", "keys/b%2F1", 403),
+        (eve, "PUT", "keys/e", 403),
+        (eve, "GET", "status", 200),
+    ] {
+        let target = format!("http://s/v1/{target}");
+        let (got, body) = ask(&s, who, &["-X", method, "-d", "v", &target]);
+        assert_eq!(got, status, "{who:?} {method} {target}: {body}");
+        if status == 403 {
+            assert!(
+                body.contains("\"denied\"") && body.contains("spec.access"),
+                "{body}"
+            );
+            assert!(!body.contains("none"), "{body}");
+        }
+    }
+    // A condition tells what is there.
+    let create = [
+        "-X",
+        "PUT",
+        "-d",
+        "v",
+        "-H",
+        "If-None-Match: *",
+        "http://s/v1/keys/d%2F9",
+    ];
+    assert_eq!(ask(&s, carol, &create).0, 403);
+    // A batch is permitted as a whole.
+    let batch =
+        r#"{"operations":[{"op":"set","key":"c/3","text":"v"},{"op":"delete","key":"b/1"}]}"#;
+    let (got, body) = ask(&s, alice, &["-d", batch, "http://s/v1/batch"]);
+    assert!(got == 403 && body.contains("operation 1"), "{body}");
+    let guarded = r#"{"operations":[{"op":"set","key":"d/3","text":"v"}],"preconditions":[{"key":"d/1","absent":true}]}"#;
+    let (got, body) = ask(&s, carol, &["-d", guarded, "http://s/v1/batch"]);
+    assert!(
+        got == 403 && body.contains("precondition 0"),
+        "{got} {body}"
+    );
+    assert_eq!(s.get("/v1/keys/c%2F3").status, 404);
+}
+
+#[test]
+fn a_list_goes_through_permitted_keys_page_by_page_and_its_cursor_names_no_others() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: to be other users wants root");
+        return;
+    }
+    let place = Place::new();
+    std::fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let s = place.ready(&["--access", RULES]);
+    for key in ["a/1", "a/2", "b/secret", "c/1", "c/2", "d/secret"] {
+        assert_eq!(s.put(&key.replace('/', "%2F"), b"v").status, 201);
+    }
+    let alice = (4001, 4001);
+    let (status, body) = ask(&s, alice, &["http://s/v1/keys"]);
+    assert_eq!(
+        (status, names(&body)),
+        (200, ["a/1", "a/2", "c/1", "c/2"].map(String::from).to_vec())
+    );
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (_, body) = ask(&s, alice, &[&format!("http://s/v1/keys?limit=1{cursor}")]);
+        seen.extend(names(&body));
+        let list: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let Some(next) = list["cursor"].as_str() else {
+            break;
+        };
+        let named = codexstore_api::encoding::unbase64url(next).unwrap();
+        assert!(
+            named.starts_with(b"a/") || named.starts_with(b"c/"),
+            "{named:?}"
+        );
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, ["a/1", "a/2", "c/1", "c/2"]);
+    let (_, body) = ask(&s, alice, &["http://s/v1/keys?prefix=b"]);
+    assert_eq!(names(&body), Vec::<String>::new());
+    let (_, body) = ask(&s, (4002, 5000), &["http://s/v1/keys?from=a&match=*e*"]);
+    assert_eq!(names(&body), ["b/secret"]);
+}
+
+#[test]
+fn rules_that_cannot_be_read_end_the_start_and_say_what_is_wrong() {
+    let place = Place::new();
+    let out = place
+        .command(&["--access", r#"[{"verbs": ["Read"]}]"#])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("--access") && text.contains("rule 0 holds for nobody"),
+        "{text}"
+    );
+}

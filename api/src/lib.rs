@@ -5,6 +5,7 @@
 //! - [`problem`]: the error body (RFC 9457).
 //! - [`bodies`]: the JSON bodies of lists and batches.
 //! - [`status`]: what a member says about itself.
+//! - `grpc`, with the feature of that name: the gRPC interface, generated from its proto.
 //! - [`client`]: a client over the Unix socket, or over any stream.
 //!
 //! **This crate knows nothing of the store's insides**: it can be used by a program that only
@@ -28,6 +29,8 @@ pub mod client;
 pub mod codes;
 pub mod encoding;
 pub mod error;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod problem;
 pub mod status;
 pub mod time;

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore::{Batch, Committed, Error, Page, Scan, Stats};
+use codexstore::{Batch, Committed, Error, Page, Program, Scan, Stats};
 use codexstore_api::status::State;
 
 pub use condition::{Conditions, Tag};
@@ -41,6 +41,8 @@ pub struct Value {
     pub bytes: Bytes,
     /// Lineage and modified revision.
     pub tag: Tag,
+    /// The revision that created the key.
+    pub created: u64,
     /// How often the key was written since it was created.
     pub version: u64,
     /// Milliseconds since 1970.
@@ -117,6 +119,13 @@ pub trait Engine: Send + Sync + 'static {
         batch: Batch,
         share: impl Send + 'static,
     ) -> impl Future<Output = Result<Committed>> + Send;
+
+    /// Runs a program in the committer. Holds `share` as [`Engine::put`] does.
+    fn run<P: Program>(
+        &self,
+        program: P,
+        share: impl Send + 'static,
+    ) -> impl Future<Output = Result<P::Output>> + Send;
 
     /// Believes the wall clock after a jump that was not believed at the start.
     fn accept_clock(&self) -> impl Future<Output = Result<()>> + Send;

@@ -26,7 +26,7 @@ owner) does not end the process: it goes on, not ready, says why in GET /readyz,
 the log, touches nothing, and tries again.";
 
 const RUN_HELP: &str = "\
-Serves one store on a Unix socket: HTTP/1.1 and HTTP/2 (prior knowledge), plain, no authentication
+Serves one store on a Unix socket: HTTP/1.1, HTTP/2 (prior knowledge) and gRPC, plain, no authentication
 besides the socket's permissions and the rules of --access.
 
   curl --unix-socket $CODEXSTORE_SOCKET -X PUT --data-binary hello http://localhost/v1/keys/greeting

@@ -5,7 +5,7 @@
 
 pub mod answer;
 mod batch;
-mod body;
+pub mod body;
 mod etag;
 mod keys;
 mod list;
@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::{Access, Grant};
 use crate::engine::Engine;
@@ -49,9 +49,9 @@ pub struct App<E> {
     pub identity: Identity,
     /// Settings that the status shows.
     shown: system::Shown,
-    in_work: Arc<AtomicUsize>,
+    pub(crate) in_work: Arc<AtomicUsize>,
     /// Memory for bodies and pages, in units of [`body::UNIT`].
-    in_flight: Arc<Semaphore>,
+    pub(crate) in_flight: Arc<Semaphore>,
     scans: Arc<Semaphore>,
     started: Instant,
     started_at: String,
@@ -79,9 +79,27 @@ impl<E: Engine> App<E> {
     }
 }
 
+impl<E> App<E> {
+    /// Waits for a place among the scans; `None` if there is none before the deadline.
+    pub async fn scan_permit(
+        &self,
+        deadline: tokio::time::Instant,
+    ) -> Option<OwnedSemaphorePermit> {
+        let waiting = Arc::clone(&self.scans).acquire_owned();
+        tokio::time::timeout_at(deadline, waiting).await.ok()?.ok()
+    }
+}
+
 /// Counts a request as in work until it is answered; on HTTP/2, where a client may leave any number
 /// of answers waiting, until its answer is sent.
 pub struct InWork(Arc<AtomicUsize>);
+
+impl InWork {
+    /// Of a request that was counted just now.
+    pub fn new(in_work: &Arc<AtomicUsize>) -> InWork {
+        InWork(Arc::clone(in_work))
+    }
+}
 
 impl Drop for InWork {
     fn drop(&mut self) {
@@ -98,11 +116,8 @@ pub async fn answer<E: Engine>(
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
     let http2 = request.version() == Version::HTTP_2;
-    if http2 && is_grpc(&request) {
-        return grpc_unimplemented();
-    }
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
-    let counted = InWork(Arc::clone(&app.in_work));
+    let counted = InWork::new(&app.in_work);
     let full = in_work >= app.limits.max_requests;
     let mut operation = Operation::Other;
     let result = dispatch(app, grant, request, full, started, &mut operation).await;
@@ -183,28 +198,4 @@ async fn dispatch<E: Engine>(
             response
         }
     })
-}
-
-/// True for a gRPC call: the same socket will serve them by content type.
-fn is_grpc(request: &Request<Incoming>) -> bool {
-    request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The gRPC status UNIMPLEMENTED in a form that gRPC clients understand.
-fn grpc_unimplemented() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert("grpc-status", HeaderValue::from_static("12"));
-    headers.insert(
-        "grpc-message",
-        HeaderValue::from_static("gRPC is not offered by this version"),
-    );
-    response
 }

@@ -13,6 +13,7 @@ mod access;
 mod admin;
 mod engine;
 mod flags;
+mod grpc;
 mod http;
 mod log;
 mod metrics;

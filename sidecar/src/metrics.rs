@@ -19,8 +19,10 @@ use crate::engine::Health;
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// On the socket.
+    /// HTTP on the socket.
     Http,
+    /// gRPC on the socket.
+    Grpc,
     /// On the admin listener.
     Admin,
 }
@@ -133,6 +135,7 @@ struct PerOperation {
 pub struct Metrics {
     registry: Registry,
     http: Vec<PerOperation>,
+    grpc: Vec<PerOperation>,
     admin: [Counter; 4],
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
@@ -165,10 +168,10 @@ impl Default for Metrics {
             "Connections and requests turned away",
             turned.clone(),
         );
-        let http = Operation::ALL
-            .iter()
-            .map(|operation| {
-                let labels = vec![("protocol", "http"), ("operation", operation.as_str())];
+        let of_protocol = |protocol| {
+            let operations = Operation::ALL.iter();
+            let counters = operations.map(|operation| {
+                let labels = vec![("protocol", protocol), ("operation", operation.as_str())];
                 let with = |outcome| {
                     let mut labels = labels.clone();
                     labels.push(("outcome", outcome));
@@ -178,8 +181,9 @@ impl Default for Metrics {
                     outcomes: OUTCOMES.map(with),
                     latency: latency.get_or_create_owned(&labels),
                 }
-            })
-            .collect();
+            });
+            counters.collect()
+        };
         let admin = OUTCOMES.map(|outcome| {
             let labels = [
                 ("protocol", "admin"),
@@ -189,7 +193,8 @@ impl Default for Metrics {
             requests.get_or_create_owned(&labels.to_vec())
         });
         Metrics {
-            http,
+            http: of_protocol("http"),
+            grpc: of_protocol("grpc"),
             admin,
             turned: Turned::ALL
                 .iter()
@@ -217,8 +222,13 @@ impl Metrics {
                     counter.inc();
                 }
             }
-            Protocol::Http => {
-                if let Some(counters) = self.http.get(operation as usize) {
+            Protocol::Http | Protocol::Grpc => {
+                let counters = if protocol == Protocol::Http {
+                    &self.http
+                } else {
+                    &self.grpc
+                };
+                if let Some(counters) = counters.get(operation as usize) {
                     if let Some(counter) = counters.outcomes.get(outcome(status)) {
                         counter.inc();
                     }

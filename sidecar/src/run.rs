@@ -12,6 +12,7 @@ use crate::admin::{self, Certificates};
 use crate::engine::local::Local;
 use crate::engine::owner::Owner;
 use crate::flags::RunFlags;
+use crate::grpc::Grpc;
 use crate::http::{App, SCANS};
 use crate::log;
 use crate::serve::connections::Connections;
@@ -74,7 +75,9 @@ async fn serve(
     let local = Arc::new(Local::default());
     let app = Arc::new(App::new(Arc::clone(&local), settings));
     let all = Connections::new(settings.limits.max_connections);
-    let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&app), Arc::clone(&all)));
+    let grpc = Arc::new(Grpc::new(&app)?);
+    let accepting = serve::accept(listener, Arc::clone(&app), grpc, Arc::clone(&all));
+    let accepting = tokio::spawn(accepting);
 
     let certificates = settings.admin_listen.map(|address| {
         let certificates = Arc::new(Certificates::new(settings.tls_dir.clone()));

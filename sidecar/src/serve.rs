@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::{Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
@@ -21,6 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::access::Peer;
 use crate::engine::Engine;
+use crate::grpc::{self, Grpc};
 use crate::http::answer::Body;
 use crate::http::{App, answer};
 use crate::log::Throttle;
@@ -72,7 +74,12 @@ pub fn protocol() -> Builder<TokioExecutor> {
 }
 
 /// Accepts connections until the connections are told to stop.
-pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Arc<Connections>) {
+pub async fn accept<E: Engine>(
+    listener: UnixListener,
+    app: Arc<App<E>>,
+    grpc: Arc<Grpc>,
+    all: Arc<Connections>,
+) {
     let protocol = Arc::new(protocol());
     loop {
         let accepted = tokio::select! {
@@ -104,7 +111,7 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
             app.metrics.turned(Turned::Evicted);
         }
         let grant = Arc::new(app.access.grant(peer(&stream)));
-        let app = Arc::clone(&app);
+        let (app, grpc) = (Arc::clone(&app), Arc::clone(&grpc));
         let protocol = Arc::clone(&protocol);
         let limits = app.limits;
         tokio::spawn(async move {
@@ -114,7 +121,13 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
                 let app = Arc::clone(&app);
                 move |request| {
                     let (app, grant) = (Arc::clone(&app), Arc::clone(&grant));
-                    async move { answer(&app, &grant, request).await }
+                    let grpc = is_grpc(&request).then(|| Arc::clone(&grpc));
+                    async move {
+                        match grpc {
+                            Some(grpc) => grpc::answer(&app, &grpc, &grant, request).await,
+                            None => answer(&app, &grant, request).await,
+                        }
+                    }
                 }
             };
             let ended = connection_of(&protocol, guard, &connection, service).await;
@@ -123,6 +136,13 @@ pub async fn accept<E: Engine>(listener: UnixListener, app: Arc<App<E>>, all: Ar
             }
         });
     }
+}
+
+/// True for a gRPC call.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Who connected, if the system says so.

@@ -197,6 +197,7 @@ impl Engine for Local {
                 lineage: store.lineage(),
                 revision: entry.modified(),
             },
+            created: entry.created(),
             version: entry.version(),
             expires_at: entry.expires_at(),
         }))
@@ -242,6 +243,11 @@ impl Engine for Local {
     async fn commit(&self, batch: Batch, share: impl Send + 'static) -> Result<Committed> {
         let store = self.store()?;
         Local::submit(&store, batch, share).await
+    }
+
+    async fn run<P: Program>(&self, program: P, share: impl Send + 'static) -> Result<P::Output> {
+        let store = self.store()?;
+        Local::submit(&store, program, share).await
     }
 
     async fn accept_clock(&self) -> Result<()> {

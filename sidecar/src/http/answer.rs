@@ -10,7 +10,7 @@ use bytes::Bytes;
 use codexstore_api::codes::{self, Retry};
 use codexstore_api::problem::{self, Problem};
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::InWork;
@@ -29,6 +29,8 @@ pub struct Body {
     bytes: Bytes,
     held: Held,
     sending: Option<Arc<Sending>>,
+    /// What comes behind the bytes: the messages of a call, and its trailers.
+    rest: Option<tonic::body::Body>,
 }
 
 /// What is given back when the bytes are sent.
@@ -71,20 +73,33 @@ impl Body {
                 share,
                 ..Held::default()
             },
-            sending: None,
+            ..Body::default()
         }
+    }
+
+    /// What a call answers, piece by piece, and a share of the bytes in flight to hold until the first
+    /// piece is sent.
+    pub fn streaming(rest: tonic::body::Body, share: Option<OwnedSemaphorePermit>) -> Body {
+        Body {
+            rest: (!rest.is_end_stream()).then_some(rest),
+            ..Body::holding(Bytes::new(), share)
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.rest.is_none()
     }
 
     /// Counts the request as in work until the bytes are sent.
     pub fn in_work(&mut self, in_work: InWork) {
-        if !self.bytes.is_empty() {
+        if !self.is_empty() {
             self.held.in_work = Some(in_work);
         }
     }
 
     /// Keeps the connection busy until the bytes are sent, and watches that they are.
     pub fn sending(&mut self, working: Working) {
-        if !self.bytes.is_empty() {
+        if !self.is_empty() {
             let sending = Arc::new(Sending::new(working));
             self.held.sending = Some(Arc::clone(&sending));
             self.sending = Some(sending);
@@ -104,11 +119,34 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         if this.bytes.is_empty() {
-            return Poll::Ready(None);
+            let Some(rest) = &mut this.rest else {
+                return Poll::Ready(None);
+            };
+            let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
+                // Nothing to take yet: it is not the client that does not take it.
+                if let Some(sending) = &this.sending {
+                    sending.waits();
+                }
+                return Poll::Pending;
+            };
+            // A call's own errors are trailers.
+            match frame.and_then(Result::ok).map(Frame::into_data) {
+                Some(Ok(data)) => this.bytes = data,
+                Some(Err(trailers)) => {
+                    this.rest = None;
+                    this.sending = None;
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
+                None => {
+                    this.rest = None;
+                    this.sending = None;
+                    return Poll::Ready(None);
+                }
+            }
         }
         if !this.held.is_empty() {
             this.bytes = Bytes::from_owner(Unsent {
@@ -125,7 +163,9 @@ impl hyper::body::Body for Body {
                 if let Some(sending) = sending {
                     sending.progress();
                 }
-                this.sending = None;
+                if this.rest.is_none() {
+                    this.sending = None;
+                }
                 mem::take(&mut this.bytes)
             }
         };
@@ -133,11 +173,14 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty()
+        self.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.len() as u64)
+        match self.rest {
+            None => SizeHint::with_exact(self.bytes.len() as u64),
+            Some(_) => SizeHint::default(),
+        }
     }
 }
 

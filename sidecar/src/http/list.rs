@@ -173,13 +173,8 @@ pub async fn delete<E: Engine>(
 
 /// Waits for a place among the scans.
 async fn scan_permit<E>(app: &App<E>, deadline: Instant) -> Result<OwnedSemaphorePermit, Reject> {
-    match timeout_at(deadline, Arc::clone(&app.scans).acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Reject::new(
-            "overloaded",
-            "too many lists are being computed",
-        )),
-    }
+    let place = app.scan_permit(deadline).await;
+    place.ok_or_else(|| Reject::new("overloaded", "too many lists are being computed"))
 }
 
 fn wrong(detail: String) -> Reject {

@@ -166,8 +166,16 @@ impl Sending {
 
     /// The protocol took some of it.
     pub fn progress(&self) {
+        self.stands_since(self.working.0.now());
+    }
+
+    /// There is nothing to take for now: until there is, the client does not hold it up.
+    pub fn waits(&self) {
+        self.stands_since(u64::MAX);
+    }
+
+    fn stands_since(&self, now: u64) {
         let connection = &self.working.0;
-        let now = connection.now();
         let mut unsent = lock(&connection.unsent);
         if let Some((_, since)) = unsent.iter_mut().find(|(id, _)| *id == self.id) {
             *since = now;

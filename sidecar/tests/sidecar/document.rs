@@ -133,7 +133,7 @@ fn http2_with_prior_knowledge_serves_the_same() {
         }
         let head = ask("HEAD", "text/plain").await.unwrap();
         assert_eq!(head.headers()["content-length"], "5");
-        // The slot for gRPC: a status that its clients understand.
+        // A call of no service: a status that gRPC clients understand.
         let grpc = ask("POST", "application/grpc+proto").await.unwrap();
         assert_eq!(
             (grpc.status().as_u16(), &grpc.headers()["grpc-status"]),

@@ -10,6 +10,7 @@ mod batch;
 mod conditions;
 mod document;
 mod durability;
+mod grpc;
 mod harness;
 mod http2;
 mod keyring;

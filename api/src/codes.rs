@@ -145,7 +145,7 @@ table! {
     "past-gone", NotFound, No, 410, 11, "ERR", EXIT_NOT_FOUND, "Revision no longer kept";
     "denied", Permission, No, 403, 7, "NOPERM", EXIT_PERMISSION, "Not permitted";
     "io", Io, Yes, 503, 14, "ERR", EXIT_IO, "Storage error";
-    "disk-full", Io, No, 507, 8, "OOM", EXIT_IO, "Disk full";
+    "disk-full", Io, No, 507, 8, "MISCONF", EXIT_IO, "Disk full";
     "memory-full", Io, No, 507, 8, "OOM", EXIT_IO, "Memory full";
     "poisoned", Io, Yes, 503, 14, "MISCONF", EXIT_IO, "Writes refused after a failed write";
     "outcome-unknown", Io, Unknown, 500, 2, "ERR", EXIT_IO, "Outcome unknown";

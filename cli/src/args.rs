@@ -216,7 +216,7 @@ pub enum Command {
     /// Takes the file that the cluster takes, checks it against the same schema and rules, makes a keyring once,
     /// and runs the sidecar with the settings that a pod would get. Data and keys stay in the directory until
     /// you delete it. Ctrl-C or SIGTERM stops it cleanly. With a command after `--`, runs that with
-    /// `CODEXSTORE_SOCKET` set, stops the store when it ends, and exits with its code.
+    /// `CODEXSTORE_SOCKET` and `CODEXSTORE_REDIS_SOCKET` set, stops the store when it ends, and exits with its code.
     #[command(
         after_help = "Examples:\n  codexctl dev -f codexstore.yaml\n  codexctl dev -f codexstore.yaml -- cargo test"
     )]

@@ -148,6 +148,10 @@ fn people_are_told_the_socket_and_what_to_type() {
         text.contains(&curl) && text.contains("export CODEXSTORE_SOCKET="),
         "{text}"
     );
+    assert!(
+        text.contains("redis-cli -s ") && text.contains("export CODEXSTORE_REDIS_SOCKET="),
+        "{text}"
+    );
 }
 
 #[test]

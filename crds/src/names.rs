@@ -47,6 +47,10 @@ pub const SOCKET_DIR: &str = "/run/codexstore";
 pub const SOCKET_PATH: &str = "/run/codexstore/codexstore.sock";
 /// Variable in the app's containers that holds [`SOCKET_PATH`].
 pub const SOCKET_ENV: &str = "CODEXSTORE_SOCKET";
+/// The socket of the Redis protocol.
+pub const REDIS_SOCKET_PATH: &str = "/run/codexstore/redis.sock";
+/// Variable in the app's containers that holds [`REDIS_SOCKET_PATH`].
+pub const REDIS_SOCKET_ENV: &str = "CODEXSTORE_REDIS_SOCKET";
 /// Variable in the sidecar that holds its store's name.
 pub const STORE_ENV: &str = "CODEXSTORE_STORE";
 /// Where the data volume is mounted; the store is in its subdirectory `data`.

@@ -48,6 +48,11 @@ fn every_container_gets_the_socket_read_only_and_its_path() {
             Some("/run/codexstore/codexstore.sock"),
             "{name}"
         );
+        assert_eq!(
+            env(c, "CODEXSTORE_REDIS_SOCKET"),
+            Some("/run/codexstore/redis.sock"),
+            "{name}"
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore::{Batch, Committed, Error, Page, Program, Scan, Stats};
+use codexstore::{Batch, Committed, Entry, Error, Page, Program, Scan, Stats};
 use codexstore_api::status::State;
 
 pub use condition::{Conditions, Tag};
@@ -86,6 +86,27 @@ pub struct Health {
     pub stats: Stats,
 }
 
+/// What reads look at: the store, a point in time of it, or a transaction.
+pub trait Look {
+    /// The entry of a key.
+    fn entry(&self, key: &[u8]) -> codexstore::Result<Option<Entry>>;
+
+    /// The store's time: milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+
+    /// Number of live keys.
+    fn live(&self) -> u64;
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Each read for itself.
+    Latest,
+    /// All reads at one point in time, which costs a little more.
+    OnePoint,
+}
+
 /// The operations that every protocol offers.
 pub trait Engine: Send + Sync + 'static {
     /// A key's value.
@@ -133,6 +154,18 @@ pub trait Engine: Send + Sync + 'static {
     /// One page of scans, one behind the other, at one point in time and at most as much as each
     /// bounds. It may compute for a while and is called off the I/O thread.
     fn scan(&self, scans: &[Scan]) -> Result<Page>;
+
+    /// Looks at what is there, at once and on this thread. What is looked at stays in memory
+    /// meanwhile, so it is for a moment.
+    fn look<T>(&self, sight: Sight, with: impl FnOnce(&dyn Look) -> T) -> Result<T>;
+
+    /// Runs a program in the committer and returns at once. `done` is called exactly once, on whatever
+    /// thread, and must not block: so a protocol that has many writes of one connection on their way
+    /// gathers their answers without a task or a channel for each.
+    fn submit<P: Program>(&self, program: P, done: impl FnOnce(Result<P::Output>) + Send + 'static);
+
+    /// The latest revision, and the latest that is on disk.
+    fn revisions(&self) -> Result<(u64, u64)>;
 
     /// State and numbers.
     fn health(&self) -> Health;

@@ -3,11 +3,12 @@
 //! Every flag of `run` is also an environment variable: `CODEXSTORE_` and the flag's name in upper
 //! snake case. A flag wins over its variable.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::units::{Size, parse_duration, parse_mode, parse_size};
@@ -26,13 +27,14 @@ owner) does not end the process: it goes on, not ready, says why in GET /readyz,
 the log, touches nothing, and tries again.";
 
 const RUN_HELP: &str = "\
-Serves one store on a Unix socket: HTTP/1.1, HTTP/2 (prior knowledge) and gRPC, plain, no authentication
-besides the socket's permissions and the rules of --access.
+Serves one store on two Unix sockets: HTTP/1.1, HTTP/2 (prior knowledge) and gRPC on the one, the Redis
+protocol on the other. All are plain, without authentication besides the sockets' permissions and the rules of --access.
 
   curl --unix-socket $CODEXSTORE_SOCKET -X PUT --data-binary hello http://localhost/v1/keys/greeting
   curl --unix-socket $CODEXSTORE_SOCKET http://localhost/v1/keys/greeting
   curl --unix-socket $CODEXSTORE_SOCKET 'http://localhost/v1/keys?prefix=gr&values=true'
   curl --unix-socket $CODEXSTORE_SOCKET http://localhost/v1/status
+  redis-cli -s $CODEXSTORE_REDIS_SOCKET get greeting
 
 The whole interface: GET /openapi.json. Sizes are bytes or 512Ki, 8Mi, 1Gi (1024) and 8M, 1G (1000).
 Durations are 500ms, 30s, 5m, 1h30m.";
@@ -194,7 +196,12 @@ pub struct RunFlags {
     #[arg(long, env = "CODEXSTORE_SOCKET", default_value = SOCKET, help_heading = "Socket")]
     pub socket: PathBuf,
 
-    /// Permissions of the socket, octal, whatever the umask is. Connecting wants write permission.
+    /// Path of the socket of the Redis protocol, as `--socket`; empty: there is none.
+    /// [default: redis.sock beside --socket]
+    #[arg(long, env = "CODEXSTORE_REDIS_SOCKET", value_parser = OsStringValueParser::new(), help_heading = "Socket")]
+    pub redis_socket: Option<OsString>,
+
+    /// Permissions of the sockets, octal, whatever the umask is. Connecting wants write permission.
     #[arg(long, env = "CODEXSTORE_SOCKET_MODE", default_value = "0666", value_parser = parse_mode, help_heading = "Socket")]
     pub socket_mode: u32,
 
@@ -211,7 +218,7 @@ pub struct RunFlags {
     )]
     pub access: String,
 
-    /// Most connections at once; beyond it the longest idle one is closed, and a new one is
+    /// Most connections at once, of both sockets together; beyond it the longest idle one is closed, and a new one is
     /// refused as `overloaded` if none is idle. Also bounded by the file descriptor limit.
     #[arg(long, env = "CODEXSTORE_MAX_CONNECTIONS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Socket")]
     pub max_connections: u32,
@@ -229,7 +236,7 @@ pub struct RunFlags {
     #[arg(long, env = "CODEXSTORE_IO_TIMEOUT", default_value = "10s", value_parser = parse_duration, help_heading = "Socket")]
     pub io_timeout: Duration,
 
-    /// A connection without a request for so long is closed.
+    /// A connection of HTTP without a request for so long is closed.
     #[arg(long, env = "CODEXSTORE_IDLE_TIMEOUT", default_value = "5m", value_parser = parse_duration, help_heading = "Socket")]
     pub idle_timeout: Duration,
 

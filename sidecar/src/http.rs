@@ -49,11 +49,14 @@ pub struct App<E> {
     pub identity: Identity,
     /// Settings that the status shows.
     shown: system::Shown,
-    pub(crate) in_work: Arc<AtomicUsize>,
-    /// Memory for bodies and pages, in units of [`body::UNIT`].
-    pub(crate) in_flight: Arc<Semaphore>,
-    scans: Arc<Semaphore>,
-    started: Instant,
+    /// Requests in work.
+    pub in_work: Arc<AtomicUsize>,
+    /// Memory for requests and answers in flight, in units of [`body::UNIT`].
+    pub in_flight: Arc<Semaphore>,
+    /// Places for what computes for long.
+    pub scans: Arc<Semaphore>,
+    /// When the process began to serve.
+    pub started: Instant,
     started_at: String,
 }
 
@@ -98,6 +101,12 @@ impl InWork {
     /// Of a request that was counted just now.
     pub fn new(in_work: &Arc<AtomicUsize>) -> InWork {
         InWork(Arc::clone(in_work))
+    }
+
+    /// Counts one more, whatever the bound is.
+    pub fn count(all: &Arc<AtomicUsize>) -> InWork {
+        all.fetch_add(1, Ordering::Relaxed);
+        InWork(Arc::clone(all))
     }
 }
 

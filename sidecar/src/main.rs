@@ -6,7 +6,7 @@
 //! - [`flags`], [`settings`]: what was asked for, then what it means on this machine.
 //! - [`run`]: the process from start to end; [`ping`]: the exec probe.
 //! - [`engine`]: what stands between the protocols and the store, and who opens the store.
-//! - [`http`]: requests and answers; [`serve`]: connections and their deadlines.
+//! - [`http`], [`redis`]: requests and answers; [`serve`]: connections and their deadlines.
 //! - [`admin`]: the listener for the operator.
 
 mod access;
@@ -18,6 +18,7 @@ mod http;
 mod log;
 mod metrics;
 mod ping;
+mod redis;
 mod run;
 mod serve;
 mod settings;

@@ -25,6 +25,8 @@ pub enum Protocol {
     Grpc,
     /// On the admin listener.
     Admin,
+    /// The Redis protocol, on its socket.
+    Redis,
 }
 
 /// What a request asked for.
@@ -86,12 +88,49 @@ impl Operation {
 
 const OUTCOMES: [&str; 4] = ["ok", "not_found", "refused", "failed"];
 
-fn outcome(status: StatusCode) -> usize {
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Outcome {
+    /// As asked.
+    Ok,
+    /// There is no such key.
+    NotFound,
+    /// The request is wrong, or may not be.
+    Refused,
+    /// The store or the sidecar could not.
+    Failed,
+}
+
+fn outcome(status: StatusCode) -> Outcome {
     match status.as_u16() {
-        0..400 => 0,
-        404 => 1,
-        400..500 => 2,
-        _ => 3,
+        0..400 => Outcome::Ok,
+        404 => Outcome::NotFound,
+        400..500 => Outcome::Refused,
+        _ => Outcome::Failed,
+    }
+}
+
+/// Requests that were answered together and are not counted yet.
+#[derive(Default)]
+pub struct Tally {
+    counts: [[u32; OUTCOMES.len()]; Operation::ALL.len()],
+    any: bool,
+}
+
+impl Tally {
+    /// One more.
+    pub fn add(&mut self, operation: Operation, outcome: Outcome) {
+        let of = self.counts.get_mut(operation as usize);
+        if let Some(count) = of.and_then(|of| of.get_mut(outcome as usize)) {
+            *count += 1;
+            self.any = true;
+        }
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        !self.any
     }
 }
 
@@ -106,7 +145,7 @@ pub enum Turned {
     SlowHeader,
     /// The client did not take its answer.
     SlowReader,
-    /// Not HTTP.
+    /// Not the protocol.
     Malformed,
     /// The operating system had no descriptor left.
     Descriptors,
@@ -136,6 +175,7 @@ pub struct Metrics {
     registry: Registry,
     http: Vec<PerOperation>,
     grpc: Vec<PerOperation>,
+    redis: Vec<PerOperation>,
     admin: [Counter; 4],
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
@@ -168,9 +208,8 @@ impl Default for Metrics {
             "Connections and requests turned away",
             turned.clone(),
         );
-        let of_protocol = |protocol| {
-            let operations = Operation::ALL.iter();
-            let counters = operations.map(|operation| {
+        let each = |protocol| -> Vec<PerOperation> {
+            let one = |operation: &Operation| {
                 let labels = vec![("protocol", protocol), ("operation", operation.as_str())];
                 let with = |outcome| {
                     let mut labels = labels.clone();
@@ -181,9 +220,10 @@ impl Default for Metrics {
                     outcomes: OUTCOMES.map(with),
                     latency: latency.get_or_create_owned(&labels),
                 }
-            });
-            counters.collect()
+            };
+            Operation::ALL.iter().map(one).collect()
         };
+        let (http, grpc, redis) = (each("http"), each("grpc"), each("redis"));
         let admin = OUTCOMES.map(|outcome| {
             let labels = [
                 ("protocol", "admin"),
@@ -193,8 +233,9 @@ impl Default for Metrics {
             requests.get_or_create_owned(&labels.to_vec())
         });
         Metrics {
-            http: of_protocol("http"),
-            grpc: of_protocol("grpc"),
+            http,
+            grpc,
+            redis,
             admin,
             turned: Turned::ALL
                 .iter()
@@ -216,26 +257,55 @@ impl Metrics {
         status: StatusCode,
         took: Duration,
     ) {
-        match protocol {
+        self.count(protocol, operation, outcome(status), took);
+    }
+
+    /// Counts an answered request.
+    pub fn count(
+        &self,
+        protocol: Protocol,
+        operation: Operation,
+        outcome: Outcome,
+        took: Duration,
+    ) {
+        let operations = match protocol {
             Protocol::Admin => {
-                if let Some(counter) = self.admin.get(outcome(status)) {
+                if let Some(counter) = self.admin.get(outcome as usize) {
                     counter.inc();
                 }
+                return;
             }
-            Protocol::Http | Protocol::Grpc => {
-                let counters = if protocol == Protocol::Http {
-                    &self.http
-                } else {
-                    &self.grpc
-                };
-                if let Some(counters) = counters.get(operation as usize) {
-                    if let Some(counter) = counters.outcomes.get(outcome(status)) {
-                        counter.inc();
-                    }
-                    counters.latency.observe(took.as_secs_f64());
+            Protocol::Http => &self.http,
+            Protocol::Grpc => &self.grpc,
+            Protocol::Redis => &self.redis,
+        };
+        if let Some(counters) = operations.get(operation as usize) {
+            if let Some(counter) = counters.outcomes.get(outcome as usize) {
+                counter.inc();
+            }
+            counters.latency.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts requests of the Redis protocol that were answered together, and empties the tally.
+    pub fn add(&self, tally: &mut Tally, took: Duration) {
+        let took = took.as_secs_f64();
+        for (counters, counts) in self.redis.iter().zip(&mut tally.counts) {
+            for (counter, count) in counters.outcomes.iter().zip(counts) {
+                if *count > 0 {
+                    counter.inc_by(u64::from(*count));
+                    (0..*count).for_each(|_| counters.latency.observe(took));
+                    *count = 0;
                 }
             }
         }
+        tally.any = false;
+    }
+
+    /// Commands of the Redis protocol that were answered.
+    pub fn answered(&self) -> u64 {
+        let outcomes = self.redis.iter().flat_map(|counters| &counters.outcomes);
+        outcomes.map(Counter::get).sum()
     }
 
     /// Counts what was turned away.
@@ -352,6 +422,19 @@ mod tests {
             StatusCode::NOT_FOUND,
             Duration::ZERO,
         );
+        let mut tally = Tally::default();
+        tally.add(Operation::Get, Outcome::Ok);
+        tally.add(Operation::Get, Outcome::Ok);
+        assert!(!tally.is_empty());
+        metrics.add(&mut tally, Duration::ZERO);
+        assert!(tally.is_empty());
+        metrics.count(
+            Protocol::Redis,
+            Operation::Put,
+            Outcome::Failed,
+            Duration::ZERO,
+        );
+        assert_eq!(metrics.answered(), 3);
         metrics.turned(Turned::Malformed);
         let _open = metrics.connection();
         let text = metrics.encode(&Health::default()).unwrap();
@@ -359,6 +442,9 @@ mod tests {
             r#"codexstore_requests_total{protocol="http",operation="put",outcome="ok"} 1"#,
             r#"codexstore_requests_total{protocol="http",operation="get",outcome="not_found"} 1"#,
             r#"codexstore_request_duration_seconds_count{protocol="http",operation="put"} 1"#,
+            r#"codexstore_requests_total{protocol="redis",operation="get",outcome="ok"} 2"#,
+            r#"codexstore_request_duration_seconds_count{protocol="redis",operation="get"} 2"#,
+            r#"codexstore_requests_total{protocol="redis",operation="put",outcome="failed"} 1"#,
             r#"codexstore_rejected_total{reason="malformed"} 1"#,
             "codexstore_connections 1",
             "codexstore_ready 0",

@@ -1,5 +1,6 @@
 //! `run`: the life of the sidecar, from its flags to a clean end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::flags::RunFlags;
 use crate::grpc::Grpc;
 use crate::http::{App, SCANS};
 use crate::log;
+use crate::redis::{self, Redis};
 use crate::serve::connections::Connections;
 use crate::serve::{self, socket};
 use crate::settings::{Keys, Settings};
@@ -47,8 +49,7 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
     greet(&settings);
     conceal();
     // The umask is the process's: before there are threads.
-    let (listener, file) =
-        socket::listen(&settings.socket, settings.socket_mode).map_err(|e| Failed::logged(&e))?;
+    let sockets = Sockets::listen(&settings).map_err(|e| Failed::logged(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -58,19 +59,32 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
         .build()
         .context("start the runtime")
         .map_err(|e| Failed::logged(&e))?;
-    let result = runtime.block_on(serve(&settings, listener, file));
+    let result = runtime.block_on(serve(&settings, sockets));
     // A thread that hangs in the disk must not hold up the end.
     runtime.shutdown_background();
     result.map_err(|e| Failed::logged(&e))
 }
 
-async fn serve(
-    settings: &Arc<Settings>,
-    listener: std::os::unix::net::UnixListener,
-    file: socket::SocketFile,
-) -> Result<()> {
+/// The sockets, and their files.
+struct Sockets {
+    http: (std::os::unix::net::UnixListener, socket::SocketFile),
+    redis: Option<(std::os::unix::net::UnixListener, socket::SocketFile)>,
+}
+
+impl Sockets {
+    fn listen(settings: &Settings) -> Result<Sockets> {
+        let listen = |path: &Path| socket::listen(path, settings.socket_mode);
+        Ok(Sockets {
+            http: listen(&settings.socket)?,
+            redis: settings.redis_socket.as_deref().map(listen).transpose()?,
+        })
+    }
+}
+
+async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (listener, file) = sockets.http;
     let listener = UnixListener::from_std(listener)?;
     let local = Arc::new(Local::default());
     let app = Arc::new(App::new(Arc::clone(&local), settings));
@@ -78,6 +92,13 @@ async fn serve(
     let grpc = Arc::new(Grpc::new(&app)?);
     let accepting = serve::accept(listener, Arc::clone(&app), grpc, Arc::clone(&all));
     let accepting = tokio::spawn(accepting);
+    let mut files = vec![file];
+    if let Some((listener, file)) = sockets.redis {
+        files.push(file);
+        let listener = UnixListener::from_std(listener)?;
+        let redis = Arc::new(Redis::new(Arc::clone(&app), settings));
+        tokio::spawn(redis::accept(listener, redis, Arc::clone(&all)));
+    }
 
     let certificates = settings.admin_listen.map(|address| {
         let certificates = Arc::new(Certificates::new(settings.tls_dir.clone()));
@@ -101,7 +122,7 @@ async fn serve(
     let patience = Instant::now() + settings.shutdown * 3 / 4;
     tracing::info!("stopping");
     all.stop();
-    drop(file);
+    drop(files);
     let _ = accepting.await;
     if tokio::time::timeout_at(patience.into(), all.empty())
         .await
@@ -170,6 +191,7 @@ fn greet(settings: &Settings) {
         pod = who.pod,
         spec_hash = who.spec_hash,
         socket = %settings.socket.display(),
+        redis_socket = settings.redis_socket.as_ref().map(|path| tracing::field::display(path.display())),
         socket_mode = format!("{:04o}", settings.socket_mode),
         access_rules = settings.access.rules(),
         data_dir = %settings.data_dir.display(),

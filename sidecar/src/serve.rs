@@ -26,8 +26,8 @@ use crate::grpc::{self, Grpc};
 use crate::http::answer::Body;
 use crate::http::{App, answer};
 use crate::log::Throttle;
-use crate::metrics::Turned;
-use connections::{Connection, Connections};
+use crate::metrics::{Metrics, Turned};
+use connections::{Connection, Connections, Place};
 use guard::Guard;
 
 /// Largest header of a request, and of hyper's read buffer.
@@ -73,7 +73,7 @@ pub fn protocol() -> Builder<TokioExecutor> {
     builder
 }
 
-/// Accepts connections until the connections are told to stop.
+/// Accepts connections of HTTP until they are told to stop.
 pub async fn accept<E: Engine>(
     listener: UnixListener,
     app: Arc<App<E>>,
@@ -81,6 +81,51 @@ pub async fn accept<E: Engine>(
     all: Arc<Connections>,
 ) {
     let protocol = Arc::new(protocol());
+    let refusal = refusal::overloaded();
+    accept_each(
+        listener,
+        &app.metrics,
+        &all,
+        &refusal,
+        |stream, connection| {
+            let grant = Arc::new(app.access.grant(peer(&stream)));
+            let (app, grpc) = (Arc::clone(&app), Arc::clone(&grpc));
+            let protocol = Arc::clone(&protocol);
+            let limits = app.limits;
+            tokio::spawn(async move {
+                let _counted = app.metrics.connection();
+                let guard = Guard::new(stream, Arc::clone(&connection), limits);
+                let service = {
+                    let app = Arc::clone(&app);
+                    move |request| {
+                        let (app, grant) = (Arc::clone(&app), Arc::clone(&grant));
+                        let grpc = is_grpc(&request).then(|| Arc::clone(&grpc));
+                        async move {
+                            match grpc {
+                                Some(grpc) => grpc::answer(&app, &grpc, &grant, request).await,
+                                None => answer(&app, &grant, request).await,
+                            }
+                        }
+                    }
+                };
+                let ended = connection_of(&protocol, guard, &connection, service).await;
+                if let Some(why) = ended {
+                    app.metrics.turned(why);
+                }
+            });
+        },
+    )
+    .await;
+}
+
+/// Accepts connections of any protocol until they are told to stop. Who finds no place gets `refusal`.
+pub async fn accept_each(
+    listener: UnixListener,
+    metrics: &Metrics,
+    all: &Arc<Connections>,
+    refusal: &[u8],
+    serve: impl Fn(UnixStream, Place),
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -94,47 +139,24 @@ pub async fn accept<E: Engine>(
                 if let Some(held_back) = REFUSED.pass() {
                     tracing::warn!(%error, held_back, "cannot accept a connection");
                 }
-                app.metrics.turned(Turned::Descriptors);
+                metrics.turned(Turned::Descriptors);
                 if all.evict() {
-                    app.metrics.turned(Turned::Evicted);
+                    metrics.turned(Turned::Evicted);
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Some((connection, evicted)) = all.admit() else {
-            app.metrics.turned(Turned::Connections);
-            refusal::overloaded(&stream);
+            metrics.turned(Turned::Connections);
+            // Its buffer is empty, so this does not wait. A client that is gone hears nothing.
+            let _ = stream.try_write(refusal);
             continue;
         };
         if evicted {
-            app.metrics.turned(Turned::Evicted);
+            metrics.turned(Turned::Evicted);
         }
-        let grant = Arc::new(app.access.grant(peer(&stream)));
-        let (app, grpc) = (Arc::clone(&app), Arc::clone(&grpc));
-        let protocol = Arc::clone(&protocol);
-        let limits = app.limits;
-        tokio::spawn(async move {
-            let _counted = app.metrics.connection();
-            let guard = Guard::new(stream, Arc::clone(&connection), limits);
-            let service = {
-                let app = Arc::clone(&app);
-                move |request| {
-                    let (app, grant) = (Arc::clone(&app), Arc::clone(&grant));
-                    let grpc = is_grpc(&request).then(|| Arc::clone(&grpc));
-                    async move {
-                        match grpc {
-                            Some(grpc) => grpc::answer(&app, &grpc, &grant, request).await,
-                            None => answer(&app, &grant, request).await,
-                        }
-                    }
-                }
-            };
-            let ended = connection_of(&protocol, guard, &connection, service).await;
-            if let Some(why) = ended {
-                app.metrics.turned(why);
-            }
-        });
+        serve(stream, connection);
     }
 }
 
@@ -146,7 +168,7 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 /// Who connected, if the system says so.
-fn peer(stream: &UnixStream) -> Option<Peer> {
+pub fn peer(stream: &UnixStream) -> Option<Peer> {
     let who = stream.peer_cred().ok()?;
     Some(Peer {
         uid: who.uid(),

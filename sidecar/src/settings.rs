@@ -50,7 +50,7 @@ pub enum Keys {
 pub struct Limits {
     /// Longest value.
     pub max_value: usize,
-    /// Most connections on the socket.
+    /// Most connections on the sockets.
     pub max_connections: usize,
     /// Most requests in work.
     pub max_requests: usize,
@@ -102,7 +102,9 @@ pub struct Settings {
     pub max_memory: u64,
     /// The socket.
     pub socket: PathBuf,
-    /// Its permissions.
+    /// The socket of the Redis protocol, if there is one.
+    pub redis_socket: Option<PathBuf>,
+    /// Permissions of either.
     pub socket_mode: u32,
     /// Who may do what.
     pub access: Access,
@@ -132,7 +134,20 @@ impl Settings {
             (true, None) => Keys::None,
             (false, dir) => Keys::Dir(dir.unwrap_or_else(|| "/etc/codexstore/keyring".into())),
         };
-        check_socket_path(&flags.socket)?;
+        check_socket_path("--socket", &flags.socket)?;
+        let redis_socket = match flags.redis_socket {
+            None => Some(flags.socket.with_file_name("redis.sock")),
+            Some(path) if path.is_empty() => None,
+            Some(path) => Some(PathBuf::from(path)),
+        };
+        if let Some(path) = &redis_socket {
+            check_socket_path("--redis-socket", path)?;
+            ensure!(
+                *path != flags.socket,
+                "--redis-socket {} is --socket, too: each protocol has one of its own",
+                path.display()
+            );
+        }
         ensure!(
             flags.socket_mode & 0o222 != 0,
             "--socket-mode {:04o} lets nobody connect: connecting wants write permission",
@@ -188,6 +203,7 @@ impl Settings {
             max_disk,
             max_memory: memory.entries,
             socket: flags.socket,
+            redis_socket,
             socket_mode: flags.socket_mode,
             access: Access::parse(&flags.access).context("--access")?,
             limits,
@@ -221,16 +237,16 @@ impl Settings {
     }
 }
 
-fn check_socket_path(path: &Path) -> Result<()> {
+fn check_socket_path(flag: &str, path: &Path) -> Result<()> {
     let length = path.as_os_str().len();
     ensure!(
         length <= MAX_SOCKET_PATH,
-        "--socket {} is {length} bytes long; a socket's path may have at most {MAX_SOCKET_PATH}",
+        "{flag} {} is {length} bytes long; a socket's path may have at most {MAX_SOCKET_PATH}",
         path.display()
     );
     ensure!(
         path.is_absolute() && path.file_name().is_some(),
-        "--socket {} is not an absolute path of a file",
+        "{flag} {} is not an absolute path of a file",
         path.display()
     );
     Ok(())

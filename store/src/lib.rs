@@ -59,6 +59,7 @@ mod store;
 mod batch;
 mod options;
 mod scan;
+mod snapshot;
 mod stats;
 mod txn;
 
@@ -133,6 +134,7 @@ pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
 pub use rewrap::{Rewrapped, check_keys, rewrap};
 pub use scan::{Page, Scan};
+pub use snapshot::Snapshot;
 pub use stats::{Finding, Stats};
 pub use store::Store;
 pub use txn::{Program, Txn};

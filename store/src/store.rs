@@ -25,6 +25,7 @@ use crate::keyring::{Encryption, Keyring};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
 use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::task::Background;
 use crate::txn::{Program, Txn, check_key};
@@ -93,6 +94,12 @@ impl Store {
     /// True if the key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool> {
         Ok(self.get(key)?.is_some())
+    }
+
+    /// The present as a point in time, for reads that must agree with each other.
+    pub fn snapshot(&self) -> Snapshot {
+        let (view, now) = self.present();
+        Snapshot::new(view, now)
     }
 
     /// Number of live keys.

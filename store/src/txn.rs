@@ -110,6 +110,16 @@ impl<'a> Txn<'a> {
             .page(slice::from_ref(scan), self.at.latest, self.at.now_ms)
     }
 
+    /// Number of live keys.
+    pub fn len(&self) -> u64 {
+        self.index.live(self.at.now_ms)
+    }
+
+    /// True without live keys.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Sets a key, without expiry.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.set_with(key, value, SetOptions::default())
@@ -168,6 +178,11 @@ impl<'a> Txn<'a> {
         }
         self.actor = Some(label);
         Ok(())
+    }
+
+    /// Longest value that can be set.
+    pub fn max_value(&self) -> usize {
+        self.max_value
     }
 
     /// The store's time: milliseconds since 1970.

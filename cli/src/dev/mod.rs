@@ -25,7 +25,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use self::{place::Place, sidecar::Sidecar};
+use self::{
+    place::{Place, redis_socket},
+    sidecar::Sidecar,
+};
 use crate::{
     args::Dev,
     failure::{Coded, Exit},
@@ -132,6 +135,7 @@ fn environment(store: &CodexStore, place: &Place, log_level: &str) -> Vec<(Strin
     let path = |path: &Path| path.to_string_lossy().into_owned();
     add("DATA_DIR", &path(&place.data()));
     add("SOCKET", &path(place.socket()));
+    add("REDIS_SOCKET", &path(&redis_socket(place.socket())));
     // A pod's containers have many users; a laptop's socket is for one.
     add("SOCKET_MODE", "0600");
     if store.spec.encryption.is_on() {
@@ -151,6 +155,7 @@ fn environment(store: &CodexStore, place: &Place, log_level: &str) -> Vec<(Strin
 struct Running {
     store: String,
     socket: PathBuf,
+    redis_socket: PathBuf,
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<String>,
@@ -162,6 +167,7 @@ fn running(store: &CodexStore, place: &Place, key_id: Option<String>) -> Running
     Running {
         store: store_name(store).to_owned(),
         socket: place.socket().to_owned(),
+        redis_socket: redis_socket(place.socket()),
         data_dir: place.data(),
         keyring_dir: key_id.is_some().then(|| place.keyring()),
         key_id,
@@ -171,6 +177,7 @@ fn running(store: &CodexStore, place: &Place, key_id: Option<String>) -> Running
 impl Running {
     fn text(&self) -> String {
         let socket = quoted(&self.socket);
+        let redis = quoted(&self.redis_socket);
         let encryption = match (&self.key_id, &self.keyring_dir) {
             (Some(id), Some(dir)) => format!("encrypted with key {id} in {}", quoted(dir)),
             _ => "NOT encrypted".to_owned(),
@@ -184,12 +191,15 @@ impl Running {
              \n\
              {curl} -X PUT -d hello http://localhost/v1/keys/greeting\n\
              {curl} http://localhost/v1/keys/greeting\n\
+             redis-cli -s {redis} get greeting\n\
              export {variable}={socket}   # for codexctl, and for your app\n\
+             export {redis_variable}={redis}\n\
              \n\
              Ctrl-C stops it; data and keys stay.\n",
             name = self.store,
             data = quoted(&self.data_dir),
             variable = names::SOCKET_ENV,
+            redis_variable = names::REDIS_SOCKET_ENV,
         )
     }
 }
@@ -212,6 +222,7 @@ fn start_command(command: &[OsString], socket: &Path) -> Result<Child> {
     Command::new(program)
         .args(arguments)
         .env(names::SOCKET_ENV, socket)
+        .env(names::REDIS_SOCKET_ENV, redis_socket(socket))
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| Coded::invalid(format!("run {}: {e}", program.display())).into())

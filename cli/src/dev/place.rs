@@ -86,6 +86,11 @@ impl Place {
     }
 }
 
+/// Where the sidecar puts the socket of the Redis protocol: beside the other, with a shorter name.
+pub fn redis_socket(socket: &Path) -> PathBuf {
+    socket.with_file_name("redis.sock")
+}
+
 /// In the directory, or, where that path is too long for a socket, in a short one of this user's.
 fn socket_path(dir: &Path) -> Result<PathBuf> {
     let socket = dir.join("codexstore.sock");

@@ -147,7 +147,7 @@ pub(super) fn set_data_mount(spec: &mut PodSpec, volume: &str) {
     }
 }
 
-/// Mounts the socket in a container of the user's, and tells it where it is unless the user has.
+/// Mounts the sockets in a container of the user's, and tells it where they are unless the user has.
 pub(super) fn give_socket(container: &mut Container) {
     let mounts = container.volume_mounts.get_or_insert_default();
     let there = |m: &VolumeMount| {
@@ -164,12 +164,17 @@ pub(super) fn give_socket(container: &mut Container) {
         });
     }
     let env = container.env.get_or_insert_default();
-    if env.iter().all(|v| v.name != names::SOCKET_ENV) {
-        env.push(EnvVar {
-            name: names::SOCKET_ENV.to_owned(),
-            value: Some(names::SOCKET_PATH.to_owned()),
-            value_from: None,
-        });
+    for (name, path) in [
+        (names::SOCKET_ENV, names::SOCKET_PATH),
+        (names::REDIS_SOCKET_ENV, names::REDIS_SOCKET_PATH),
+    ] {
+        if env.iter().all(|v| v.name != name) {
+            env.push(EnvVar {
+                name: name.to_owned(),
+                value: Some(path.to_owned()),
+                value_from: None,
+            });
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use codexstore::{
-    Batch, Code, Committed, Error, Kind, Page, Program, Scan, SetOptions, Store, Txn,
+    Batch, Code, Committed, Entry, Error, Kind, Page, Program, Scan, SetOptions, Snapshot, Store,
+    Txn,
 };
 use codexstore_api::status::State;
 use tokio::sync::oneshot;
 
-use super::{Conditions, Engine, Failure, Health, Put, Result, Tag, Value, Written};
+use super::{Conditions, Engine, Failure, Health, Look, Put, Result, Sight, Tag, Value, Written};
 
 /// The store, while it is open.
 enum Slot {
@@ -89,6 +90,34 @@ pub fn state_of(error: &Error) -> State {
             Kind::Validation => State::ConfigError,
             _ => State::IoError,
         },
+    }
+}
+
+impl Look for Store {
+    fn entry(&self, key: &[u8]) -> codexstore::Result<Option<Entry>> {
+        self.get(key)
+    }
+
+    fn now_ms(&self) -> u64 {
+        Store::now_ms(self)
+    }
+
+    fn live(&self) -> u64 {
+        self.len()
+    }
+}
+
+impl Look for Snapshot {
+    fn entry(&self, key: &[u8]) -> codexstore::Result<Option<Entry>> {
+        self.get(key)
+    }
+
+    fn now_ms(&self) -> u64 {
+        Snapshot::now_ms(self)
+    }
+
+    fn live(&self) -> u64 {
+        self.len()
     }
 }
 
@@ -260,6 +289,34 @@ impl Engine for Local {
 
     fn scan(&self, scans: &[Scan]) -> Result<Page> {
         Ok(self.store()?.scan_all(scans)?)
+    }
+
+    fn look<T>(&self, sight: Sight, with: impl FnOnce(&dyn Look) -> T) -> Result<T> {
+        match &**self.slot.load() {
+            Slot::Open(store) => Ok(match sight {
+                Sight::Latest => with(store),
+                Sight::OnePoint => with(&store.snapshot()),
+            }),
+            Slot::Closed(_, why) => Err(Failure::NotOpen(why.clone())),
+        }
+    }
+
+    fn submit<P: Program>(
+        &self,
+        program: P,
+        done: impl FnOnce(Result<P::Output>) + Send + 'static,
+    ) {
+        match &**self.slot.load() {
+            Slot::Open(store) => {
+                store.submit(program, |result| done(result.map_err(Failure::Failed)));
+            }
+            Slot::Closed(_, why) => done(Err(Failure::NotOpen(why.clone()))),
+        }
+    }
+
+    fn revisions(&self) -> Result<(u64, u64)> {
+        let store = self.store()?;
+        Ok((store.snapshot().revision(), store.anchor().revision))
     }
 
     fn health(&self) -> Health {

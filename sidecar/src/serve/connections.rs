@@ -48,6 +48,11 @@ impl Connection {
         Working(Arc::clone(connection))
     }
 
+    /// Notes that a request came and was answered at once.
+    pub fn seen(&self) {
+        self.quiet_since.store(self.now(), Ordering::Relaxed);
+    }
+
     /// True while a request is in work.
     pub fn working(&self) -> bool {
         self.in_work.load(Ordering::Relaxed) > 0

@@ -2,7 +2,6 @@
 //! that line gets a problem for its body, like every other error.
 
 use codexstore_api::Problem;
-use tokio::net::UnixStream;
 
 /// The answer to a header that did not arrive in time.
 pub fn slow() -> Vec<u8> {
@@ -63,14 +62,12 @@ impl Refusal {
     }
 }
 
-/// Refuses a connection for which there is no place. It is new and its buffer empty, so the
-/// answer fits or the client is gone.
-pub fn overloaded(stream: &UnixStream) {
-    let problem = Problem::new(
+/// The answer to a connection for which there is no place.
+pub fn overloaded() -> Vec<u8> {
+    render(&Problem::new(
         "overloaded",
         "too many connections, and all of them are busy",
-    );
-    let _ = stream.try_write(&render(&problem));
+    ))
 }
 
 fn render(problem: &Problem) -> Vec<u8> {

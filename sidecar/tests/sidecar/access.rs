@@ -172,3 +172,111 @@ fn rules_that_cannot_be_read_end_the_start_and_say_what_is_wrong() {
         "{text}"
     );
 }
+
+/// What redis-cli prints for a user, an answer a line.
+fn redis(s: &Sidecar, (uid, gid): (u32, u32), lines: &[&str]) -> Vec<String> {
+    use std::io::Write;
+    let mut child = Command::new("redis-cli")
+        .arg("-s")
+        .arg(s.socket.with_file_name("redis.sock"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .uid(uid)
+        .gid(gid)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all((lines.join("\n") + "\n").as_bytes())
+        .unwrap();
+    drop(stdin);
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let answers = text.lines().filter(|line| !line.is_empty());
+    answers.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_redis_protocol_goes_by_the_same_rules() {
+    let there = Command::new("redis-cli").arg("--version").output();
+    if !rustix::process::geteuid().is_root() || there.is_err() {
+        eprintln!("SKIPPED: to be other users wants root, and redis-cli");
+        return;
+    }
+    let place = Place::new();
+    std::fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let s = place.ready(&["--access", RULES]);
+    let (root, alice, bob, carol, eve) = (
+        (0, 0),
+        (4001, 4001),
+        (4002, 5000),
+        (4003, 4003),
+        (4004, 4004),
+    );
+    let all = ["mset a/1 v a/2 v b/1 v b/2 v c/1 v d/1 v", "dbsize"];
+    assert_eq!(redis(&s, root, &all), ["OK", "6"]);
+    for (who, line, allowed) in [
+        (alice, "get a/1", true),
+        (alice, "get b/1", false),
+        (alice, "get none", false),
+        (alice, "mget a/1 b/1", false),
+        (alice, "mset a/1 v b/1 v", false),
+        (alice, "set c/2 v get", true),
+        (alice, "rename a/1 c/3", true),
+        (alice, "rename a/2 b/3", false),
+        (alice, "copy b/1 a/3", false),
+        (alice, "flushall", false),
+        (alice, "watch b/1", false),
+        (bob, "get b/1", true),
+        (bob, "ttl b/1", true),
+        (bob, "set b/1 v", false),
+        (bob, "expire b/1 10", false),
+        (bob, "getdel b/1", false),
+        (bob, "strlen a/1", false),
+        (carol, "set d/2 v", true),
+        (carol, "set d/2 v nx", false),
+        (carol, "set d/2 v get", false),
+        (carol, "incr n", false),
+        (carol, "get d/2", false),
+        (eve, "get a/1", false),
+        (eve, "exists a/1", false),
+        (eve, "object encoding a/1", false),
+    ] {
+        let said = redis(&s, who, &[line]).concat();
+        let denied = said.starts_with("NOPERM no rule gives uid ");
+        assert_eq!(denied, !allowed, "{who:?} {line}: {said}");
+        assert!(!denied || !said.contains("/1"), "{said}");
+    }
+    // Within a transaction, too.
+    let said = redis(
+        &s,
+        bob,
+        &["multi", "set a/9 v", "dbsize", "get b/1", "exec"],
+    );
+    assert!(
+        said[0] == "OK" && said[1].starts_with("NOPERM") && said[2].starts_with("NOPERM"),
+        "{said:?}"
+    );
+    assert!(
+        said[3] == "QUEUED" && said[4].starts_with("EXECABORT"),
+        "{said:?}"
+    );
+    // Who lists sees what it may read.
+    assert_eq!(
+        redis(
+            &s,
+            bob,
+            &["dbsize", "keys *", "scan 0 count 1000", "randomkey"]
+        )[..6],
+        ["2", "b/1", "b/2", "0", "b/1", "b/2"]
+    );
+    assert_eq!(redis(&s, bob, &["keys a*", "scan 0 match [ac]*"]), ["0"]);
+    assert_eq!(redis(&s, eve, &["dbsize", "keys *"]), ["0"]);
+    // A cursor of others leads nowhere else.
+    let page = redis(&s, root, &["scan 0 count 3"]);
+    let next = redis(&s, bob, &[&format!("scan {} count 1000", page[0])]);
+    assert!(
+        next[1..].iter().all(|key| key.starts_with("b/")),
+        "{next:?}"
+    );
+    assert_eq!(redis(&s, root, &["flushall", "dbsize"]), ["OK", "0"]);
+}

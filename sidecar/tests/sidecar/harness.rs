@@ -177,6 +177,27 @@ impl Sidecar {
         Answer::read(&mut stream)
     }
 
+    /// A connection to the socket of the Redis protocol, which lies beside the other.
+    pub fn connect_redis(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket.with_file_name("redis.sock")).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+    }
+
+    /// Sends these bytes on a new connection of the Redis protocol, ends the sending side, and reads
+    /// all answers.
+    pub fn redis(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect_redis();
+        // A server that refuses early may close while this sends.
+        let _ = stream.write_all(bytes.as_ref());
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        String::from_utf8_lossy(&answers).into_owned()
+    }
+
     pub fn request(&self, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
         let mut bytes = format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",

@@ -75,7 +75,8 @@ fn a_second_sidecar_waits_for_the_first_and_takes_over() {
     let mut first = place.ready(&[]);
     first.put("k", b"value");
     let other = place.path("other.sock");
-    let mut command = place.command(&["--socket", other.to_str().unwrap()]);
+    let socket = ["--socket", other.to_str().unwrap()];
+    let mut command = place.command(&[&socket[..], &["--redis-socket", ""]].concat());
     let mut second = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

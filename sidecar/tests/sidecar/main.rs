@@ -18,4 +18,6 @@ mod keys;
 mod life;
 mod lists;
 mod privacy;
+mod redis;
+mod redis_limits;
 mod robust;

@@ -46,6 +46,25 @@ fn keys_and_values_are_in_no_log_metric_status_error_or_file() {
             client.next();
         }
     }
+    for line in [
+        "SET canary-key canary-value",
+        "INCR canary-key",
+        "SET canary-key canary-value canary-option",
+        "canary-command canary-value",
+        "HSET canary-key canary-field canary-value",
+        "EXPIRE canary-key canary-value",
+        "SCAN 0 MATCH canary[",
+        "CLIENT canary-word canary-value",
+        "CONFIG SET canary-name canary-value",
+        "$canary",
+    ] {
+        let answer = s.redis(format!("{line}\r\n"));
+        // A name of a command is repeated, as far as it looks like one.
+        assert!(
+            !answer.replace("'canary-command'", "").contains("canary"),
+            "{line}: {answer}"
+        );
+    }
     tell(s.get("/metrics"));
     tell(s.get("/v1/status"));
     s.get("/v1/keys?prefix=canary&values=true");

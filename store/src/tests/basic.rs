@@ -460,3 +460,34 @@ fn a_visit_shows_what_a_scan_gives_until_it_is_broken_off() {
     });
     assert_eq!((broken.unwrap(), shown), (100, 1));
 }
+
+#[test]
+fn a_snapshot_shows_one_point_in_time_whatever_is_written_meanwhile() {
+    let dir = temp();
+    let store = Store::open(dir.path(), options()).unwrap();
+    store
+        .commit(Batch::new().set("a", "1").set("b", "1"))
+        .unwrap();
+    let before = store.snapshot();
+    let in_txn = store
+        .run(|txn: &mut Txn<'_>| {
+            txn.delete(b"a")?;
+            txn.set(b"b", b"2")?;
+            Ok((txn.len(), txn.is_empty(), txn.max_value()))
+        })
+        .unwrap();
+    assert_eq!(in_txn, (1, false, options().max_value));
+    let value = |key: &[u8]| before.get(key).unwrap().map(|e| e.value().to_vec());
+    assert_eq!(
+        (value(b"a"), value(b"b")),
+        (Some(b"1".into()), Some(b"1".into()))
+    );
+    assert_eq!(
+        (before.len(), before.scan(&Scan::all()).unwrap().items.len()),
+        (2, 2)
+    );
+    let after = store.snapshot();
+    assert_eq!((after.len(), after.is_empty()), (1, false));
+    assert!(after.revision() > before.revision() && after.now_ms() >= before.now_ms());
+    assert!(before.get(b"").is_err());
+}

@@ -47,6 +47,8 @@ impl Place {
             .arg(&self.data)
             .arg("--socket")
             .arg(&socket);
+        // Two of them share this directory.
+        command.args(["--redis-socket", ""]);
         command
             .arg("--keyring-dir")
             .arg(self.dir.path().join("keyring"));

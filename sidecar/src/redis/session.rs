@@ -108,7 +108,8 @@ impl<E: Engine> Dialogue<E> {
             Session::Wait => match (number::integer(args.get(1)), number::integer(args.get(2))) {
                 (Some(_), Some(0..)) => Reply::Int(0),
                 (Some(_), Some(_)) => Reply::error("ERR timeout is negative"),
-                _ => Reply::error("ERR timeout is not an integer or out of range"),
+                (Some(_), None) => Reply::error("ERR timeout is not an integer or out of range"),
+                (None, _) => NOT_INTEGER,
             },
             Session::Unwatch => {
                 if !self.queueing() {

@@ -90,14 +90,16 @@ impl<'a> Options<'a> {
             } else if is(word, "GET") {
                 options.tell = true;
                 continue;
-            } else if expiry.is_some() || options.until != Until::Always {
-                return Err(SYNTAX);
-            } else if is(word, "KEEPTTL") {
+            } else if is(word, "KEEPTTL") && expiry.is_none() {
                 options.until = Until::AsBefore;
                 continue;
             } else {
-                let (unit, clock) = expiry_word(word).ok_or(SYNTAX)?;
-                expiry = Some((rest.next().ok_or(SYNTAX)?, unit, clock));
+                let kind = expiry_word(word).ok_or(SYNTAX)?;
+                let another = expiry.is_some_and(|(_, before)| before != kind);
+                if another || options.until == Until::AsBefore {
+                    return Err(SYNTAX);
+                }
+                expiry = Some((rest.next().ok_or(SYNTAX)?, kind));
                 continue;
             };
             if options.condition != If::Always && options.condition != condition {
@@ -105,7 +107,7 @@ impl<'a> Options<'a> {
             }
             options.condition = condition;
         }
-        if let Some((time, unit, clock)) = expiry {
+        if let Some((time, (unit, clock))) = expiry {
             options.until = Until::At(moment(time, unit, clock, now, "set")?);
         }
         Ok(options)

@@ -3,7 +3,8 @@
 //! - [`parse`], [`request`]: requests out of bytes; [`reply`], [`outbox`]: answers into bytes.
 //! - [`table`], [`command`]: what commands there are; [`commands`], [`long`], [`session`], [`info`]: what
 //!   they do; [`refused`]: what to use for those that there are not.
-//! - [`dialogue`], [`handle`]: one connection. [`inbox`]: how the committer's answers come back to it.
+//! - [`dialogue`], [`handle`]: one connection. [`tray`], [`inbox`]: how writes go to the committer, and
+//!   its answers come back.
 //!
 //! All that a read brings is parsed, and all answers that are ready are one write. A read is looked up at
 //! once, on this thread. Writes go to the committer without waiting for one another, so that a
@@ -29,6 +30,7 @@ mod reply;
 mod request;
 mod session;
 mod table;
+mod tray;
 
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ use clients::Clients;
 use cursors::Cursors;
 use inbox::Bell;
 use reply::Reply;
+use tray::Tray;
 
 /// Requests and answers up to this size are not counted as in flight: the bounds on connections and on
 /// requests in work bound them. A read brings as much.
@@ -62,6 +65,7 @@ pub struct Redis<E> {
     clients: Arc<Clients>,
     cursors: Cursors,
     bell: Arc<Bell>,
+    tray: Tray,
     facts: Facts,
 }
 
@@ -74,6 +78,7 @@ impl<E: Engine> Redis<E> {
             clients: Arc::default(),
             cursors: Cursors::default(),
             bell: Arc::default(),
+            tray: Tray::default(),
             facts: Facts {
                 durability: settings.durability.as_str(),
                 socket: socket.map_or_else(String::new, |path| path.display().to_string()),
@@ -102,6 +107,10 @@ pub async fn accept<E: Engine>(
         let bell = Arc::clone(&redis.bell);
         tokio::spawn(async move { bell.run().await })
     };
+    let carrying = {
+        let redis = Arc::clone(&redis);
+        tokio::spawn(async move { redis.tray.run(&*redis.app.engine).await })
+    };
     let app = Arc::clone(&redis.app);
     let refusal = b"-ERR max number of clients reached\r\n";
     serve::accept_each(listener, &app.metrics, &all, refusal, |stream, place| {
@@ -112,6 +121,7 @@ pub async fn accept<E: Engine>(
     // Those that are open still get their answers.
     all.empty().await;
     ringing.abort();
+    carrying.abort();
 }
 
 /// Why there is no memory for it.

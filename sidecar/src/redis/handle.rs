@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::command::{Command, Long, Run, flag, verb};
 use super::dialogue::{Dialogue, Slot};
@@ -10,7 +11,8 @@ use super::parse::Refused;
 use super::program::{Single, Transaction};
 use super::reply::Reply;
 use super::request::{Args, Request};
-use super::{NO_MEMORY, long, session, table, unserved};
+use super::tray::{Order, Work};
+use super::{NO_MEMORY, long, table, unserved};
 use crate::access::Verb;
 use crate::engine::{Engine, Sight};
 use crate::http::InWork;
@@ -83,14 +85,8 @@ impl<E: Engine> Dialogue<E> {
             }
             Run::Read(_) | Run::Write(_) => {
                 let request = request(args, whole);
-                let number = self.expect(operation);
-                let (inbox, share) = (Arc::clone(&self.inbox), self.share.take());
-                let in_work = InWork::count(&self.redis.app.in_work);
-                let program = Single { command, request };
-                self.redis.app.engine.submit(program, move |result| {
-                    drop((share, in_work));
-                    inbox.put(number, result.unwrap_or_else(|failure| unserved(&failure)));
-                });
+                let shares = self.share.take().into_iter().collect();
+                self.order(operation, Work::Single(Single { command, request }), shares);
             }
             Run::Long(which, _) => self.start(which, operation, request(args, whole)),
             Run::Session(which) => {
@@ -106,15 +102,19 @@ impl<E: Engine> Dialogue<E> {
 
     /// Commits a transaction.
     pub(super) fn commit(&mut self, operation: Operation, transaction: Transaction) {
-        let number = self.expect(operation);
-        let inbox = Arc::clone(&self.inbox);
-        let in_work = InWork::count(&self.redis.app.in_work);
         let mut transaction = transaction;
         let shares = std::mem::take(&mut transaction.shares);
-        self.redis.app.engine.submit(transaction, move |result| {
-            drop((shares, in_work));
-            let reply = result.unwrap_or_else(|failure| session::aborted(&failure));
-            inbox.put(number, reply);
+        self.order(operation, Work::Transaction(transaction), shares);
+    }
+
+    /// Has the committer run something.
+    fn order(&mut self, operation: Operation, work: Work, shares: Vec<OwnedSemaphorePermit>) {
+        let number = self.expect(operation);
+        self.redis.tray.lay(Order {
+            work,
+            inbox: Arc::clone(&self.inbox),
+            number,
+            held: (shares, InWork::count(&self.redis.app.in_work)),
         });
     }
 

@@ -243,6 +243,11 @@ async fn scan<E: Engine>(
     if !asked.strings {
         return Ok(page(0, Vec::new()));
     }
+    // A long pattern may take as many steps a key as both have bytes together.
+    let simple = asked
+        .pattern
+        .as_ref()
+        .is_none_or(|pattern| pattern.len() <= 64);
     let scan = Scan {
         glob: asked.pattern,
         cursor: from,
@@ -262,7 +267,7 @@ async fn scan<E: Engine>(
         };
         Ok(page(cursor, keys))
     };
-    if asked.count <= AT_ONCE {
+    if asked.count <= AT_ONCE && simple {
         return work(&redis.app.engine);
     }
     apart(redis, work).await

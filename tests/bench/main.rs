@@ -24,6 +24,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::redis::{Load, Measured};
 use crate::results::{Row, median};
 use crate::server::Server;
 
@@ -76,13 +77,133 @@ fn main() -> Result<()> {
             || redis::benchmark(&redis, "get", connections, total, KEYS, VALUE),
         )?);
     }
+    protocol(&program, dir.path(), &ours, &redis, &mut results)?;
     results::write(&target.join("bench/results.json"), &results)?;
     println!("\nwritten: target/bench/results.json");
     Ok(())
 }
 
+/// The Redis protocol, by redis-benchmark against both: the same load, from the same program.
+fn protocol(
+    program: &Path,
+    dir: &Path,
+    ours: &Server,
+    redis: &Server,
+    results: &mut Vec<Row>,
+) -> Result<()> {
+    let load = |test, connections, pipeline, total| Load {
+        test,
+        connections,
+        pipeline,
+        total,
+    };
+    let always = "Redis, appendfsync always";
+    for (connections, total) in [(1, 4_000), (8, 20_000), (32, 60_000)] {
+        let name = format!("redis.set.always.c{connections}");
+        results.extend(beside(
+            &name,
+            ours,
+            redis,
+            always,
+            load("set", connections, 1, total),
+        )?);
+    }
+    let name = "redis.set.always.p16.c32";
+    results.extend(beside(
+        name,
+        ours,
+        redis,
+        always,
+        load("set", 32, 16, 200_000),
+    )?);
+    for (connections, total) in [(1, 30_000), (8, 150_000), (32, 300_000)] {
+        let name = format!("redis.get.c{connections}");
+        results.extend(beside(
+            &name,
+            ours,
+            redis,
+            always,
+            load("get", connections, 1, total),
+        )?);
+    }
+    let name = "redis.get.p16.c32";
+    results.extend(beside(
+        name,
+        ours,
+        redis,
+        always,
+        load("get", 32, 16, 1_000_000),
+    )?);
+
+    let ours = start(
+        program,
+        &dir.join("interval"),
+        &["--durability", "interval"],
+    )?;
+    let redis = redis::start(
+        &dir.join("everysec"),
+        &[
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+        ],
+    )?;
+    let everysec = "Redis, appendfsync everysec";
+    let name = "redis.set.interval.c32";
+    results.extend(beside(
+        name,
+        &ours,
+        &redis,
+        everysec,
+        load("set", 32, 1, 200_000),
+    )?);
+    Ok(())
+}
+
+/// Alternates rounds of the sidecar and of Redis: the median of the rates, and for gets of the processor
+/// time that each request takes.
+fn beside(name: &str, ours: &Server, redis: &Server, peer: &str, load: Load) -> Result<Vec<Row>> {
+    let socket = ours.socket.with_file_name("redis.sock");
+    let run = |server: &Server, socket: &Path| -> Result<(Measured, f64)> {
+        let before = server.ticks()?;
+        let seen = redis::measure(socket, load, KEYS, VALUE)?;
+        Ok((seen, (server.ticks()? - before) as f64))
+    };
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        left.push(run(ours, &socket).with_context(|| format!("{name}: ours"))?);
+        right.push(run(redis, &redis.socket).with_context(|| format!("{name}: Redis"))?);
+    }
+    let of = |side: &[(Measured, f64)], what: fn(&(Measured, f64)) -> f64| {
+        median(side.iter().map(what).collect())
+    };
+    println!(
+        "    p99 {:.3} ms, Redis {:.3} ms",
+        of(&left, |(seen, _)| seen.p99),
+        of(&right, |(seen, _)| seen.p99)
+    );
+    let rate = |side| of(side, |(seen, _)| seen.rate);
+    let mut rows = vec![row(name, "operations/s", rate(&left), peer, rate(&right))];
+    if load.test == "get" {
+        let cost = |side| of(side, |(_, ticks)| *ticks) / load.total as f64 * 1e6;
+        let name = format!("{name}.cpu");
+        // A tick is a hundredth of a second.
+        let (ours, theirs) = (cost(&left) / 100.0, cost(&right) / 100.0);
+        rows.push(row(&name, "µs of processor", ours, peer, theirs));
+    }
+    Ok(rows)
+}
+
 /// The sidecar with its defaults: encryption, checksums and compression on, durability `always`.
 fn sidecar(program: &Path, dir: &Path) -> Result<Server> {
+    start(program, dir, &[])
+}
+
+/// The sidecar with other settings.
+fn start(program: &Path, dir: &Path, settings: &[&str]) -> Result<Server> {
     let keyring = dir.join("keyring");
     fs::create_dir_all(&keyring)?;
     fs::write(keyring.join("current"), "bench")?;
@@ -105,7 +226,9 @@ fn sidecar(program: &Path, dir: &Path) -> Result<Server> {
             "--max-memory",
             "2Gi",
         ])
-        .env_remove("CODEXSTORE_SOCKET");
+        .args(settings)
+        .env_remove("CODEXSTORE_SOCKET")
+        .env_remove("CODEXSTORE_REDIS_SOCKET");
     Server::start(command, socket, |socket| {
         Command::new(program)
             .args(["ping", "--ready", "--socket"])

@@ -52,27 +52,68 @@ pub fn ask(socket: &Path, command: &[u8]) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// What redis-benchmark is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// `set` or `get`.
+    pub test: &'static str,
+    /// Clients.
+    pub connections: usize,
+    /// Requests that each has on the way at once.
+    pub pipeline: usize,
+    /// Requests of all.
+    pub total: usize,
+}
+
 /// Requests a second that redis-benchmark reports for `test` (`set` or `get`).
 pub fn benchmark(
     server: &Server,
-    test: &str,
+    test: &'static str,
     connections: usize,
     total: usize,
     keys: usize,
     value: usize,
 ) -> Result<f64> {
+    let load = Load {
+        test,
+        connections,
+        pipeline: 1,
+        total,
+    };
+    Ok(measure(&server.socket, load, keys, value)?.rate)
+}
+
+/// What redis-benchmark reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    /// Requests a second.
+    pub rate: f64,
+    /// 99th percentile of the time to an answer, in milliseconds.
+    #[allow(dead_code, reason = "only the bench over sockets asks for it")]
+    pub p99: f64,
+}
+
+/// Runs redis-benchmark against a socket.
+pub fn measure(socket: &Path, load: Load, keys: usize, value: usize) -> Result<Measured> {
     let output = Command::new("redis-benchmark")
-        .args(["-s", &server.socket.to_string_lossy(), "-t", test, "--csv"])
-        .args(["-c", &connections.to_string(), "-n", &total.to_string()])
+        .args(["-s", &socket.to_string_lossy(), "-t", load.test, "--csv"])
+        .args(["-c", &load.connections.to_string()])
+        .args(["-P", &load.pipeline.to_string()])
+        .args(["-n", &load.total.to_string()])
         .args(["-r", &keys.to_string(), "-d", &value.to_string()])
         .output()
         .context("running redis-benchmark")?;
     let report = String::from_utf8(output.stdout)?;
     let row = report
         .lines()
-        .find(|l| l.to_lowercase().starts_with(&format!("\"{test}\"")));
-    let rate = row
-        .and_then(|r| r.split(',').nth(1))
+        .find(|l| l.to_lowercase().starts_with(&format!("\"{}\"", load.test)))
         .context("no result in redis-benchmark's CSV")?;
-    Ok(rate.trim_matches('"').parse()?)
+    let column = |number: usize| -> Result<f64> {
+        let text = row.split(',').nth(number).context("a column is missing")?;
+        Ok(text.trim_matches('"').parse()?)
+    };
+    Ok(Measured {
+        rate: column(1)?,
+        p99: column(6)?,
+    })
 }

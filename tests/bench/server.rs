@@ -46,6 +46,12 @@ impl Server {
         })
     }
 
+    /// Processor time that it has taken, in ticks: only good for comparing.
+    #[allow(dead_code, reason = "only the bench over sockets asks for it")]
+    pub fn ticks(&self) -> Result<u64> {
+        ticks(self.child.id())
+    }
+
     /// Resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
         resident(&self.child.id().to_string())
@@ -57,6 +63,17 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Processor time that a process has taken, in ticks of its clock.
+#[allow(dead_code, reason = "only the bench over sockets asks for it")]
+fn ticks(process: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Behind the name, which may hold anything, in brackets.
+    let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut next = || -> Result<u64> { Ok(fields.next().context("stat is short")?.parse()?) };
+    Ok(next()? + next()?)
 }
 
 /// Resident memory of a process (`self`: of this one) in bytes.

@@ -34,6 +34,19 @@ const BARS: &[(&str, &str, f64)] = &[
     ("sidecar.set.durable.c1", "Redis", 1.2),
     ("sidecar.set.durable.c8", "Redis", 1.5),
     ("sidecar.set.durable.c32", "Redis", 1.5),
+    ("redis.set.always.c1", "Redis", 1.2),
+    ("redis.set.always.c8", "Redis", 1.5),
+    ("redis.set.always.c32", "Redis", 1.5),
+    ("redis.set.always.p16.c32", "Redis", 1.5),
+    ("redis.set.interval.c32", "Redis", 1.0),
+    ("redis.get.c1", "Redis", 0.95),
+    ("redis.get.c8", "Redis", 0.95),
+    ("redis.get.c32", "Redis", 0.95),
+    ("redis.get.p16.c32", "Redis", 0.95),
+    ("redis.get.c1.cpu", "Redis", 1.0),
+    ("redis.get.c8.cpu", "Redis", 1.0),
+    ("redis.get.c32.cpu", "Redis", 1.0),
+    ("redis.get.p16.c32.cpu", "Redis", 1.0),
 ];
 
 /// The bar of a case against a peer.

@@ -31,6 +31,85 @@ pub struct Item {
     pub expires_at: Option<String>,
 }
 
+/// A change, as a watch tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Changed {
+    /// Its revision.
+    pub revision: u64,
+    /// When it was committed, RFC 3339 in UTC.
+    pub time: String,
+    /// Who did it, if they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// What it did to watched keys, each once.
+    pub operations: Vec<ChangedOp>,
+}
+
+/// What a change did to one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedOp {
+    /// `set`, `delete`, or `expire`.
+    pub op: String,
+    /// The key, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64, if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// The value in base64, if it was set and values were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// If it was set: the revision that created the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_revision: Option<u64>,
+    /// If it was set: how often the key was written since it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// If it was set: when the value expires, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// A page of a key's history.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    /// What became of the key, oldest first.
+    pub items: Vec<KeyVersion>,
+    /// The revision to go on from; absent when there is no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// What became of a key at one revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyVersion {
+    /// The revision.
+    pub revision: u64,
+    /// When it was committed, RFC 3339 in UTC.
+    pub time: String,
+    /// Who did it, if they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// `set`, `delete`, or `expire`.
+    pub op: String,
+    /// The value in base64, if it was set and values were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// If it was set: the revision that created the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_revision: Option<u64>,
+    /// If it was set: how often the key was written since it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// If it was set: when the value expires, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
 impl Item {
     /// The key's bytes.
     pub fn key_bytes(&self) -> Result<Vec<u8>> {

@@ -55,6 +55,8 @@ pub mod header {
     pub const REVISION: &str = "codexstore-revision";
     /// How often the key was written since it was created.
     pub const VERSION: &str = "codexstore-version";
+    /// Who makes a change, in a request: a label of at most 256 bytes for history and watchers.
+    pub const ACTOR: &str = "codexstore-actor";
     /// When the value expires, RFC 3339 in UTC; absent if it does not.
     pub const EXPIRES_AT: &str = "codexstore-expires-at";
 }
@@ -65,6 +67,8 @@ pub mod path {
     pub const KEYS: &str = "/v1/keys";
     /// Atomic batches.
     pub const BATCH: &str = "/v1/batch";
+    /// Changes as they come.
+    pub const WATCH: &str = "/v1/watch";
     /// Believe the wall clock after a jump.
     pub const ACCEPT_CLOCK: &str = "/v1/clock/accept";
     /// The member's state, as JSON.

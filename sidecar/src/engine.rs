@@ -11,7 +11,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore::{Batch, Committed, Entry, Error, Page, Program, Scan, Stats};
+use codexstore::{Batch, Committed, Entry, Error, Page, Program, Scan, Stats, Version, Watch};
 use codexstore_api::status::State;
 
 pub use condition::{Conditions, Tag};
@@ -60,6 +60,8 @@ pub struct Put {
     pub ttl: Option<Duration>,
     /// What must hold.
     pub conditions: Conditions,
+    /// Who writes, if they say so.
+    pub actor: Option<String>,
 }
 
 /// What a write did.
@@ -124,6 +126,7 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         key: Vec<u8>,
         conditions: Conditions,
+        actor: Option<String>,
     ) -> impl Future<Output = Result<Option<u64>>> + Send;
 
     /// Removes all keys with a prefix: how many, and the revision after it. It goes on when nobody
@@ -166,6 +169,19 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The latest revision, and the latest that is on disk.
     fn revisions(&self) -> Result<(u64, u64)>;
+
+    /// Changes from a revision on, or from what comes next, of keys with a prefix.
+    fn watch(&self, from: Option<u64>, prefix: Bytes) -> Result<Watch>;
+
+    /// What became of a key, from a revision on. It reads, and is called off the I/O thread.
+    fn versions(
+        &self,
+        key: &[u8],
+        from: u64,
+    ) -> Result<impl Iterator<Item = codexstore::Result<Version>>>;
+
+    /// A key's value right after a revision. As [`Engine::versions`].
+    fn get_at(&self, key: &[u8], revision: u64) -> Result<Option<Value>>;
 
     /// State and numbers.
     fn health(&self) -> Health;

@@ -86,6 +86,8 @@ pub enum CompressionFlag {
 pub enum StrategyFlag {
     /// The present: an atomic image and short journals.
     Snapshot,
+    /// Every revision: segments that are never rewritten, and an image beside them.
+    Ledger,
 }
 
 /// Size of the AES key that encrypts the store's files.
@@ -153,6 +155,15 @@ pub struct RunFlags {
         help_heading = "Store"
     )]
     pub strategy: StrategyFlag,
+
+    /// With the ledger strategy: revisions younger than this are kept. Without this flag and the next
+    /// one all are; with both, what either keeps.
+    #[arg(long, env = "CODEXSTORE_KEEP_AGE", value_parser = parse_duration, help_heading = "Store")]
+    pub keep_age: Option<Duration>,
+
+    /// With the ledger strategy: so many of the latest revisions are kept.
+    #[arg(long, env = "CODEXSTORE_KEEP_REVISIONS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Store")]
+    pub keep_revisions: Option<u64>,
 
     /// When a write is answered.
     #[arg(

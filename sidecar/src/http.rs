@@ -7,12 +7,14 @@ pub mod answer;
 mod batch;
 pub mod body;
 mod etag;
+mod history;
 mod keys;
 mod list;
 pub mod openapi;
 mod query;
 pub mod route;
 mod system;
+mod watch;
 
 pub use system::{health, status_of};
 
@@ -27,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::access::{Access, Grant};
 use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
+use crate::serve::connections::Connections;
 use crate::settings::{Identity, Limits, Settings};
 use answer::{Body, Reject};
 use body::Intake;
@@ -57,12 +60,16 @@ pub struct App<E> {
     pub scans: Arc<Semaphore>,
     /// When the process began to serve.
     pub started: Instant,
+    /// Places for watches.
+    watches: Arc<Semaphore>,
+    /// The connections that requests come on.
+    pub connections: Arc<Connections>,
     started_at: String,
 }
 
 impl<E: Engine> App<E> {
     /// The app for an engine.
-    pub fn new(engine: Arc<E>, settings: &Settings) -> App<E> {
+    pub fn new(engine: Arc<E>, settings: &Settings, connections: Arc<Connections>) -> App<E> {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs() * 1000);
@@ -76,6 +83,8 @@ impl<E: Engine> App<E> {
             in_work: Arc::default(),
             in_flight: Arc::new(Semaphore::new(settings.limits.in_flight_bytes / body::UNIT)),
             scans: Arc::new(Semaphore::new(SCANS)),
+            watches: Arc::new(Semaphore::new(settings.limits.max_requests)),
+            connections,
             started: Instant::now(),
             started_at: codexstore_api::time::rfc3339(now).unwrap_or_default(),
         }
@@ -118,7 +127,7 @@ impl Drop for InWork {
 
 /// Answers one request of a connection that may do what `grant` says.
 pub async fn answer<E: Engine>(
-    app: &App<E>,
+    app: &Arc<App<E>>,
     grant: &Arc<Grant>,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -147,7 +156,7 @@ pub async fn answer<E: Engine>(
 }
 
 async fn dispatch<E: Engine>(
-    app: &App<E>,
+    app: &Arc<App<E>>,
     grant: &Arc<Grant>,
     request: Request<Incoming>,
     full: bool,
@@ -176,6 +185,8 @@ async fn dispatch<E: Engine>(
         (&Method::GET | &Method::HEAD, Route::Keys) => Operation::List,
         (&Method::DELETE, Route::Keys) => Operation::DeletePrefix,
         (&Method::POST, Route::Batch) => Operation::Batch,
+        (&Method::GET | &Method::HEAD, Route::History(_)) => Operation::History,
+        (&Method::GET, Route::Watch) => Operation::Watch,
         (&Method::GET | &Method::HEAD, Route::Status) => Operation::Status,
         (&Method::GET | &Method::HEAD, Route::Health | Route::Ready) => Operation::Health,
         (&Method::POST, Route::Clock)
@@ -196,6 +207,10 @@ async fn dispatch<E: Engine>(
         }
         (Operation::List, _) => list::list(app, grant, &head, deadline).await,
         (Operation::DeletePrefix, _) => list::delete(app, grant, &head, deadline).await,
+        (Operation::History, Route::History(key)) => {
+            history::history(app, grant, &head, key, deadline).await
+        }
+        (Operation::Watch, _) => watch::watch(app, grant, &head),
         (Operation::Batch, _) => batch::batch(app, grant, &head, body, deadline).await,
         (_, Route::Clock) => system::accept_clock(app, grant, &head, deadline).await,
         (_, route) => system::answer(app, &head, route),

@@ -47,6 +47,10 @@ pub enum Operation {
     List,
     /// A batch.
     Batch,
+    /// What became of a key.
+    History,
+    /// Changes as they come; counted when they begin.
+    Watch,
     /// The status.
     Status,
     /// Liveness or readiness.
@@ -56,7 +60,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 10] = [
+    const ALL: [Operation; 12] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -64,6 +68,8 @@ impl Operation {
         Operation::DeletePrefix,
         Operation::List,
         Operation::Batch,
+        Operation::History,
+        Operation::Watch,
         Operation::Status,
         Operation::Health,
         Operation::Other,
@@ -79,6 +85,8 @@ impl Operation {
             Operation::DeletePrefix => "delete_prefix",
             Operation::List => "list",
             Operation::Batch => "batch",
+            Operation::History => "history",
+            Operation::Watch => "watch",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",

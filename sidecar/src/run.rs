@@ -87,8 +87,8 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
     let (listener, file) = sockets.http;
     let listener = UnixListener::from_std(listener)?;
     let local = Arc::new(Local::default());
-    let app = Arc::new(App::new(Arc::clone(&local), settings));
     let all = Connections::new(settings.limits.max_connections);
+    let app = Arc::new(App::new(Arc::clone(&local), settings, Arc::clone(&all)));
     let grpc = Arc::new(Grpc::new(&app)?);
     let accepting = serve::accept(listener, Arc::clone(&app), grpc, Arc::clone(&all));
     let accepting = tokio::spawn(accepting);

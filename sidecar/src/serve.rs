@@ -199,9 +199,9 @@ where
         let answer = service(request);
         async move {
             let mut response = answer.await;
-            if http2 {
-                // One of many answers on the connection: nothing but its own bytes says when it
-                // is sent. On HTTP/1 the guard sees that.
+            if http2 || response.body().is_streaming() {
+                // One of many answers on the connection, or one that is not made yet: nothing but
+                // its own bytes says when it is sent. Else the guard sees that.
                 response.body_mut().sending(in_work);
             }
             Ok::<_, std::convert::Infallible>(response)

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use codexstore::{Compression, Durability, Encryption, KeySize, Keyring, Options, Strategy};
+use codexstore::{
+    Compression, Durability, Encryption, KeySize, Keyring, Options, Retention, Strategy,
+};
 
 use crate::access::Access;
 use crate::flags::{
@@ -92,6 +94,8 @@ pub struct Settings {
     pub key_size: KeySize,
     /// What is kept.
     pub strategy: Strategy,
+    /// What a ledger may forget.
+    pub retention: Retention,
     /// When a write is answered.
     pub durability: Durability,
     /// How new files are compressed.
@@ -177,6 +181,14 @@ impl Settings {
             io: flags.io_timeout,
             idle: flags.idle_timeout,
         };
+        let retention = Retention {
+            age: flags.keep_age,
+            revisions: flags.keep_revisions,
+        };
+        ensure!(
+            retention == Retention::default() || flags.strategy == StrategyFlag::Ledger,
+            "--keep-age and --keep-revisions are for --strategy ledger: the snapshot strategy keeps the present only"
+        );
         crate::log::parse_filter(&flags.log_level)
             .with_context(|| format!("--log-level {}", flags.log_level))?;
         Ok(Settings {
@@ -189,7 +201,9 @@ impl Settings {
             },
             strategy: match flags.strategy {
                 StrategyFlag::Snapshot => Strategy::Snapshot,
+                StrategyFlag::Ledger => Strategy::Ledger,
             },
+            retention,
             durability: match flags.durability {
                 DurabilityFlag::Always => Durability::Always,
                 DurabilityFlag::Interval => Durability::INTERVAL,
@@ -228,6 +242,7 @@ impl Settings {
         let mut options = Options::new(keyring.map_or(Encryption::None, Encryption::Keyring));
         options.key_size = self.key_size;
         options.strategy = self.strategy;
+        options.retention = self.retention;
         options.durability = self.durability;
         options.compression = self.compression;
         options.max_disk = self.max_disk;

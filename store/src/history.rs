@@ -73,20 +73,28 @@ impl Store {
     /// versions from revision `from` on. To go on, ask from the last one's revision plus one. It
     /// reads the whole log from there, so its cost is that of the history and not of the key.
     pub fn history(&self, key: &[u8], from: u64, limit: usize) -> Result<Vec<Version>> {
+        self.versions(key, from)?.take(limit).collect()
+    }
+
+    /// The same, one version after the other, up to what is the latest revision now.
+    pub fn versions(
+        &self,
+        key: &[u8],
+        from: u64,
+    ) -> Result<impl Iterator<Item = Result<Version>> + use<>> {
         check_key(key)?;
         let durable = require_ledger(self.shared())?;
         let from = from.max(durable.log.first_revision()).max(1);
-        let mut versions = Vec::new();
-        if from > durable.revision {
-            return Ok(versions);
-        }
-        for change in self.changes(from, durable.revision)? {
-            if versions.len() >= limit {
-                break;
-            }
-            versions.extend(version(key, change?));
-        }
-        Ok(versions)
+        let changes = match from > durable.revision {
+            true => None,
+            false => Some(self.changes(from, durable.revision)?),
+        };
+        let key = key.to_vec();
+        let changes = changes.into_iter().flatten();
+        Ok(
+            changes
+                .filter_map(move |change| change.map(|change| version(&key, change)).transpose()),
+        )
     }
 
     /// The entry of a key as it was right after a revision, expired or not; `None` if it was not

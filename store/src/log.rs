@@ -90,6 +90,9 @@ pub(crate) struct LogCursor {
 /// Payloads from memory after which the file is closed.
 const KEEP_OPEN: u32 = 64;
 
+/// Bytes of a payload from which on nothing is kept of what was read ahead.
+const LARGE: usize = 64 << 10;
+
 /// A log file that is being read.
 struct OpenLog {
     file: FileId,
@@ -144,6 +147,14 @@ impl LogCursor {
         self.next
     }
 
+    /// True if the next batch is durable and not in memory.
+    pub fn is_behind(&self) -> bool {
+        let rest = self.payload.get(self.at..).unwrap_or_default();
+        rest.is_empty()
+            && self.shared.feed.durable().revision >= self.next
+            && self.shared.feed.recent(self.next).is_none()
+    }
+
     /// The next batch that is durable; `None` if there is none yet.
     pub fn next(&mut self) -> Result<Option<Change>> {
         loop {
@@ -172,7 +183,11 @@ impl LogCursor {
             self.at += len;
             if batch.revision >= self.next {
                 self.next = batch.revision + 1;
-                return Ok(Some(Change::unpack(&batch)));
+                let change = Change::unpack(&batch);
+                if self.at >= self.payload.len() {
+                    self.payload = Bytes::new();
+                }
+                return Ok(Some(change));
             }
         }
         Ok(None)
@@ -182,6 +197,10 @@ impl LogCursor {
     fn read(&mut self) -> Result<bool> {
         let durable = self.shared.feed.durable();
         if durable.revision < self.next {
+            // Who has caught up may wait for long.
+            if let Some(open) = &mut self.file {
+                open.reader.let_go();
+            }
             return Ok(false);
         }
         self.from_memory = 0;
@@ -195,6 +214,9 @@ impl LogCursor {
             open.look(&durable)?;
             match open.step(self.next).map_err(|e| e.context(&open.name))? {
                 Some(payload) => {
+                    if payload.len() > LARGE {
+                        open.reader.let_go();
+                    }
                     self.payload = payload;
                     self.at = 0;
                     self.file = Some(open);

@@ -86,6 +86,11 @@ impl Watch {
         Ok(None)
     }
 
+    /// True if what comes next must be read from the log's files, so that [`Watch::poll`] may take a while.
+    pub fn is_behind(&self) -> bool {
+        self.cursor.is_behind()
+    }
+
     /// Where to resume: every change below this revision was given out, or touched no watched key.
     pub fn resume_at(&self) -> u64 {
         self.cursor.wants()

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use codexstore::{
     Batch, Code, Committed, Entry, Error, Kind, Page, Program, Scan, SetOptions, Snapshot, Store,
-    Txn,
+    Txn, Version, Watch,
 };
 use codexstore_api::status::State;
 use tokio::sync::oneshot;
@@ -79,6 +80,19 @@ impl Local {
     }
 }
 
+fn value(store: &Store, entry: &Entry) -> Value {
+    Value {
+        bytes: entry.bytes(),
+        tag: Tag {
+            lineage: store.lineage(),
+            revision: entry.modified(),
+        },
+        created: entry.created(),
+        version: entry.version(),
+        expires_at: entry.expires_at(),
+    }
+}
+
 /// Which state an error at open means.
 pub fn state_of(error: &Error) -> State {
     match error.as_code() {
@@ -135,7 +149,11 @@ impl Program for PutProgram {
             value,
             ttl,
             conditions,
+            actor,
         } = self.put;
+        if let Some(actor) = actor {
+            txn.set_actor(actor)?;
+        }
         check(txn, &key, &conditions, self.lineage)?;
         txn.set_with(
             &key,
@@ -168,6 +186,7 @@ impl Program for PutProgram {
 struct DeleteProgram {
     key: Vec<u8>,
     conditions: Conditions,
+    actor: Option<String>,
     lineage: u64,
 }
 
@@ -175,6 +194,9 @@ impl Program for DeleteProgram {
     type Output = Option<u64>;
 
     fn run(self, txn: &mut Txn<'_>) -> codexstore::Result<Option<u64>> {
+        if let Some(actor) = self.actor {
+            txn.set_actor(actor)?;
+        }
         check(txn, &self.key, &self.conditions, self.lineage)?;
         let was_there = txn.delete(&self.key)?;
         Ok(was_there.then(|| txn.outcome().revision))
@@ -220,16 +242,7 @@ impl Engine for Local {
         let Some(entry) = store.get(key)? else {
             return Ok(None);
         };
-        Ok(Some(Value {
-            bytes: entry.bytes(),
-            tag: Tag {
-                lineage: store.lineage(),
-                revision: entry.modified(),
-            },
-            created: entry.created(),
-            version: entry.version(),
-            expires_at: entry.expires_at(),
-        }))
+        Ok(Some(value(store, &entry)))
     }
 
     async fn put(&self, put: Put, share: impl Send + 'static) -> Result<Written> {
@@ -238,7 +251,12 @@ impl Engine for Local {
         Local::submit(&store, PutProgram { put, lineage }, share).await
     }
 
-    async fn delete(&self, key: Vec<u8>, conditions: Conditions) -> Result<Option<u64>> {
+    async fn delete(
+        &self,
+        key: Vec<u8>,
+        conditions: Conditions,
+        actor: Option<String>,
+    ) -> Result<Option<u64>> {
         let store = self.store()?;
         let lineage = store.lineage();
         Local::submit(
@@ -246,6 +264,7 @@ impl Engine for Local {
             DeleteProgram {
                 key,
                 conditions,
+                actor,
                 lineage,
             },
             (),
@@ -317,6 +336,24 @@ impl Engine for Local {
     fn revisions(&self) -> Result<(u64, u64)> {
         let store = self.store()?;
         Ok((store.snapshot().revision(), store.anchor().revision))
+    }
+
+    fn watch(&self, from: Option<u64>, prefix: Bytes) -> Result<Watch> {
+        Ok(self.store()?.watch(from, prefix)?)
+    }
+
+    fn versions(
+        &self,
+        key: &[u8],
+        from: u64,
+    ) -> Result<impl Iterator<Item = codexstore::Result<Version>>> {
+        Ok(self.store()?.versions(key, from)?)
+    }
+
+    fn get_at(&self, key: &[u8], revision: u64) -> Result<Option<Value>> {
+        let store = self.store()?;
+        let entry = store.get_at(key, revision)?;
+        Ok(entry.map(|entry| value(&store, &entry)))
     }
 
     fn health(&self) -> Health {
@@ -415,6 +452,7 @@ mod tests {
             value: bytes::Bytes::from_static(b"v"),
             ttl: None,
             conditions: Conditions::default(),
+            actor: None,
         };
         let short = std::time::Duration::from_millis(10);
         let gave_up = tokio::time::timeout(short, local.put(put, share.clone())).await;

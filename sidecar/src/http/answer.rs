@@ -10,8 +10,11 @@ use bytes::Bytes;
 use codexstore_api::codes::{self, Retry};
 use codexstore_api::problem::{self, Problem};
 use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::StreamBody;
 use hyper::body::{Body as _, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::codegen::tokio_stream::StreamExt;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 
 use super::InWork;
 use crate::engine::Failure;
@@ -59,6 +62,18 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
+/// Bytes with a share of the bytes in flight, which is held until they are sent.
+pub fn held(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Bytes {
+    if share.is_none() {
+        return bytes;
+    }
+    let held = Held {
+        share,
+        ..Held::default()
+    };
+    Bytes::from_owner(Unsent { bytes, _held: held })
+}
+
 impl Body {
     /// No body.
     pub fn empty() -> Body {
@@ -84,6 +99,18 @@ impl Body {
             rest: (!rest.is_end_stream()).then_some(rest),
             ..Body::holding(Bytes::new(), share)
         }
+    }
+
+    /// Events, as they come.
+    pub fn events(events: mpsc::Receiver<Bytes>) -> Body {
+        let frames = ReceiverStream::new(events);
+        let frames = frames.map(|event| Ok::<_, Infallible>(Frame::data(event)));
+        Body::streaming(tonic::body::Body::new(StreamBody::new(frames)), None)
+    }
+
+    /// True if it is made piece by piece.
+    pub fn is_streaming(&self) -> bool {
+        self.rest.is_some()
     }
 
     fn is_empty(&self) -> bool {
@@ -228,6 +255,8 @@ pub struct Reject(Box<Inner>);
 struct Inner {
     problem: Problem,
     allow: Option<&'static str>,
+    /// The current revision, where the caller needs it.
+    revision: Option<u64>,
     close: bool,
     /// Not worth a line in the log: its reason is there already.
     quiet: bool,
@@ -253,6 +282,13 @@ impl Reject {
         self
     }
 
+    /// Tells the current revision with it.
+    #[must_use]
+    pub fn revision(mut self, revision: u64) -> Reject {
+        self.0.revision = Some(revision);
+        self
+    }
+
     /// Puts what was being done before the detail.
     #[must_use]
     pub fn context(mut self, doing: &str) -> Reject {
@@ -271,6 +307,7 @@ impl Reject {
         let Inner {
             problem,
             allow,
+            revision,
             close,
             quiet,
         } = *self.0;
@@ -294,6 +331,12 @@ impl Reject {
         if let Ok(code) = HeaderValue::try_from(problem.code) {
             headers.insert(codexstore_api::header::CODE, code);
         }
+        if let Some(revision) = revision {
+            headers.insert(
+                codexstore_api::header::REVISION,
+                HeaderValue::from(revision),
+            );
+        }
         if let Some(allow) = allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
@@ -316,6 +359,7 @@ impl From<Problem> for Reject {
         Reject(Box::new(Inner {
             problem,
             allow: None,
+            revision: None,
             close: false,
             quiet: false,
         }))

@@ -23,6 +23,7 @@ const LARGE: usize = 64 << 10;
 #[utoipa::path(post, path = "/v1/batch", tag = "keys", operation_id = "batch",
     description = "All operations happen as one revision, or none of them does. Preconditions are checked first.",
     request_body(content = Batch, content_type = "application/json"),
+    params(("Codexstore-Actor" = Option<String>, Header, description = "Who commits it: a label of at most 256 bytes, for history and watchers.")),
     responses((status = 200, description = "Committed.", body = Committed),
         (status = 412, description = "A precondition does not hold.", body = codexstore_api::Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
@@ -46,6 +47,10 @@ pub async fn batch<E: Engine>(
         tokio::task::spawn_blocking(move || parse(&bytes, max_value, &grant))
             .await
             .map_err(|_| Reject::new("internal", "reading the batch ended early"))??
+    };
+    let batch = match keys::actor(head)? {
+        Some(actor) => batch.actor(actor),
+        None => batch,
     };
     let done = keys::in_time(deadline, app.engine.commit(batch, whole.held)).await?;
     json(&Committed {

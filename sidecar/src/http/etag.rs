@@ -64,7 +64,7 @@ fn parse(headers: &HeaderMap, name: &HeaderName, weak: bool) -> Result<Option<Ma
 }
 
 /// The tag in the form that we give out; another form is not an error, it matches nothing.
-fn ours(opaque: &str) -> Option<Tag> {
+pub fn ours(opaque: &str) -> Option<Tag> {
     let (lineage, revision) = opaque.split_once('-')?;
     if lineage.len() != 16 {
         return None;

@@ -1,20 +1,23 @@
 //! One key: GET, HEAD, PUT, DELETE of `/v1/keys/{key}`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use codexstore_api::{MAX_KEY, bodies::parse_ttl, encoding, header as names, time::rfc3339};
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::answer::{Body, Reject, status};
 use super::body::Intake;
+use super::list::scan_permit;
 use super::query::Query;
 use super::{body, etag};
 use crate::access::{Grant, Verb};
-use crate::engine::{Conditions, Engine, Put, Tag};
+use crate::engine::{Conditions, Engine, Put, Tag, Value};
 
 const REVISION: HeaderName = HeaderName::from_static(names::REVISION);
 const VERSION: HeaderName = HeaderName::from_static(names::VERSION);
@@ -24,6 +27,7 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static(names::EXPIRES_AT);
 #[utoipa::path(get, path = "/v1/keys/{key}", tag = "keys", operation_id = "getKey",
     description = "The value of a key, as it was written. HEAD answers the same header without the value.",
     params(("key" = String, Path, description = "The key, percent-encoded: 1 to 1,024 bytes; a slash is %2F."),
+        ("revision" = Option<u64>, Query, description = "As it was right after this revision; only a store with the strategy Ledger knows."),
         ("If-Match" = Option<String>, Header, description = "Only if the key has one of these entity tags."),
         ("If-None-Match" = Option<String>, Header, description = "304 if the key has one of these entity tags.")),
     responses((status = 200, description = "The value.", content_type = "application/octet-stream", body = Vec<u8>,
@@ -41,12 +45,17 @@ pub async fn get<E: Engine>(
     key: &str,
     deadline: Instant,
 ) -> Result<Response<Body>, Reject> {
-    if head.uri.query().is_some() {
-        Query::parse(head.uri.query(), &[])?;
-    }
+    let revision = match head.uri.query() {
+        None => None,
+        query => Query::parse(query, &["revision"])?.text("revision")?,
+    };
     let key = decode(key)?;
     permitted(grant.check(Verb::Read, &key))?;
     let conditions = etag::conditions(&head.headers)?;
+    if let Some(revision) = revision {
+        let (value, share) = at_revision(app, &key, &revision, deadline).await?;
+        return answer(&conditions, value, share);
+    }
     // A large value that is being sent stays in memory even when the store has another by then: it
     // counts as in flight. Its size is known only once it is read, so it is read again after a wait.
     let mut share = None;
@@ -61,6 +70,39 @@ pub async fn get<E: Engine>(
         share = body::reserve(app, size, deadline).await?;
         reserved = size;
     };
+    answer(&conditions, value, share)
+}
+
+/// A key's value as it was right after a revision.
+async fn at_revision<E: Engine>(
+    app: &App<E>,
+    key: &[u8],
+    revision: &str,
+    deadline: Instant,
+) -> Result<(Option<Value>, Option<OwnedSemaphorePermit>), Reject> {
+    let wrong = || Reject::new("invalid-argument", "revision is a number");
+    let revision = revision.parse().map_err(|_| wrong())?;
+    let place = scan_permit(app, deadline).await?;
+    let share = body::reserve(app, app.limits.max_value, deadline).await?;
+    let (engine, key) = (Arc::clone(&app.engine), key.to_vec());
+    let work = tokio::task::spawn_blocking(move || {
+        let value = engine.get_at(&key, revision);
+        drop(place);
+        (value, share)
+    });
+    match timeout_at(deadline, work).await {
+        Ok(Ok((value, share))) => Ok((value?, share)),
+        Ok(Err(_)) => Err(Reject::new("internal", "reading the past ended early")),
+        Err(_) => Err(Reject::new("deadline", "the request's time is over")),
+    }
+}
+
+/// A value as an answer, if the conditions hold.
+fn answer(
+    conditions: &Conditions,
+    value: Option<Value>,
+    share: Option<OwnedSemaphorePermit>,
+) -> Result<Response<Body>, Reject> {
     let tag = value.as_ref().map(|value| value.tag);
     if !conditions.match_holds(tag) {
         conditions
@@ -99,7 +141,8 @@ pub fn head() {}
     params(("key" = String, Path, description = "The key, percent-encoded."),
         ("ttl" = Option<String>, Query, description = "The value expires after this time: 500ms, 30s, 5m, 1h30m."),
         ("If-Match" = Option<String>, Header, description = "Only if the key has one of these entity tags; *: only if it exists."),
-        ("If-None-Match" = Option<String>, Header, description = "*: only if the key does not exist.")),
+        ("If-None-Match" = Option<String>, Header, description = "*: only if the key does not exist."),
+        ("Codexstore-Actor" = Option<String>, Header, description = "Who writes: a label of at most 256 bytes, for history and watchers.")),
     responses((status = 201, description = "Written; the key was not there."), (status = 204, description = "Written."),
         (status = 412, description = "A condition does not hold.", body = codexstore_api::Problem, content_type = "application/problem+json"),
         (status = 413, description = "The value is too large.", body = codexstore_api::Problem, content_type = "application/problem+json"),
@@ -121,6 +164,7 @@ pub async fn put<E: Engine>(
         value: whole.bytes,
         ttl,
         conditions,
+        actor: actor(head)?,
     };
     let written = in_time(deadline, app.engine.put(put, whole.held)).await?;
     let code = if written.created {
@@ -165,7 +209,8 @@ fn check_put(head: &request::Parts, key: &str) -> Result<Checked, Reject> {
 #[utoipa::path(delete, path = "/v1/keys/{key}", tag = "keys", operation_id = "deleteKey",
     description = "Removes a key.",
     params(("key" = String, Path, description = "The key, percent-encoded."),
-        ("If-Match" = Option<String>, Header, description = "Only if the key has one of these entity tags.")),
+        ("If-Match" = Option<String>, Header, description = "Only if the key has one of these entity tags."),
+        ("Codexstore-Actor" = Option<String>, Header, description = "Who removes it: a label of at most 256 bytes.")),
     responses((status = 204, description = "Removed."),
         (status = 404, description = "It was not there.", body = codexstore_api::Problem, content_type = "application/problem+json"),
         (status = 412, description = "A condition does not hold.", body = codexstore_api::Problem, content_type = "application/problem+json"),
@@ -181,7 +226,7 @@ pub async fn delete<E: Engine>(
     let key = decode(key)?.into_owned();
     let conditions = etag::conditions(&head.headers)?;
     check_write(grant, &key, &conditions)?;
-    let revision = in_time(deadline, app.engine.delete(key, conditions)).await?;
+    let revision = in_time(deadline, app.engine.delete(key, conditions, actor(head)?)).await?;
     let Some(revision) = revision else {
         return Err(missing());
     };
@@ -232,12 +277,22 @@ fn describe(headers: &mut HeaderMap, tag: Tag, expires_at: Option<u64>) {
     }
 }
 
+/// Who makes a change, if they say so.
+pub fn actor(head: &request::Parts) -> Result<Option<String>, Reject> {
+    let Some(label) = head.headers.get(names::ACTOR) else {
+        return Ok(None);
+    };
+    let wrong = || Reject::new("invalid-argument", "Codexstore-Actor is not UTF-8");
+    let label = std::str::from_utf8(label.as_bytes()).map_err(|_| wrong())?;
+    Ok(Some(label.to_owned()))
+}
+
 fn missing() -> Reject {
     Reject::new("not-found", "there is no such key")
 }
 
 /// The key that a path segment names.
-fn decode(segment: &str) -> Result<Cow<'_, [u8]>, Reject> {
+pub fn decode(segment: &str) -> Result<Cow<'_, [u8]>, Reject> {
     let key = if segment.contains('%') {
         let key = encoding::unpercent(segment.as_bytes()).ok_or_else(|| {
             Reject::new(

@@ -172,7 +172,10 @@ pub async fn delete<E: Engine>(
 }
 
 /// Waits for a place among the scans.
-async fn scan_permit<E>(app: &App<E>, deadline: Instant) -> Result<OwnedSemaphorePermit, Reject> {
+pub async fn scan_permit<E>(
+    app: &App<E>,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit, Reject> {
     let place = app.scan_permit(deadline).await;
     place.ok_or_else(|| Reject::new("overloaded", "too many lists are being computed"))
 }

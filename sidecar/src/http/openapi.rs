@@ -4,7 +4,7 @@ use http::Response;
 use utoipa::OpenApi;
 
 use super::answer::{Body, Reject, typed};
-use super::{batch, keys, list, system};
+use super::{batch, history, keys, list, system, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,7 +13,7 @@ use super::{batch, keys, list, system};
         description = "The state of one pod, on a Unix socket. HTTP/1.1 and HTTP/2 with prior knowledge. Errors are application/problem+json (RFC 9457); branch on their code.",
     ),
     paths(
-        keys::get, keys::head, keys::put, keys::delete, list::list, list::delete, batch::batch,
+        keys::get, keys::head, keys::put, keys::delete, list::list, list::delete, batch::batch, history::history, watch::watch,
         system::status, system::accept_clock, system::health, system::ready, system::metrics, document
     ),
     tags((name = "keys", description = "Keys and values."), (name = "system", description = "The sidecar itself."))

@@ -5,8 +5,10 @@ use codexstore_api::path;
 /// Every path with its methods, as `Allow` lists them. The `OpenAPI` document has the same.
 pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/keys/{key}", "GET, HEAD, PUT, DELETE"),
+    ("/v1/keys/{key}/history", "GET, HEAD"),
     (path::KEYS, "GET, HEAD, DELETE"),
     (path::BATCH, "POST"),
+    (path::WATCH, "GET"),
     (path::ACCEPT_CLOCK, "POST"),
     (path::STATUS, "GET, HEAD"),
     (path::HEALTH, "GET, HEAD"),
@@ -20,10 +22,14 @@ pub const ROUTES: &[(&str, &str)] = &[
 pub enum Route<'a> {
     /// One key, still percent-encoded.
     Key(&'a str),
+    /// What became of one key, still percent-encoded.
+    History(&'a str),
     /// The list of keys.
     Keys,
     /// Batches.
     Batch,
+    /// Changes.
+    Watch,
     /// The wall clock.
     Clock,
     /// The member's state.
@@ -42,12 +48,17 @@ impl<'a> Route<'a> {
     /// The route of a path.
     pub fn of(path: &'a str) -> Option<Route<'a>> {
         if let Some(key) = path.strip_prefix("/v1/keys/") {
-            // A slash would begin a sub-resource of the key; there is none yet.
-            return (!key.contains('/')).then_some(Route::Key(key));
+            // A slash begins a sub-resource of the key.
+            return match key.split_once('/') {
+                None => Some(Route::Key(key)),
+                Some((key, "history")) => Some(Route::History(key)),
+                Some(_) => None,
+            };
         }
         Some(match path {
             path::KEYS => Route::Keys,
             path::BATCH => Route::Batch,
+            path::WATCH => Route::Watch,
             path::ACCEPT_CLOCK => Route::Clock,
             path::STATUS => Route::Status,
             path::HEALTH => Route::Health,
@@ -62,8 +73,10 @@ impl<'a> Route<'a> {
     pub fn template(self) -> &'static str {
         match self {
             Route::Key(_) => "/v1/keys/{key}",
+            Route::History(_) => "/v1/keys/{key}/history",
             Route::Keys => path::KEYS,
             Route::Batch => path::BATCH,
+            Route::Watch => path::WATCH,
             Route::Clock => path::ACCEPT_CLOCK,
             Route::Status => path::STATUS,
             Route::Health => path::HEALTH,

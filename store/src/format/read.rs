@@ -180,6 +180,11 @@ impl<S: Source> Reader<S> {
         }
     }
 
+    /// Gives back the memory of what was read ahead; it is read again when it is needed.
+    pub(crate) fn let_go(&mut self) {
+        self.window = Vec::new();
+    }
+
     /// The file.
     pub(crate) fn source(&self) -> &S {
         &self.source

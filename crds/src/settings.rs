@@ -39,6 +39,7 @@ fn settings(spec: &CodexStoreSpec) -> Vec<(String, String)> {
         "CODEXSTORE_STRATEGY",
         match spec.strategy {
             Strategy::Snapshot => "snapshot",
+            Strategy::Ledger => "ledger",
         }
         .to_owned(),
     );
@@ -67,6 +68,13 @@ fn settings(spec: &CodexStoreSpec) -> Vec<(String, String)> {
         );
     } else {
         add("CODEXSTORE_NO_ENCRYPTION", "true".to_owned());
+    }
+    let keep = spec.keep.clone().unwrap_or_default();
+    if let Some(age) = keep.age {
+        add("CODEXSTORE_KEEP_AGE", age);
+    }
+    if let Some(revisions) = keep.revisions {
+        add("CODEXSTORE_KEEP_REVISIONS", revisions.to_string());
     }
     if !spec.access.is_empty() {
         // A dollar sign as JSON escapes it: in a container's environment $(NAME) would be replaced.
@@ -181,6 +189,17 @@ mod tests {
                 Some("true"),
             ),
             ("{encryption: {none: {}}}", "CODEXSTORE_KEY_SIZE", None),
+            ("{strategy: Ledger}", "CODEXSTORE_STRATEGY", Some("ledger")),
+            (
+                "{strategy: Ledger, keep: {age: 720h, revisions: 1000}}",
+                "CODEXSTORE_KEEP_AGE",
+                Some("720h"),
+            ),
+            (
+                "{strategy: Ledger, keep: {revisions: 1000}}",
+                "CODEXSTORE_KEEP_REVISIONS",
+                Some("1000"),
+            ),
             ("{}", "CODEXSTORE_ACCESS", None),
             (
                 "{access: [{uids: [1000], prefixes: [\"a$(X)/\"], verbs: [Read, Write]}, {gids: [7], verbs: [Read]}]}",
@@ -230,6 +249,8 @@ mod tests {
         let specs = [
             "{}",
             "{durability: Interval}",
+            "{strategy: Ledger}",
+            "{strategy: Ledger, keep: {revisions: 5}}",
             "{access: [{uids: [1000], verbs: [Read]}]}",
             "{compression: None}",
             "{encryption: {keySize: 128}}",

@@ -36,14 +36,19 @@ use crate::{Quantity, status::CodexStoreStatus};
     validation = Rule::new("self.metadata.name.size() <= 40").message("the name of a CodexStore has at most 40 characters, since names made from it must fit: choose a shorter metadata.name")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.keep) || self.strategy == 'Ledger'").message("keep is for `strategy: Ledger`: a Snapshot keeps the present only"))]
 #[x_kube(validation = Rule::new("has(self.encryption.none) == has(oldSelf.encryption.none)").message("encryption cannot be turned on or off: create a new CodexStore with the encryption you want and copy the data"))]
 #[x_kube(validation = Rule::new("has(self.volume.ephemeral) == has(oldSelf.volume.ephemeral) && has(self.volume.claim) == has(oldSelf.volume.claim) && has(self.volume.podVolume) == has(oldSelf.volume.podVolume)").message("the kind of volume cannot be changed: create a new CodexStore with the volume you want and copy the data"))]
 pub struct CodexStoreSpec {
-    /// How the store keeps data on disk. `Snapshot` (the default, and the only value today): one atomic
-    /// image and a short journal of what came after it. Cannot be changed.
+    /// How the store keeps data on disk. `Snapshot` (the default): one atomic image and a short journal of
+    /// what came after it. `Ledger`: every revision, with its time and who made it. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("strategy cannot be changed: create a new CodexStore with the strategy you want and copy the data"))]
     pub strategy: Strategy,
+
+    /// What a ledger keeps: everything, by default, until the volume is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 
     /// When a write is answered. `Always` (the default): when it is on disk. `Interval`: at once, and it
     /// is on disk within 100 ms; a crash of the node loses at most that.
@@ -82,6 +87,25 @@ pub enum Strategy {
     /// One atomic image and a short journal.
     #[default]
     Snapshot,
+    /// Every revision.
+    Ledger,
+}
+
+/// What a ledger keeps. With both rules, what either keeps.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.age) || has(self.revisions)").message("keep says nothing: give it `age: 720h`, `revisions: 100000` or both, or leave it out to keep everything"))]
+pub struct Keep {
+    /// Revisions younger than this: hours, minutes and seconds, such as `720h` or `1h30m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
+    #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('1s')").message("keep.age is at least 1s: write for example 720h"))]
+    pub age: Option<String>,
+
+    /// So many of the latest revisions: 1 or more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub revisions: Option<i64>,
 }
 
 /// See [`CodexStoreSpec::durability`].

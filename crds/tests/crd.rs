@@ -179,10 +179,29 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         "{volume: {podVolume: state}}",
         "{volume: {ephemeral: {sizeLimit: 1073741824}}}",
         "{resources: {requests: {cpu: 1}, limits: {cpu: 1}}}",
+        "{strategy: Ledger}",
+        "{strategy: Ledger, keep: {age: 1h30m}}",
+        "{strategy: Ledger, keep: {age: 8760h, revisions: 1}}",
+        "{access: [{uids: [1000], prefixes: [a/], verbs: [Read, Write]}, {gids: [0], verbs: [Read]}]}",
     ] {
         valid(spec);
     }
     for (spec, words) in [
+        ("{keep: {revisions: 5}}", "keep is for `strategy: Ledger`"),
+        ("{strategy: Ledger, keep: {}}", "keep says nothing"),
+        (
+            "{strategy: Ledger, keep: {age: 0h}}",
+            "write for example 720h",
+        ),
+        (
+            "{strategy: Ledger, keep: {age: ''}}",
+            "write for example 720h",
+        ),
+        ("{access: [{verbs: [Read]}]}", "give it uids, gids or both"),
+        (
+            "{access: [{uids: [], prefixes: [a], verbs: [Read]}]}",
+            "give it uids, gids or both",
+        ),
         (
             "{volume: {}}",
             "exactly one of `ephemeral: {sizeLimit: 1Gi}`",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, OsStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::units::{Size, parse_duration, parse_mode, parse_size};
+use crate::units::{Size, parse_age, parse_duration, parse_mode, parse_size};
 
 /// Default path of the socket, in the memory volume that the app's containers share.
 pub const SOCKET: &str = "/run/codexstore/codexstore.sock";
@@ -158,7 +158,7 @@ pub struct RunFlags {
 
     /// With the ledger strategy: revisions younger than this are kept. Without this flag and the next
     /// one all are; with both, what either keeps.
-    #[arg(long, env = "CODEXSTORE_KEEP_AGE", value_parser = parse_duration, help_heading = "Store")]
+    #[arg(long, env = "CODEXSTORE_KEEP_AGE", value_parser = parse_age, help_heading = "Store")]
     pub keep_age: Option<Duration>,
 
     /// With the ledger strategy: so many of the latest revisions are kept.

@@ -131,6 +131,7 @@ pub struct Settings {
 impl Settings {
     /// Checks the flags.
     pub fn from_flags(flags: RunFlags) -> Result<Settings> {
+        let retention = retention(&flags)?;
         let keys = match (flags.no_encryption, flags.keyring_dir) {
             (true, Some(_)) => bail!(
                 "--no-encryption and --keyring-dir exclude each other: say which one is meant"
@@ -181,14 +182,6 @@ impl Settings {
             io: flags.io_timeout,
             idle: flags.idle_timeout,
         };
-        let retention = Retention {
-            age: flags.keep_age,
-            revisions: flags.keep_revisions,
-        };
-        ensure!(
-            retention == Retention::default() || flags.strategy == StrategyFlag::Ledger,
-            "--keep-age and --keep-revisions are for --strategy ledger: the snapshot strategy keeps the present only"
-        );
         crate::log::parse_filter(&flags.log_level)
             .with_context(|| format!("--log-level {}", flags.log_level))?;
         Ok(Settings {
@@ -250,6 +243,19 @@ impl Settings {
         options.max_value = self.limits.max_value;
         options
     }
+}
+
+/// What a ledger may forget; other stores have nothing to keep.
+fn retention(flags: &RunFlags) -> Result<Retention> {
+    let retention = Retention {
+        age: flags.keep_age,
+        revisions: flags.keep_revisions,
+    };
+    ensure!(
+        retention == Retention::default() || flags.strategy == StrategyFlag::Ledger,
+        "--keep-age and --keep-revisions are for --strategy ledger: the snapshot strategy keeps the present only"
+    );
+    Ok(retention)
 }
 
 fn check_socket_path(flag: &str, path: &Path) -> Result<()> {

@@ -67,6 +67,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         })
 }
 
+/// Parses an age, which may be of years.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    codexstore_api::time::parse_duration(text)
+        .filter(|age| !age.is_zero())
+        .ok_or_else(|| "an age is above zero, such as 90s, 24h or 720h".to_string())
+}
+
 /// Parses permissions in octal.
 pub fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {

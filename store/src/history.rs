@@ -85,9 +85,10 @@ impl Store {
         check_key(key)?;
         let durable = require_ledger(self.shared())?;
         let from = from.max(durable.log.first_revision()).max(1);
-        let changes = match from > durable.revision {
-            true => None,
-            false => Some(self.changes(from, durable.revision)?),
+        let changes = if from > durable.revision {
+            None
+        } else {
+            Some(self.changes(from, durable.revision)?)
         };
         let key = key.to_vec();
         let changes = changes.into_iter().flatten();

@@ -260,7 +260,7 @@ mod tests {
     fn wrong_types_values_and_bounds_are_refused() {
         refused(
             &json!({"strategy": "Leger"}),
-            "spec.strategy is `Leger`: write `Snapshot`",
+            "spec.strategy is `Leger`: write `Snapshot` or `Ledger`",
         );
         refused(&json!({"encryption": {"keySize": 255}}), "128, 192 or 256");
         refused(

@@ -78,9 +78,9 @@ impl Events {
             let mut event = Event::default();
             for line in text.lines() {
                 match line.split_once(": ") {
-                    Some(("id", id)) => self.id = id.to_owned(),
-                    Some(("event", kind)) => event.kind = kind.to_owned(),
-                    Some(("data", data)) => event.data = data.to_owned(),
+                    Some(("id", id)) => id.clone_into(&mut self.id),
+                    Some(("event", kind)) => kind.clone_into(&mut event.kind),
+                    Some(("data", data)) => data.clone_into(&mut event.data),
                     _ => assert!(line.is_empty() || line == ":", "{line}"),
                 }
             }

@@ -11,6 +11,7 @@ mod admission;
 mod chart;
 mod durability;
 mod keys;
+mod ledger;
 mod members;
 mod operator;
 mod protocol;

@@ -23,6 +23,7 @@ fn malformed_huge_slow_and_half_closed_requests_do_no_harm() {
     ns.sh("app", "app", "command -v socat")
         .success("the test image has socat");
     malformed(&ns);
+    redis(&ns);
     huge(&ns);
     slow_and_half_closed(&ns);
 
@@ -35,6 +36,21 @@ fn malformed_huge_slow_and_half_closed_requests_do_no_harm() {
         peak < 100 << 20,
         "the sidecar took {peak} bytes at its peak"
     );
+}
+
+/// The socket of the Redis protocol, by its variable: the same keys, and what is not the protocol is told so.
+fn redis(ns: &Namespace) {
+    let ask = |bytes: &str| {
+        let socat = "timeout 20 socat -t 3 - UNIX-CONNECT:$CODEXSTORE_REDIS_SOCKET";
+        let said = ns.sh("app", "app", &format!("printf '{bytes}' | {socat}"));
+        said.out.trim().replace("\r\n", "|")
+    };
+    assert_eq!(ask(r"GET k\r\n"), "$1|v");
+    assert_eq!(ask(r"SET redis w EX 100\r\nINCR n\r\n"), "+OK|:1");
+    assert_eq!(ns.value("app", "redis").as_deref(), Some("w"));
+    assert_eq!(ask(r"DEL redis n\r\n"), ":2");
+    let said = ask(r"*1\r\n:1\r\nPING\r\n");
+    assert_eq!(said, "-ERR Protocol error: expected '$'");
 }
 
 fn malformed(ns: &Namespace) {

@@ -4,6 +4,7 @@
 //! in this pod; an engine that talks to another machine fits the same trait.
 
 pub mod condition;
+pub mod follow;
 pub mod local;
 pub mod owner;
 

@@ -7,6 +7,7 @@ mod convert;
 mod health;
 mod intake;
 mod kv;
+mod past;
 mod status;
 
 use std::convert::Infallible;
@@ -201,6 +202,8 @@ fn operation(path: &str) -> Operation {
         "/codexstore.v1.KV/DeletePrefix" => Operation::DeletePrefix,
         "/codexstore.v1.KV/List" => Operation::List,
         "/codexstore.v1.KV/Batch" => Operation::Batch,
+        "/codexstore.v1.KV/History" => Operation::History,
+        "/codexstore.v1.KV/Watch" => Operation::Watch,
         "/codexstore.v1.KV/Status" => Operation::Status,
         path if path.starts_with("/grpc.health.v1.Health/") => Operation::Health,
         _ => Operation::Other,

@@ -61,7 +61,7 @@ pub struct App<E> {
     /// When the process began to serve.
     pub started: Instant,
     /// Places for watches.
-    watches: Arc<Semaphore>,
+    pub watches: Arc<Semaphore>,
     /// The connections that requests come on.
     pub connections: Arc<Connections>,
     started_at: String,

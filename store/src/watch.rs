@@ -60,13 +60,12 @@ impl Watch {
         let until = clock.monotonic().saturating_add(patience);
         loop {
             // Asked first: what was logged before the end is given out.
-            let ended = self.shared.feed.has_ended();
+            let ended = self.ended();
             if let Some(change) = self.poll()? {
                 return Ok(Some(change));
             }
-            if ended {
-                let closed = || Error::new(Code::Closed, "the store is closed");
-                return Err(self.shared.poison().cloned().unwrap_or_else(closed));
+            if let Some(ended) = ended {
+                return Err(ended);
             }
             let left = until.saturating_sub(clock.monotonic());
             if left.is_zero() || !self.shared.feed.wait(self.cursor.wants(), left) {
@@ -84,6 +83,13 @@ impl Watch {
             }
         }
         Ok(None)
+    }
+
+    /// Why nothing more will be logged, if that is so: [`Watch::poll`] gives out what was logged before.
+    pub fn ended(&self) -> Option<Error> {
+        let closed = || Error::new(Code::Closed, "the store is closed");
+        let ended = self.shared.feed.has_ended();
+        ended.then(|| self.shared.poison().cloned().unwrap_or_else(closed))
     }
 
     /// True if what comes next must be read from the log's files, so that [`Watch::poll`] may take a while.

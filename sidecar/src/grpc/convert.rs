@@ -64,6 +64,9 @@ pub fn batch(request: BatchRequest, grant: &Grant) -> Result<Batch, Status> {
         ));
     }
     let mut batch = Batch::new();
+    if !request.actor.is_empty() {
+        batch = batch.actor(request.actor);
+    }
     for (n, precondition) in request.preconditions.into_iter().enumerate() {
         let at = |status: Status| numbered(&status, "precondition", n);
         permitted(grant.check(Verb::Read, &precondition.key)).map_err(at)?;

@@ -11,7 +11,8 @@ use codexstore_api::grpc::kv_server::Kv as Service;
 use codexstore_api::grpc::{
     BatchRequest, BatchResponse, CompareAndSetRequest, CompareAndSetResponse, DeletePrefixRequest,
     DeletePrefixResponse, DeleteRequest, DeleteResponse, Entry, GetRequest, GetResponse,
-    ListRequest, ListResponse, SetRequest, SetResponse, StatusRequest, StatusResponse,
+    HistoryRequest, HistoryResponse, ListRequest, ListResponse, SetRequest, SetResponse,
+    StatusRequest, StatusResponse, WatchRequest, WatchResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
@@ -21,9 +22,11 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, permitted};
 use super::intake::Share;
+use super::past::{History, Watching};
 use super::{Terms, status};
 use crate::access::Verb;
-use crate::engine::{self, Engine};
+use crate::engine::follow::Follow;
+use crate::engine::{self, Engine, Failure};
 use crate::http::{App, body, status_of};
 
 /// Bytes of keys and values at which a page of a list ends.
@@ -34,6 +37,8 @@ const PAGE: usize = 1_000;
 
 /// Entries looked at for a page, matching or not: what bounds its time.
 const EXAMINED: usize = 65_536;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
 pub struct Kv<E>(pub Arc<App<E>>);
@@ -84,6 +89,7 @@ impl<E: Engine> Service for Kv<E> {
             value: request.value,
             options: convert::options(request.ttl_ms),
             expect,
+            actor: request.actor,
         };
         self.write(terms, set).await
     }
@@ -99,8 +105,9 @@ impl<E: Engine> Service for Kv<E> {
         if expect.is_some() {
             permitted(terms.grant.check(Verb::Read, &request.key))?;
         }
-        let key = request.key;
+        let (key, actor) = (request.key, request.actor);
         let delete = move |txn: &mut Txn<'_>| {
+            name(txn, actor)?;
             check(txn, &key, expect)?;
             if !txn.delete(&key)? {
                 return Err(Error::new(Code::NotFound, "there is no such key"));
@@ -131,7 +138,7 @@ impl<E: Engine> Service for Kv<E> {
         Ok(Response::new(DeletePrefixResponse { deleted, revision }))
     }
 
-    type ListStream = Pin<Box<dyn Stream<Item = Result<ListResponse, Status>> + Send>>;
+    type ListStream = Answers<ListResponse>;
 
     async fn list(
         &self,
@@ -202,8 +209,75 @@ impl<E: Engine> Service for Kv<E> {
             expected,
             value: request.new_value,
             options: convert::options(request.ttl_ms),
+            actor: request.actor,
         };
         self.write(terms, swap).await
+    }
+
+    type HistoryStream = Answers<HistoryResponse>;
+
+    async fn history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<Self::HistoryStream>, Status> {
+        let terms = Terms::of(&request)?;
+        let HistoryRequest { key, from, limit } = request.into_inner();
+        permitted(terms.grant.check(Verb::Read, &key))?;
+        let history = History {
+            app: Arc::clone(&self.0),
+            key: key.into(),
+            from,
+            left: if limit == 0 { u64::MAX } else { limit },
+        };
+        let (versions, stream) = mpsc::channel(1);
+        tokio::spawn(history.run(versions));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type WatchStream = Answers<WatchResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let terms = Terms::of(&request)?;
+        let request = request.into_inner();
+        if terms
+            .grant
+            .read
+            .narrow(&Scan::prefix(request.prefix.clone()))
+            .is_empty()
+        {
+            permitted(terms.grant.check_prefix(Verb::Read, &request.prefix))?;
+        }
+        let stats = self.0.engine.health().stats;
+        let lineage = format!("{:016x}", stats.lineage);
+        if !request.lineage.is_empty() && request.lineage != lineage {
+            let what = "the store's history began anew since that revision";
+            return Err(status::past_gone(what, stats.revision));
+        }
+        let from = (request.from > 0).then_some(request.from);
+        let watch = self.0.engine.watch(from, request.prefix);
+        let watch = watch.map_err(|failure| match failure {
+            Failure::Failed(error) if error.is(Code::PastGone) => {
+                status::past_gone(error.message(), stats.revision)
+            }
+            failure => status::of_failure(failure),
+        })?;
+        let place = Arc::clone(&self.0.watches).try_acquire_owned();
+        let place = place.map_err(|_| status::of("overloaded", "there are too many watches"))?;
+        let watching = Watching {
+            app: Arc::clone(&self.0),
+            grant: terms.grant,
+            lineage,
+            values: !request.keys_only,
+        };
+        let (answers, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            watching.run(Follow::new(watch), answers).await;
+            drop(place);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -286,17 +360,27 @@ fn check(txn: &Txn<'_>, key: &[u8], expect: Option<Expect>) -> codexstore::Resul
     ))
 }
 
+/// Says who makes the changes, if they said so.
+fn name(txn: &mut Txn<'_>, actor: String) -> codexstore::Result<()> {
+    if actor.is_empty() {
+        return Ok(());
+    }
+    txn.set_actor(actor)
+}
+
 struct Set {
     key: Bytes,
     value: Bytes,
     options: SetOptions,
     expect: Option<Expect>,
+    actor: String,
 }
 
 impl Program for Set {
     type Output = SetResponse;
 
     fn run(self, txn: &mut Txn<'_>) -> codexstore::Result<SetResponse> {
+        name(txn, self.actor)?;
         if self.expect.is_some() {
             check(txn, &self.key, self.expect)?;
         }
@@ -323,12 +407,14 @@ struct Swap {
     expected: Expected,
     value: Bytes,
     options: SetOptions,
+    actor: String,
 }
 
 impl Program for Swap {
     type Output = CompareAndSetResponse;
 
     fn run(self, txn: &mut Txn<'_>) -> codexstore::Result<CompareAndSetResponse> {
+        name(txn, self.actor)?;
         let found = txn.get(&self.key)?;
         let same = match (&self.expected, &found) {
             (Expected::Absent(_), None) => true,

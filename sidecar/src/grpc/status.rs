@@ -15,14 +15,22 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The status of an error of that code, the same that HTTP and the command line know.
 pub fn of(code: &str, message: impl Into<String>) -> Status {
-    status(codes::row(code), message.into())
+    status(codes::row(code), message.into(), None)
 }
 
-fn status(row: &Row, message: String) -> Status {
-    let metadata = HashMap::from([
+/// The past that was asked for is no longer kept; the current revision is told with it.
+pub fn past_gone(message: impl Into<String>, revision: u64) -> Status {
+    status(codes::row("past-gone"), message.into(), Some(revision))
+}
+
+fn status(row: &Row, message: String, revision: Option<u64>) -> Status {
+    let mut metadata = HashMap::from([
         ("kind".to_owned(), row.kind.as_str().to_owned()),
         ("retry".to_owned(), row.retry.as_str().to_owned()),
     ]);
+    if let Some(revision) = revision {
+        metadata.insert("revision".to_owned(), revision.to_string());
+    }
     let mut details = ErrorDetails::with_error_info(row.code, ERROR_DOMAIN, metadata);
     if row.retry == Retry::Yes {
         details.set_retry_info(Some(RETRY_AFTER));
@@ -47,7 +55,7 @@ pub fn of_failure(failure: Failure) -> Status {
                 grpc: codes::row("starting").grpc,
                 ..*row
             };
-            status(&row, error.message().to_owned())
+            status(&row, error.message().to_owned(), None)
         }
     }
 }

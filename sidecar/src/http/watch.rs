@@ -1,21 +1,20 @@
 //! `GET /v1/watch`: changes as server-sent events.
 //!
 //! A watch is a task that takes changes from the store as it is told of them, and gives an event to
-//! its connection only when that has taken the one before: who reads slowly holds one event, and
-//! falls behind in the log, which is on disk. What is in memory is decoded at once, what must be read
-//! from files is read on a thread of its own.
+//! its connection only when that has taken the one before: who reads slowly holds two events, and
+//! falls behind in the log, which is on disk.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore::{Change, Code, Watch};
+use codexstore::{Change, Code};
 use codexstore_api::Problem;
 use codexstore_api::bodies::{Changed, ChangedOp, key_fields};
 use codexstore_api::encoding::base64;
 use codexstore_api::time::rfc3339;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::answer::{Body, Reject, held, typed};
@@ -24,6 +23,7 @@ use super::keys::permitted;
 use super::query::Query;
 use super::{App, etag};
 use crate::access::{Grant, Verb};
+use crate::engine::follow::Follow;
 use crate::engine::{Engine, Failure, Tag};
 
 /// Where a client that lost its connection goes on.
@@ -87,7 +87,7 @@ pub fn watch<E: Engine>(
         events,
     };
     tokio::spawn(async move {
-        watching.run(watch).await;
+        watching.run(Follow::new(watch)).await;
         drop(place);
     });
     let mut response = typed("text/event-stream", Body::events(stream));
@@ -127,58 +127,48 @@ struct Watching<E> {
 }
 
 impl<E: Engine> Watching<E> {
-    async fn run(&self, mut watch: Watch) {
-        let news = Arc::new(Notify::new());
-        let wake = Arc::clone(&news);
-        watch.wake_with(move || wake.notify_one());
-        // At once, so that whoever resumes before the first event goes on from here.
+    async fn run(&self, mut follow: Follow) {
         let mut last = String::new();
         loop {
-            let id = self.id(watch.resume_at().saturating_sub(1));
-            if id != last {
+            // At once, so that whoever resumes before the first event goes on from here.
+            let id = self.id(follow.resume_at().saturating_sub(1));
+            let sign = if id == last {
+                Bytes::from_static(b":\n\n")
+            } else {
                 last = id;
-                if self
-                    .send(Bytes::from(format!("id: {last}\n\n")))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            } else if self.send(Bytes::from_static(b":\n\n")).await.is_err() {
+                Bytes::from(format!("id: {last}\n\n"))
+            };
+            if self.send(sign).await.is_err() {
                 return;
             }
-            let quiet = Instant::now() + KEEP_ALIVE;
-            // Until nothing was sent for a while.
+            // Until nothing came for a while.
             loop {
-                let (back, next) = match next(watch).await {
-                    Ok(next) => next,
+                let next = tokio::select! {
+                    next = follow.next(KEEP_ALIVE) => next,
+                    () = self.events.closed() => return,
+                    () = self.app.connections.stopped() => return,
+                };
+                let change = match next {
+                    Ok(None) => break,
+                    Ok(Some(change)) => change,
                     Err(error) => {
                         self.fail(&error).await;
                         return;
                     }
                 };
-                watch = back;
-                if let Some(change) = next {
-                    last = self.id(change.revision);
-                    match self.event(change).await {
-                        Ok(None) => {}
-                        Ok(Some(event)) => {
-                            if self.send(event).await.is_err() {
-                                return;
-                            }
-                        }
-                        Err(problem) => {
-                            self.end(&problem).await;
+                let id = self.id(change.revision);
+                match self.event(change).await {
+                    Ok(None) => {}
+                    Ok(Some(event)) => {
+                        last = id;
+                        if self.send(event).await.is_err() {
                             return;
                         }
                     }
-                    continue;
-                }
-                tokio::select! {
-                    () = news.notified() => {}
-                    () = self.events.closed() => return,
-                    () = self.app.connections.stopped() => return,
-                    () = tokio::time::sleep_until(quiet) => break,
+                    Err(problem) => {
+                        self.end(&problem).await;
+                        return;
+                    }
                 }
             }
         }
@@ -241,20 +231,6 @@ impl<E: Engine> Watching<E> {
         // Who does not take it does not hear of it.
         let _sent = timeout(self.app.limits.io, sending).await;
     }
-}
-
-/// The next change, if there is one. What is not in memory is read on a thread of its own.
-async fn next(mut watch: Watch) -> codexstore::Result<(Watch, Option<Change>)> {
-    if !watch.is_behind() {
-        let next = watch.poll()?;
-        return Ok((watch, next));
-    }
-    let read = tokio::task::spawn_blocking(move || {
-        let next = watch.poll()?;
-        Ok((watch, next))
-    });
-    let ended = |_| codexstore::Error::new(Code::Closed, "the watch ended early");
-    read.await.map_err(ended)?
 }
 
 /// A change as JSON.

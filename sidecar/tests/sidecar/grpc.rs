@@ -3,13 +3,14 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use codexstore_api::grpc::change::operation::Operation as Did;
 use codexstore_api::grpc::compare_and_set_request::Expected;
 use codexstore_api::grpc::condition::Condition as Kind;
 use codexstore_api::grpc::kv_client::KvClient;
 use codexstore_api::grpc::operation::{self, Operation as Op};
 use codexstore_api::grpc::{
     BatchRequest, CompareAndSetRequest, Condition, DeletePrefixRequest, DeleteRequest, GetRequest,
-    ListRequest, Operation, Precondition, SetRequest, StatusRequest,
+    HistoryRequest, ListRequest, Operation, Precondition, SetRequest, StatusRequest, WatchRequest,
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -174,6 +175,7 @@ fn keys_are_written_read_and_removed() {
         let delete = |condition| DeleteRequest {
             key: "a".into(),
             condition,
+            ..DeleteRequest::default()
         };
         let error = kv
             .delete(delete(Some(when(Kind::Revision(1)))))
@@ -222,6 +224,7 @@ fn compare_and_set_answers_what_is_there_instead() {
                 expected,
                 new_value: value.into(),
                 ttl_ms: None,
+                ..CompareAndSetRequest::default()
             };
             kv.compare_and_set(request)
                 .await
@@ -284,6 +287,7 @@ fn a_batch_happens_as_one_revision_or_not_at_all() {
         let done = kv.batch(BatchRequest {
             operations: vec![write("a"), write("b"), delete("c")],
             preconditions: vec![expect("a", Kind::Absent(true))],
+            ..BatchRequest::default()
         });
         let done = done.await.unwrap().into_inner();
         assert_eq!((done.created, done.updated, done.deleted), (2, 0, 0));
@@ -293,6 +297,7 @@ fn a_batch_happens_as_one_revision_or_not_at_all() {
                 expect("a", Kind::Present(true)),
                 expect("b", Kind::Absent(true)),
             ],
+            ..BatchRequest::default()
         };
         refused(
             &kv.batch(again).await.unwrap_err(),
@@ -302,6 +307,7 @@ fn a_batch_happens_as_one_revision_or_not_at_all() {
         let wrong = BatchRequest {
             operations: vec![write("a"), Operation::default()],
             preconditions: vec![],
+            ..BatchRequest::default()
         };
         let error = kv.batch(wrong).await.unwrap_err();
         refused(&error, Code::InvalidArgument, "invalid-argument");
@@ -309,6 +315,7 @@ fn a_batch_happens_as_one_revision_or_not_at_all() {
         let many = BatchRequest {
             operations: vec![write("a"); 10_001],
             preconditions: vec![],
+            ..BatchRequest::default()
         };
         refused(
             &kv.batch(many).await.unwrap_err(),
@@ -343,6 +350,7 @@ fn a_list_streams_pages_in_order_up_to_its_limit() {
             let request = BatchRequest {
                 operations: operations.collect(),
                 preconditions: vec![],
+                ..BatchRequest::default()
             };
             kv.batch(request).await.unwrap();
         }
@@ -587,5 +595,130 @@ fn health_and_reflection_answer_as_their_tools_expect() {
             unknown.get(late).await.unwrap_err().code(),
             Code::InvalidArgument
         );
+    });
+}
+
+#[test]
+fn a_watch_goes_on_where_an_earlier_one_was() {
+    let place = Place::new();
+    let s = place.ready(&[]);
+    runtime().block_on(async {
+        let mut kv = client(&s).await;
+        let watch = WatchRequest {
+            prefix: "a/".into(),
+            ..WatchRequest::default()
+        };
+        let mut changes = kv.watch(watch.clone()).await.unwrap().into_inner();
+        let begin = changes.message().await.unwrap().unwrap();
+        assert!(begin.change.is_none() && begin.lineage.len() == 16);
+        kv.set(set("b", "unseen")).await.unwrap();
+        let named = SetRequest {
+            actor: "alice".into(),
+            ..set("a/1", "one")
+        };
+        kv.set(named).await.unwrap();
+        let first = changes.message().await.unwrap().unwrap();
+        let change = first.change.unwrap();
+        assert_eq!(change.actor, "alice");
+        let [op] = &change.operations[..] else {
+            panic!("{change:?}")
+        };
+        let Some(Did::Set(entry)) = &op.operation else {
+            panic!("{op:?}")
+        };
+        assert!(entry.key == "a/1" && entry.value == "one");
+        drop(changes);
+
+        kv.delete(DeleteRequest {
+            key: "a/1".into(),
+            ..DeleteRequest::default()
+        })
+        .await
+        .unwrap();
+        let resumed = WatchRequest {
+            from: first.resume_from,
+            lineage: first.lineage.clone(),
+            ..watch.clone()
+        };
+        let mut changes = kv.watch(resumed).await.unwrap().into_inner();
+        assert!(changes.message().await.unwrap().unwrap().change.is_none());
+        let second = changes.message().await.unwrap().unwrap().change.unwrap();
+        assert_eq!(
+            second.operations[0].operation,
+            Some(Did::Delete("a/1".into()))
+        );
+
+        let other = WatchRequest {
+            lineage: "0123456789abcdef".into(),
+            ..watch.clone()
+        };
+        let gone = kv.watch(other).await.unwrap_err();
+        refused(&gone, Code::OutOfRange, "past-gone");
+        let metadata = gone
+            .get_error_details()
+            .error_info()
+            .unwrap()
+            .metadata
+            .clone();
+        assert_eq!(metadata["revision"], second.revision.to_string());
+        let ahead = WatchRequest {
+            from: 1000,
+            ..watch
+        };
+        refused(
+            &kv.watch(ahead).await.unwrap_err(),
+            Code::InvalidArgument,
+            "invalid-argument",
+        );
+        let history = HistoryRequest {
+            key: "a/1".into(),
+            ..HistoryRequest::default()
+        };
+        let mut versions = kv.history(history).await.unwrap().into_inner();
+        refused(
+            &versions.message().await.unwrap_err(),
+            Code::Unimplemented,
+            "unsupported",
+        );
+    });
+}
+
+#[test]
+fn a_ledger_streams_what_became_of_a_key() {
+    let place = Place::new();
+    let s = place.ready(&["--strategy", "ledger"]);
+    runtime().block_on(async {
+        let mut kv = client(&s).await;
+        for n in 0..250 {
+            kv.set(set("k", format!("{n}"))).await.unwrap();
+        }
+        let bob = DeleteRequest {
+            key: "k".into(),
+            actor: "bob".into(),
+            ..DeleteRequest::default()
+        };
+        kv.delete(bob).await.unwrap();
+        let mut all = async |limit| {
+            let request = HistoryRequest {
+                key: "k".into(),
+                from: 0,
+                limit,
+            };
+            let mut versions = kv.history(request).await.unwrap().into_inner();
+            let mut found = Vec::new();
+            while let Some(version) = versions.message().await.unwrap() {
+                found.push(version);
+            }
+            found
+        };
+        let found = all(0).await;
+        assert_eq!(found.len(), 251);
+        for (n, version) in found[..250].iter().enumerate() {
+            let entry = version.entry.as_ref().unwrap();
+            assert!(entry.value == format!("{n}") && entry.version == n as u64 + 1);
+            assert!(entry.revision == version.revision && version.time_ms > 0);
+        }
+        assert!(found[250].entry.is_none() && !found[250].expired && found[250].actor == "bob");
+        assert_eq!(all(130).await.len(), 130);
     });
 }

@@ -17,7 +17,7 @@ pub type Outcome = codexstore::Result<Reply>;
 #[derive(Clone, Copy)]
 pub enum Run {
     /// It reads data.
-    Read(fn(&dyn Look, Args<'_>) -> Outcome),
+    Read(Read),
     /// It changes data, in the committer.
     Write(fn(&mut Txn<'_>, Args<'_>) -> Outcome),
     /// It speaks of the connection or the server.
@@ -55,13 +55,18 @@ pub enum Session {
     Watch,
 }
 
+/// What runs a command that reads.
+pub type Read = fn(&dyn Look, Args<'_>) -> Outcome;
+
 /// Commands that may take long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "each is named as the command is")]
 pub enum Long {
     DbSize,
     Flush,
     Keys,
+    /// One that reads, of very many keys.
+    Many(Read),
     RandomKey,
     Save,
     Scan,

@@ -18,6 +18,9 @@ use crate::engine::{Engine, Sight};
 use crate::http::InWork;
 use crate::metrics::{Operation, Tally};
 
+/// Keys that are looked up on this thread: it takes less than a millisecond.
+const MANY: usize = 1024;
+
 impl<E: Engine> Dialogue<E> {
     /// The answer to a request that is too large, or for which there is no memory.
     pub(super) fn too_much(&mut self, why: &Refused) -> Reply {
@@ -69,6 +72,9 @@ impl<E: Engine> Dialogue<E> {
             return;
         }
         match command.run {
+            Run::Read(read) if self.pending.is_empty() && args.len() > MANY => {
+                self.start(Long::Many(read), operation, request(args, whole));
+            }
             Run::Read(read) if self.pending.is_empty() => {
                 let sight = if command.several() {
                     Sight::OnePoint

@@ -8,7 +8,7 @@ use codexstore::{Entry, OsRandom, Random, Scan};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::command::Long;
+use super::command::{Long, Read};
 use super::commands::keys::flush_takes;
 use super::commands::{NOT_INTEGER, SYNTAX, is};
 use super::number;
@@ -47,6 +47,7 @@ pub async fn run<E: Engine>(
         Long::RandomKey => random_key(&redis, grant).await,
         Long::DbSize => db_size(&redis, grant).await,
         Long::Flush => flush(&redis, request.args()).await,
+        Long::Many(read) => many(&redis, read, request).await,
     };
     done.unwrap_or_else(|failure| unserved(&failure))
 }
@@ -112,6 +113,16 @@ fn glob(pattern: &[u8]) -> Option<Bytes> {
 
 fn key(entry: &Entry) -> Reply {
     Reply::Bulk(Bytes::copy_from_slice(entry.key()))
+}
+
+/// A command that reads, such as `MGET`, of very many keys: at one point in time, and not on the
+/// connections' thread.
+async fn many<E: Engine>(redis: &Arc<Redis<E>>, read: Read, request: Request) -> Result<Reply> {
+    let work = move |engine: &E| {
+        let read = engine.look(Sight::OnePoint, |look| read(look, request.args()))?;
+        Ok(read?)
+    };
+    apart(redis, work).await
 }
 
 /// How many keys there are that may be seen.

@@ -197,6 +197,9 @@ impl<E: Engine> Dialogue<E> {
             if self.transaction.watched.iter().any(|old| old.key == key) {
                 continue;
             }
+            if self.transaction.watched.len() >= MOST_WATCHED {
+                return Reply::error("ERR at most 1024 keys can be watched at once (too-large)");
+            }
             let engine = &self.redis.app.engine;
             let found = engine.look(Sight::Latest, |look| look.entry(key));
             let revision = match found {
@@ -372,6 +375,9 @@ impl<E: Engine> Dialogue<E> {
         SYNTAX
     }
 }
+
+/// Most keys that a connection watches: each is compared with each when it is added.
+const MOST_WATCHED: usize = 1024;
 
 const BAD_HELLO: Reply = Reply::error("ERR Syntax error in HELLO option");
 

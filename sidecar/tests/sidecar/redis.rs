@@ -236,6 +236,42 @@ fn a_counter_of_many_clients_loses_no_step() {
     check(&s, "GET n", "$4|1600|");
 }
 
+#[test]
+fn thousands_of_keys_are_read_at_one_point_in_time_and_not_too_many_are_watched() {
+    let place = Place::new();
+    let s = place.ready(&[]);
+    let list = |command: &str, count: usize| {
+        let mut line = format!("*{}\r\n${}\r\n{command}\r\n", count + 1, command.len());
+        for n in 0..count {
+            write!(line, "$5\r\nk{n:04}\r\n").unwrap();
+        }
+        line
+    };
+    let mut sets = format!("*{}\r\n$4\r\nMSET\r\n", 6001);
+    for n in 0..3000 {
+        write!(sets, "$5\r\nk{n:04}\r\n$4\r\n{n:04}\r\n").unwrap();
+    }
+    let mut expected = "+OK\r\n:3000\r\n*5000\r\n".to_owned();
+    for n in 0..3000 {
+        write!(expected, "$4\r\n{n:04}\r\n").unwrap();
+    }
+    expected.push_str(&"$-1\r\n".repeat(2000));
+    expected.push_str("+PONG\r\n");
+    let answer = s.redis(
+        [
+            sets,
+            list("EXISTS", 5000),
+            list("MGET", 5000),
+            "PING\r\n".to_owned(),
+        ]
+        .concat(),
+    );
+    assert_eq!(answer, expected);
+    check(&s, &list("WATCH", 1024).replace("\r\n", "|"), "+OK|");
+    let answer = s.redis(list("WATCH", 1025));
+    assert!(answer.starts_with("-ERR at most 1024 keys"), "{answer}");
+}
+
 /// All keys that a scan tells, by cursors that are each used once.
 fn scan(s: &Sidecar, options: &str) -> Vec<String> {
     let mut keys = Vec::new();

@@ -27,7 +27,7 @@ test: ## everything, a real cluster included: 60 minutes at most from nothing, 2
 	@tests/run test
 
 soak: ## what depends on chance, over and over, SOAK_MINUTES long (60), and its counters
-	@tests/setup build curl proof
+	@tests/setup build curl proof redis
 	@tests/soak
 
 BENCH_FLAGS = --quiet -p codexstore-tests --target $(HOST) --features bench

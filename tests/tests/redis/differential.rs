@@ -105,8 +105,9 @@ fn what_chance_makes_is_answered_as_redis_does() {
         return;
     };
     let ours = sidecar(dir.path());
-    let seeds = std::env::var("REDIS_SEEDS").map_or(40, |text| text.parse().unwrap());
-    for seed in 0..seeds {
+    let number = |name, or| std::env::var(name).map_or(or, |text| text.parse().unwrap());
+    let (first, count): (u64, u64) = (number("REDIS_SEED", 0), number("REDIS_SEEDS", 40));
+    for seed in first..first + count {
         let mut both = Both {
             ours: ours.client(),
             theirs: theirs.client(),

@@ -213,6 +213,33 @@ fn writes_beyond_the_memory_budget_are_refused_and_deletes_make_room() {
 }
 
 #[test]
+fn writes_beyond_the_disk_budget_are_refused_and_reads_and_deletes_go_on() {
+    let place = Place::new();
+    let s = place.ready(&["--max-disk", "16Mi", "--compression", "none"]);
+    let value = "x".repeat(400_000);
+    let set = |n| format!("*3\r\n$3\r\nSET\r\n$3\r\nk{n:02}\r\n$400000\r\n{value}\r\n");
+    let answers = s.redis((10..60).map(set).collect::<String>());
+    assert!(
+        answers.starts_with("+OK\r\n")
+            && answers.contains("-MISCONF ")
+            && answers.contains("(disk-full)\r\n"),
+        "{answers}"
+    );
+    // A transaction that does not fit does nothing.
+    let answers = s.redis(format!(
+        "MULTI\r\nSET small v\r\n{}{}EXEC\r\nEXISTS small\r\n",
+        set(90),
+        set(91)
+    ));
+    assert!(
+        answers.contains("-EXECABORT ") && answers.ends_with("(disk-full)\r\n:0\r\n"),
+        "{answers}"
+    );
+    assert_eq!(s.redis("STRLEN k10\r\n"), ":400000\r\n", "reads go on");
+    check(&s, "DEL k10 k11", ":2|");
+}
+
+#[test]
 fn the_socket_has_its_mode_and_can_be_left_out() {
     let place = Place::new();
     let mut s = place.ready(&["--socket-mode", "0660"]);

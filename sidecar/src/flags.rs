@@ -251,6 +251,11 @@ pub struct RunFlags {
     #[arg(long, env = "CODEXSTORE_IDLE_TIMEOUT", default_value = "5m", value_parser = parse_duration, help_heading = "Socket")]
     pub idle_timeout: Duration,
 
+    /// A request that takes so long is logged as slow, at most one a second: what it was and how long
+    /// it took, and never its key.
+    #[arg(long, env = "CODEXSTORE_SLOW_REQUEST", default_value = "1s", value_parser = parse_duration, help_heading = "Process")]
+    pub slow_request: Duration,
+
     /// Address of the admin listener (TLS 1.3, client certificate required), such as
     /// `[::]:7433` (all of IPv4 where there is no IPv6). Without it there is none.
     #[arg(long, env = "CODEXSTORE_ADMIN_LISTEN", help_heading = "Admin listener")]

@@ -76,7 +76,7 @@ impl<E: Engine> App<E> {
         App {
             engine,
             limits: settings.limits,
-            metrics: Metrics::default(),
+            metrics: Metrics::new(settings.limits.slow),
             access: settings.access.clone(),
             identity: settings.identity.clone(),
             shown: system::Shown::of(settings),

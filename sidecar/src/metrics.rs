@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Health;
+use crate::log::Throttle;
 
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +189,7 @@ pub struct Metrics {
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
     accepted: AtomicU64,
+    slow: Duration,
 }
 
 /// Latency buckets in seconds: a read takes microseconds, a durable write a disk's sync.
@@ -196,8 +198,12 @@ const BUCKETS: [f64; 14] = [
     2.5, 10.0,
 ];
 
-impl Default for Metrics {
-    fn default() -> Metrics {
+/// Slow requests in the log.
+static SLOW: Throttle = Throttle::new();
+
+impl Metrics {
+    /// All at zero. Requests that take at least `slow` are logged.
+    pub fn new(slow: Duration) -> Metrics {
         let mut registry = Registry::with_prefix("codexstore");
         let requests = Family::<Labels, Counter>::default();
         let latency = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
@@ -251,6 +257,7 @@ impl Default for Metrics {
                 .collect(),
             connections: Arc::default(),
             accepted: AtomicU64::new(0),
+            slow,
             registry,
         }
     }
@@ -287,6 +294,7 @@ impl Metrics {
             Protocol::Grpc => &self.grpc,
             Protocol::Redis => &self.redis,
         };
+        self.slow(protocol, operation, took);
         if let Some(counters) = operations.get(operation as usize) {
             if let Some(counter) = counters.outcomes.get(outcome as usize) {
                 counter.inc();
@@ -295,8 +303,31 @@ impl Metrics {
         }
     }
 
+    /// Logs a request that took long: what it was, and never of which key.
+    fn slow(&self, protocol: Protocol, operation: Operation, took: Duration) {
+        if took < self.slow {
+            return;
+        }
+        if let Some(held_back) = SLOW.pass() {
+            tracing::warn!(
+                protocol = ?protocol,
+                operation = operation.as_str(),
+                millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                held_back,
+                "a request was slow"
+            );
+        }
+    }
+
     /// Counts requests of the Redis protocol that were answered together, and empties the tally.
     pub fn add(&self, tally: &mut Tally, took: Duration) {
+        if took >= self.slow {
+            let slow = self.redis.iter().zip(Operation::ALL).zip(&tally.counts);
+            let slow = slow.filter(|(_, counts)| counts.iter().any(|count| *count > 0));
+            for ((_, operation), _) in slow {
+                self.slow(Protocol::Redis, operation, took);
+            }
+        }
         let took = took.as_secs_f64();
         for (counters, counts) in self.redis.iter().zip(&mut tally.counts) {
             for (counter, count) in counters.outcomes.iter().zip(counts) {
@@ -334,45 +365,12 @@ impl Metrics {
     pub fn encode(&self, health: &Health) -> Result<String, fmt::Error> {
         let mut now = Registry::with_prefix("codexstore");
         let stats = &health.stats;
-        let gauges: [(&str, &str, u64); 11] = [
-            (
-                "ready",
-                "1 while the store is open for reads and writes",
-                u64::from(health.state.is_ready()),
-            ),
-            (
-                "poisoned",
-                "1 while writes are refused after a failed one",
-                u64::from(health.state == State::Poisoned),
-            ),
-            ("revision", "The newest revision", stats.revision),
-            ("keys", "Live keys", stats.keys),
-            ("live_bytes", "Bytes of live keys and values", stats.bytes),
-            ("disk_bytes", "Bytes of the store's files", stats.disk_bytes),
-            ("disk_limit_bytes", "Budget of disk_bytes", stats.max_disk),
-            (
-                "memory_bytes",
-                "Bytes of memory that entries take",
-                stats.memory_bytes,
-            ),
-            (
-                "memory_limit_bytes",
-                "Budget of memory_bytes",
-                stats.max_memory,
-            ),
-            (
-                "journal_bytes",
-                "Bytes of journal since the image",
-                stats.journal_bytes,
-            ),
-            ("queued", "Writes waiting for the committer", stats.queued),
-        ];
-        for (name, help, value) in gauges {
+        for (name, help, value) in gauges(health) {
             now.register(name, help, ConstGauge::new(value));
         }
         let open = self.connections.load(Ordering::Relaxed);
         now.register("connections", "Open connections", ConstGauge::new(open));
-        let counters: [(&str, &str, u64); 6] = [
+        let counters: [(&str, &str, u64); 7] = [
             (
                 "connections_accepted",
                 "Connections accepted",
@@ -390,16 +388,94 @@ impl Metrics {
             ),
             ("syncs", "Syncs of the log since then", stats.syncs),
             ("folds", "Images written since then", stats.folds),
+            (
+                "key_wraps",
+                "Data keys wrapped by keys of the keyring since then",
+                stats.key_wraps,
+            ),
             ("expired", "Keys expired since then", stats.expired),
         ];
         for (name, help, value) in counters {
             now.register(name, help, ConstCounter::new(value));
         }
+        now.register(
+            "sync_seconds",
+            "Time in syncs of the log since then",
+            ConstCounter::new(Duration::from_nanos(stats.sync_nanos).as_secs_f64()),
+        );
         let mut text = String::with_capacity(16 << 10);
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
         encode(&mut text, &now)?;
         Ok(text)
     }
+}
+
+/// The store's numbers of this moment: name, help, value.
+fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 17] {
+    let stats = &health.stats;
+    [
+        (
+            "ready",
+            "1 while the store is open for reads and writes",
+            u64::from(health.state.is_ready()),
+        ),
+        (
+            "poisoned",
+            "1 while writes are refused after a failed one",
+            u64::from(health.state == State::Poisoned),
+        ),
+        ("revision", "The newest revision", stats.revision),
+        ("keys", "Live keys", stats.keys),
+        ("live_bytes", "Bytes of live keys and values", stats.bytes),
+        ("disk_bytes", "Bytes of the store's files", stats.disk_bytes),
+        ("disk_limit_bytes", "Budget of disk_bytes", stats.max_disk),
+        (
+            "memory_bytes",
+            "Bytes of memory that entries take",
+            stats.memory_bytes,
+        ),
+        (
+            "memory_limit_bytes",
+            "Budget of memory_bytes",
+            stats.max_memory,
+        ),
+        (
+            "journal_bytes",
+            "Bytes of journal since the image",
+            stats.journal_bytes,
+        ),
+        ("queued", "Writes waiting for the committer", stats.queued),
+        (
+            "log_bytes",
+            "Bytes of the log on disk, what is kept for watches and history included",
+            stats.log_bytes,
+        ),
+        (
+            "first_revision",
+            "The lowest revision that can be watched from",
+            stats.first_revision,
+        ),
+        (
+            "data_key_messages",
+            "Messages under the data key in use",
+            stats.data_key_messages,
+        ),
+        (
+            "data_key_messages_limit",
+            "Messages at which a fresh data key is taken",
+            stats.max_data_key_messages,
+        ),
+        (
+            "clock_jump_seconds",
+            "How far the wall clock is ahead, where that is not believed; 0 otherwise",
+            stats.clock_jump_ms.unwrap_or(0) / 1000,
+        ),
+        (
+            "findings",
+            "What was unusual at the last open and was dealt with",
+            stats.findings.len() as u64,
+        ),
+    ]
 }
 
 /// An open connection, for the gauge.
@@ -417,7 +493,7 @@ mod tests {
 
     #[test]
     fn counters_appear_with_their_labels() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(Duration::from_secs(1));
         metrics.done(
             Protocol::Http,
             Operation::Put,
@@ -456,6 +532,8 @@ mod tests {
             r#"codexstore_rejected_total{reason="malformed"} 1"#,
             "codexstore_connections 1",
             "codexstore_ready 0",
+            "codexstore_sync_seconds_total 0",
+            "codexstore_data_key_messages_limit 0",
         ] {
             assert!(text.contains(line), "{line} not in:\n{text}");
         }

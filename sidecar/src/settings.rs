@@ -64,6 +64,8 @@ pub struct Limits {
     pub io: Duration,
     /// Most time without a request.
     pub idle: Duration,
+    /// What takes so long is logged.
+    pub slow: Duration,
 }
 
 /// Who this member is.
@@ -181,6 +183,7 @@ impl Settings {
             request: flags.request_timeout,
             io: flags.io_timeout,
             idle: flags.idle_timeout,
+            slow: flags.slow_request,
         };
         crate::log::parse_filter(&flags.log_level)
             .with_context(|| format!("--log-level {}", flags.log_level))?;

@@ -249,6 +249,7 @@ mod tests {
             request: Duration::from_secs(1),
             io: Duration::from_millis(io),
             idle: Duration::from_millis(idle),
+            slow: Duration::from_secs(1),
         }
     }
 

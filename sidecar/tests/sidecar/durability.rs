@@ -125,3 +125,33 @@ fn a_write_whose_connection_breaks_is_of_unknown_outcome() {
     });
     server.join().unwrap();
 }
+
+#[test]
+fn a_slow_request_is_logged_without_its_key_and_the_metrics_tell_of_syncs() {
+    let place = Place::new();
+    let s = place.ready(&["--slow-request", "1ms"]);
+    s.until("a write is so slow", |s| {
+        let large = b"canary-value".repeat(500_000);
+        assert!(s.put("canary-key", &large).status < 300);
+        s.log().contains("a request was slow")
+    });
+    let log = s.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("a request was slow"))
+        .unwrap();
+    assert!(
+        line.contains("\"protocol\":\"Http\"") && line.contains("millis"),
+        "{line}"
+    );
+    assert!(!log.contains("canary"), "{log}");
+    let metrics = String::from_utf8(s.get("/metrics").body).unwrap();
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(value("codexstore_syncs_total ") >= 1.0);
+    assert!(value("codexstore_sync_seconds_total ") > 0.0);
+    assert!(value("codexstore_data_key_messages ") >= 1.0);
+    assert!(value("codexstore_data_key_messages_limit ") > 1e6);
+}

@@ -104,6 +104,15 @@ fn a_changed_head_with_checksums_made_to_fit_does_not_authenticate() {
     check_refused(&file, &encrypted(), "does not authenticate");
 }
 
+/// What is left to notice it where nothing is encrypted, and where the chain is made anew.
+#[test]
+fn a_payload_without_its_sum_is_refused_even_if_the_chain_covers_it() {
+    let mut file = sealed(&mut new(&Encryption::None, Compression::None), b"payload");
+    file[PREFIX + HEAD + INNER] ^= 1;
+    rechain(&mut file);
+    check_refused(&file, &Encryption::None, "does not have its sum");
+}
+
 #[test]
 fn padding_is_zero_even_if_the_chain_covers_it() {
     let mut file = sealed(&mut new(&encrypted(), Compression::None), b"payload");

@@ -112,3 +112,54 @@ fn a_ledger_cut_at_any_byte_is_refused_against_its_anchor() {
     }
     say(&format!("ledgers cut, refused: {refused}"));
 }
+
+/// A copy that is opened again draws another file; one whose random bytes come again does not, and
+/// then the chain alone tells the two.
+#[test]
+fn a_fork_in_a_file_of_the_same_id_is_told_by_its_chain() {
+    let fork = |value: u8| {
+        let disk = SimDisk::default();
+        let mut sim = Sim::open(&disk, ledger(), 1).unwrap();
+        for key in 0..3 {
+            sim.run(Batch::new().set(vec![key], vec![value; 9]))
+                .unwrap();
+        }
+        let anchor = anchor(&sim);
+        drop(sim);
+        (disk, anchor)
+    };
+    let ((one, anchor), (two, other)) = (fork(1), fork(2));
+    assert_eq!(anchor.link.file, other.link.file);
+    assert_eq!(anchor.link.sequence, other.link.sequence);
+    open(&one, anchor).unwrap();
+    let error = open(&two, anchor).unwrap_err();
+    assert!(error.is(Code::Corrupt), "{error:?}");
+}
+
+/// The same of two files of a store: the later one names the earlier one's chain.
+#[test]
+fn a_log_file_in_the_place_of_one_with_the_same_id_is_told_by_its_chain() {
+    let fork = |value: u8| {
+        let disk = SimDisk::default();
+        for owner in 1..3 {
+            let mut sim = Sim::open(&disk, ledger(), owner).unwrap();
+            for key in 0..3 {
+                sim.run(Batch::new().set(vec![key], vec![value; 9]))
+                    .unwrap();
+            }
+        }
+        disk
+    };
+    let (one, two) = (fork(1), fork(2));
+    let names = one.list().unwrap();
+    let mut logs = names.iter().filter(|name| name.starts_with("ledger-"));
+    let first = logs.next().unwrap();
+    assert!(two.list().unwrap().contains(first) && logs.next().is_some());
+    assert_ne!(one.content(first), two.content(first));
+    Sim::open(&two.restart(), ledger(), 9).unwrap();
+    let other = one.content(first);
+    two.edit(first, |bytes| *bytes = other);
+    let error = Sim::open(&two, ledger(), 9).map(drop).unwrap_err();
+    assert!(error.is(Code::Corrupt), "{error:?}");
+    assert!(error.to_string().contains("not the chain"), "{error}");
+}

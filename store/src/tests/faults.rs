@@ -3,7 +3,7 @@
 use super::disk::{Fault, Keep, SimDisk};
 use super::sim::Sim;
 use super::workload::{check, quick, run};
-use crate::{Batch, Code, Durability, Kind, Options};
+use crate::{Batch, Code, Disk, Durability, Kind, Options};
 
 /// One run of the workload with an error at a call.
 fn one(call: u64, fault: Fault, options: &Options) {
@@ -21,6 +21,13 @@ fn one(call: u64, fault: Fault, options: &Options) {
         {
             let error = sim.run(Batch::new().set("x", "y")).unwrap_err();
             assert_eq!((error.kind(), error.code()), (Kind::Io, "poisoned"), "{at}");
+            // The mark that makes the next owner write again what the page cache shows.
+            if matches!(fault, Fault::ErrorOnce) {
+                assert!(
+                    disk.list().unwrap().iter().any(|name| name == "suspect"),
+                    "{at}: not marked"
+                );
+            }
             sim.clock.advance(10_000);
             sim.engine.tick();
             assert!(sim.engine.close().is_err(), "{at}");

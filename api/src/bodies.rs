@@ -1,4 +1,6 @@
-//! The JSON bodies of lists and batches.
+//! The JSON bodies of lists, batches, changes and history.
+
+mod changes;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,6 +8,8 @@ use utoipa::ToSchema;
 use crate::encoding::{base64, unbase64};
 use crate::time::parse_duration;
 use crate::{Error, Result};
+
+pub use changes::{HistoryQuery, WatchQuery};
 
 /// One key of a [`List`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

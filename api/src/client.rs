@@ -11,13 +11,16 @@
 //! code `outcome-unknown`, never retried here.
 
 mod connection;
+mod events;
+mod past;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +31,8 @@ use crate::encoding::percent;
 use crate::{Error, Result, Status, header, path};
 use connection::{Failed, Link};
 
+pub use watch::Watch;
+
 /// Largest answer that the client takes into memory: more than the largest list page.
 const MAX_ANSWER: usize = 192 << 20;
 
@@ -37,6 +42,7 @@ pub struct Client {
     link: Arc<Link>,
     timeout: Duration,
     patience: Duration,
+    actor: Option<Arc<str>>,
 }
 
 /// A value with what is known about it.
@@ -99,6 +105,7 @@ impl Client {
             link: Arc::new(link),
             timeout: Duration::from_secs(30),
             patience: Duration::from_secs(5),
+            actor: None,
         }
     }
 
@@ -116,19 +123,26 @@ impl Client {
         self
     }
 
+    /// Who writes from here on: a label of at most 256 bytes, which history and watchers see. Of
+    /// sets, deletions of one key, and batches.
+    #[must_use]
+    pub fn actor(mut self, label: &str) -> Client {
+        self.actor = Some(label.into());
+        self
+    }
+
     /// A key's value; `None` if there is no such key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
-        self.read_key(Method::GET, key).await
+        self.read_key(Call::new(Method::GET, key_uri(key))).await
     }
 
     /// What is known about a key's value, without the value.
     pub async fn head(&self, key: &[u8]) -> Result<Option<Found>> {
-        self.read_key(Method::HEAD, key).await
+        self.read_key(Call::new(Method::HEAD, key_uri(key))).await
     }
 
-    async fn read_key(&self, method: Method, key: &[u8]) -> Result<Option<Found>> {
-        let request = Call::new(method, key_uri(key));
-        let answer = match self.call(request).await {
+    async fn read_key(&self, call: Call) -> Result<Option<Found>> {
+        let answer = match self.call(call).await {
             Ok(answer) => answer,
             Err(error) if error.is("not-found") => return Ok(None),
             Err(error) => return Err(error),
@@ -152,6 +166,7 @@ impl Client {
         let mut call = Call::new(Method::PUT, uri).body(value.into());
         call.condition("if-match", put.if_match.as_deref())?;
         call.condition("if-none-match", put.if_none_match.as_deref())?;
+        call.condition(header::ACTOR, self.actor.as_deref())?;
         let answer = self.call(call).await?;
         Ok(Written {
             etag: text(answer.headers(), "etag").unwrap_or_default(),
@@ -164,6 +179,7 @@ impl Client {
     pub async fn delete(&self, key: &[u8], if_match: Option<&str>) -> Result<bool> {
         let mut call = Call::new(Method::DELETE, key_uri(key));
         call.condition("if-match", if_match)?;
+        call.condition(header::ACTOR, self.actor.as_deref())?;
         match self.call(call).await {
             Ok(_) => Ok(true),
             Err(error) if error.is("not-found") => Ok(false),
@@ -214,6 +230,7 @@ impl Client {
             .map_err(|e| Error::new("internal", format!("write the batch: {e}")))?;
         let mut call = Call::new(Method::POST, path::BATCH.to_string()).body(body.into());
         call.header("content-type", "application/json")?;
+        call.condition(header::ACTOR, self.actor.as_deref())?;
         self.json(call).await
     }
 
@@ -364,8 +381,7 @@ impl Call {
     }
 
     fn header(&mut self, name: &'static str, value: &str) -> Result<()> {
-        let value = value
-            .parse()
+        let value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| Error::new("invalid-argument", format!("{name} is not a header value")))?;
         self.headers.insert(HeaderName::from_static(name), value);
         Ok(())

@@ -3,7 +3,7 @@
 //! - [`codes`]: every error code, with its HTTP status, gRPC code, Redis prefix and exit code, in
 //!   one table.
 //! - [`problem`]: the error body (RFC 9457).
-//! - [`bodies`]: the JSON bodies of lists and batches.
+//! - [`bodies`]: the JSON bodies of lists, batches, changes and history.
 //! - [`status`]: what a member says about itself.
 //! - `grpc`, with the feature of that name: the gRPC interface, generated from its proto.
 //! - [`client`]: a client over the Unix socket, or over any stream.

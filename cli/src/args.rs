@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
 use crate::{
+    kv::args as kv,
     offline::{
         args as offline,
         backup::{Backup, Restore},
@@ -59,14 +60,9 @@ pub enum Command {
     /// Writes the value's bytes to stdout as they are, nothing added. With `-o json`: key, value, revision,
     /// version and expiry; the value is in `text`, or in `value` as base64 if it is not UTF-8. Exits with 3 when the key is not there.
     #[command(
-        after_help = "Examples:\n  codexctl get greeting\n  codexctl get photo/1 > photo.jpg"
+        after_help = "Examples:\n  codexctl get greeting\n  codexctl get photo/1 > photo.jpg\n  codexctl get greeting --revision 41"
     )]
-    Get {
-        #[command(flatten)]
-        socket: Socket,
-        /// The key: 1 to 1,024 bytes
-        key: OsString,
-    },
+    Get(kv::Get),
     /// Put a value
     ///
     /// The value is the argument, `-` for stdin, or a file. When this returns, it is on disk (with durability
@@ -100,10 +96,29 @@ pub enum Command {
     Batch {
         #[command(flatten)]
         socket: Socket,
+        #[command(flatten)]
+        actor: kv::Actor,
         /// File with the batch, or `-` for stdin
         #[arg(default_value = "-")]
         file: PathBuf,
     },
+    /// Print changes as they come
+    ///
+    /// A line for each key of each change, once it is on disk, in order and without a gap, until you stop it. It waits
+    /// a moment for a sidecar that restarts, and goes on where it was. With `-o json`, one object a line for each
+    /// change, with its `operations`. Exits with 3 when changes from there on are no longer kept.
+    #[command(
+        after_help = "Examples:\n  codexctl watch --prefix order/ --values\n  codexctl watch --from 1 -o json\n  codexctl watch --prefix flag/ --limit 1 && reload"
+    )]
+    Watch(kv::Watch),
+    /// Print what became of a key
+    ///
+    /// Oldest first: each revision that touched it, when, by whom, and with what value. Only a store with the
+    /// strategy Ledger has it.
+    #[command(
+        after_help = "Examples:\n  codexctl history order/7 --values\n  codexctl history order/7 --from 1000 --limit 10 -o json"
+    )]
+    History(kv::History),
     /// Show what the store says about itself
     ///
     /// Works also while the store is not ready: state and message then say why.
@@ -247,6 +262,9 @@ pub struct Set {
     /// Which store
     #[command(flatten)]
     pub socket: Socket,
+    /// Who writes
+    #[command(flatten)]
+    pub actor: kv::Actor,
     /// The key: 1 to 1,024 bytes
     pub key: OsString,
     /// The value, or `-` to read it from stdin
@@ -276,6 +294,9 @@ pub struct Delete {
     /// Which store
     #[command(flatten)]
     pub socket: Socket,
+    /// Who writes
+    #[command(flatten)]
+    pub actor: kv::Actor,
     /// The key
     #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
     pub key: Option<OsString>,

@@ -2,7 +2,7 @@
 //! what the cluster does.
 //!
 //! - [`args`]: the command line, only parsed.
-//! - [`kv`]: get, set, delete, list, batch, status.
+//! - [`kv`]: get, set, delete, list, batch, watch, history, status.
 //! - [`offline`]: inspect and the like, on the files themselves.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
@@ -64,11 +64,17 @@ fn run(cli: Cli) -> Result<()> {
 async fn dispatch(cli: Cli) -> Result<()> {
     let format = cli.output;
     match cli.command {
-        Command::Get { socket, key } => kv::get(&socket, &key, format).await,
+        Command::Get(get) => kv::get(&get, format).await,
         Command::Set(set) => kv::set(&set, format).await,
         Command::Delete(delete) => kv::delete(&delete, format).await,
         Command::List(list) => kv::list(&list, format).await,
-        Command::Batch { socket, file } => kv::batch(&socket, &file, format).await,
+        Command::Batch {
+            socket,
+            actor,
+            file,
+        } => kv::batch(&socket, &actor, &file, format).await,
+        Command::Watch(watch) => kv::watch(&watch, format).await,
+        Command::History(history) => kv::history(&history, format).await,
         Command::Status { socket } => kv::status(&socket, format).await,
         Command::AcceptClock { socket } => kv::accept_clock(&socket).await,
         Command::Inspect(inspect) => offline::inspect(&inspect, format),

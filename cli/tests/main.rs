@@ -15,4 +15,5 @@ mod dev;
 mod explain;
 mod kv;
 mod offline;
+mod past;
 mod shell;

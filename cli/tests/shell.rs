@@ -21,8 +21,8 @@ fn help_documents_every_exit_code() {
 #[test]
 fn every_command_has_help_with_an_example() {
     for command in [
-        "get", "set", "delete", "list", "batch", "inspect", "verify", "salvage", "export",
-        "import", "convert", "backup", "restore", "explain", "dev",
+        "get", "set", "delete", "list", "batch", "watch", "history", "inspect", "verify",
+        "salvage", "export", "import", "convert", "backup", "restore", "explain", "dev",
     ] {
         let help = run(codexctl().args([command, "--help"])).ok();
         assert!(help.contains("Example"), "{command}: {help}");
@@ -41,6 +41,10 @@ fn wrong_arguments_exit_with_2() {
         &["delete"],
         &["delete", "k", "--prefix", "p"],
         &["list", "--limit", "0"],
+        &["get", "k", "--revision", "0"],
+        &["history"],
+        &["watch", "--from", "1", "--after", "0-1"],
+        &["watch", "--limit", "0"],
         &["get", "k", "-o", "xml"],
         &["dev"],
     ] {

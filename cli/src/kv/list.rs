@@ -136,7 +136,8 @@ fn entry(item: &Item) -> Result<Entry> {
     })
 }
 
-fn shortened(text: &str) -> String {
+/// A text for one cell of a table.
+pub(super) fn shortened(text: &str) -> String {
     if text.chars().count() <= SHOWN {
         return text.to_owned();
     }

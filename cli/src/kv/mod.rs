@@ -1,9 +1,11 @@
 //! The commands that talk to a store over its socket.
 
+pub mod args;
+mod history;
 mod list;
+mod watch;
 
 use std::{
-    ffi::OsStr,
     io::Read,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -25,7 +27,11 @@ use crate::{
     output::{self, Format, Table, printable, size},
 };
 
+use args::{Actor, Get};
+
+pub use history::history;
 pub use list::list;
+pub use watch::watch;
 
 /// How long a restarting sidecar is waited for: long enough for a restart, short enough to type.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,9 +40,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_INPUT: u64 = 192 << 20;
 
 /// `get`.
-pub async fn get(socket: &Socket, key: &OsStr, format: Format) -> Result<()> {
-    let key = key.as_bytes();
-    let found = call(socket, client(socket).get(key).await)?;
+pub async fn get(args: &Get, format: Format) -> Result<()> {
+    let key = args.key.as_bytes();
+    let client = client(&args.socket);
+    let found = match args.revision {
+        None => client.get(key).await,
+        Some(revision) => client.get_at(key, revision).await,
+    };
+    let found = call(&args.socket, found)?;
     let Some(found) = found else {
         return Err(absent(key).into());
     };
@@ -55,7 +66,7 @@ pub async fn set(args: &Set, format: Format) -> Result<()> {
         (None, Some(path)) => read_input(path, "value")?,
         (None, None) => return Err(Coded::invalid("set needs a value or --file").into()),
     };
-    let client = client(&args.socket);
+    let client = named(client(&args.socket), &args.actor);
     let mut put = Put {
         ttl: args.ttl,
         ..Put::default()
@@ -97,7 +108,7 @@ pub async fn set(args: &Set, format: Format) -> Result<()> {
 
 /// `delete`.
 pub async fn delete(args: &Delete, format: Format) -> Result<()> {
-    let client = client(&args.socket);
+    let client = named(client(&args.socket), &args.actor);
     if let Some(prefix) = &args.prefix {
         if prefix.is_empty() && !args.all {
             return Err(Coded::invalid(
@@ -125,7 +136,7 @@ pub async fn delete(args: &Delete, format: Format) -> Result<()> {
 }
 
 /// `batch`.
-pub async fn batch(socket: &Socket, file: &Path, format: Format) -> Result<()> {
+pub async fn batch(socket: &Socket, actor: &Actor, file: &Path, format: Format) -> Result<()> {
     let text = read_input(file, "batch")?;
     let batch: Batch = serde_json::from_slice(&text).map_err(|e| {
         Coded::invalid(format!(
@@ -133,7 +144,8 @@ pub async fn batch(socket: &Socket, file: &Path, format: Format) -> Result<()> {
             name_of(file)
         ))
     })?;
-    let committed = call(socket, client(socket).batch(&batch).await)?;
+    let client = named(client(socket), actor);
+    let committed = call(socket, client.batch(&batch).await)?;
     match format {
         Format::Table => output::line(&format!("revision {}", committed.revision)),
         Format::Json => output::json(&committed),
@@ -238,6 +250,14 @@ fn client(socket: &Socket) -> Client {
     Client::unix(&socket.socket)
         .timeout(socket.timeout)
         .patience(PATIENCE.min(socket.timeout))
+}
+
+/// The client with who writes.
+fn named(client: Client, actor: &Actor) -> Client {
+    match &actor.actor {
+        Some(label) => client.actor(label),
+        None => client,
+    }
 }
 
 /// The answer, or the error with what to look at when nobody answers.

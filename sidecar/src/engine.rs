@@ -171,6 +171,9 @@ pub trait Engine: Send + Sync + 'static {
     /// The latest revision, and the latest that is on disk.
     fn revisions(&self) -> Result<(u64, u64)>;
 
+    /// Which history the revisions are of. Not known before the store is open.
+    fn lineage(&self) -> Result<u64>;
+
     /// Changes from a revision on, or from what comes next, of keys with a prefix.
     fn watch(&self, from: Option<u64>, prefix: Bytes) -> Result<Watch>;
 

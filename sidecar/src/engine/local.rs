@@ -338,6 +338,10 @@ impl Engine for Local {
         Ok((store.snapshot().revision(), store.anchor().revision))
     }
 
+    fn lineage(&self) -> Result<u64> {
+        Ok(self.store()?.lineage())
+    }
+
     fn watch(&self, from: Option<u64>, prefix: Bytes) -> Result<Watch> {
         Ok(self.store()?.watch(from, prefix)?)
     }

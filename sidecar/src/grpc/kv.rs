@@ -250,17 +250,18 @@ impl<E: Engine> Service for Kv<E> {
         {
             permitted(terms.grant.check_prefix(Verb::Read, &request.prefix))?;
         }
-        let stats = self.0.engine.health().stats;
-        let lineage = format!("{:016x}", stats.lineage);
+        let lineage = self.0.engine.lineage().map_err(status::of_failure)?;
+        let lineage = format!("{lineage:016x}");
+        let current = || self.0.engine.health().stats.revision;
         if !request.lineage.is_empty() && request.lineage != lineage {
             let what = "the store's history began anew since that revision";
-            return Err(status::past_gone(what, stats.revision));
+            return Err(status::past_gone(what, current()));
         }
         let from = (request.from > 0).then_some(request.from);
         let watch = self.0.engine.watch(from, request.prefix);
         let watch = watch.map_err(|failure| match failure {
             Failure::Failed(error) if error.is(Code::PastGone) => {
-                status::past_gone(error.message(), stats.revision)
+                status::past_gone(error.message(), current())
             }
             failure => status::of_failure(failure),
         })?;

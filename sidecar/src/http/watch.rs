@@ -62,7 +62,7 @@ pub fn watch<E: Engine>(
     {
         permitted(grant.check_prefix(Verb::Read, &prefix))?;
     }
-    let lineage = app.engine.health().stats.lineage;
+    let lineage = app.engine.lineage()?;
     let from = match last_event(&head.headers)? {
         None => from.transpose()?,
         Some(last) if last.lineage == lineage => Some(last.revision.saturating_add(1)),

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use codexstore_api::bodies::Changed;
+use codexstore_api::status::State;
 
-use crate::harness::{Answer, Place, Sidecar};
+use crate::harness::{Answer, KEY_ID, Place, Sidecar};
 
 /// One event of a stream.
 #[derive(Debug, Default, Clone)]
@@ -216,6 +217,22 @@ fn what_is_gone_or_wrong_is_refused_with_where_to_begin_anew() {
         all.next().unwrap().change().operations[0].key.as_deref(),
         Some("k")
     );
+}
+
+#[test]
+fn who_resumes_before_the_store_is_open_is_told_to_come_again() {
+    let place = Place::new();
+    let s = place.ready(&[]);
+    s.put("k", b"v");
+    let last = format!("Last-Event-ID: {}-1\r\n", s.status().lineage);
+    drop(s);
+    place.keyring("other", &[(KEY_ID, &[7; 32])]);
+    let s = place.start(&[]);
+    s.until("it has tried", |s| s.status().state == State::KeyError);
+    refused(&s, "", &last).refused(503, "invalid-keyring");
+    place.keyring(KEY_ID, &[(KEY_ID, &[7; 32])]);
+    s.until("it heals", |s| s.get("/readyz").status == 200);
+    Events::open(&s, "", &last);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The JSON bodies of lists, batches, changes and history.
 
+mod backup;
 mod changes;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::encoding::{base64, unbase64};
 use crate::time::parse_duration;
 use crate::{Error, Result};
 
+pub use backup::BackupTold;
 pub use changes::{HistoryQuery, WatchQuery};
 
 /// One key of a [`List`].

@@ -10,6 +10,7 @@
 //! A write whose connection broke after it was sent may have happened: that is an error with
 //! code `outcome-unknown`, never retried here.
 
+mod backup;
 mod connection;
 mod events;
 mod past;
@@ -31,6 +32,7 @@ use crate::encoding::percent;
 use crate::{Error, Result, Status, header, path};
 use connection::{Failed, Link};
 
+pub use backup::Backup;
 pub use watch::Watch;
 
 /// Largest answer that the client takes into memory: more than the largest list page.

@@ -41,6 +41,15 @@ pub fn unpercent(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Bytes in hexadecimal, two lower-case digits each.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or_default();
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
 /// Standard base64 with padding.
 pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
@@ -71,6 +80,11 @@ mod tests {
         let text = percent(&all);
         assert!(!text.contains('/') && !text.contains('?') && !text.contains('+'));
         assert_eq!(unpercent(text.as_bytes()).unwrap(), all);
+    }
+
+    #[test]
+    fn bytes_have_two_digits_each() {
+        assert_eq!(hex(&[0, 0x0f, 0xa5, 0xff]), "000fa5ff");
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub mod header {
     pub const VERSION: &str = "codexstore-version";
     /// Who makes a change, in a request: a label of at most 256 bytes for history and watchers.
     pub const ACTOR: &str = "codexstore-actor";
+    /// Trailer of a backup's stream: a [`BackupTold`](crate::bodies::BackupTold) as JSON. Without it the stream is no backup.
+    pub const BACKUP: &str = "codexstore-backup";
+    /// Trailer of a backup's stream that ended early: a [`Problem`](crate::Problem) as JSON.
+    pub const PROBLEM: &str = "codexstore-problem";
+    /// UID of the pod that answers, as the downward API gave it.
+    pub const POD_UID: &str = "codexstore-pod-uid";
     /// When the value expires, RFC 3339 in UTC; absent if it does not.
     pub const EXPIRES_AT: &str = "codexstore-expires-at";
 }
@@ -71,6 +77,8 @@ pub mod path {
     pub const WATCH: &str = "/v1/watch";
     /// Believe the wall clock after a jump.
     pub const ACCEPT_CLOCK: &str = "/v1/clock/accept";
+    /// A backup as a stream, on the admin listener.
+    pub const BACKUP: &str = "/v1/backup";
     /// The member's state, as JSON.
     pub const STATUS: &str = "/v1/status";
     /// 200 while the process serves.

@@ -1,5 +1,6 @@
 //! The admin listener: TLS 1.3, a client certificate of the store's own CA, and one role in it.
 
+mod backup;
 mod role;
 mod tls;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,6 +31,9 @@ pub use tls::Certificates;
 
 /// Most connections: an operator needs one, a few replicas of it and a job some more.
 const CONNECTIONS: usize = 16;
+
+/// Most backups at once: each holds memory of the store's, and a thread.
+const BACKUPS: usize = 1;
 
 /// Most handshakes at once. Anyone who reaches the port can begin one, so they have places of their
 /// own, and few: beyond it the oldest gives way, so that silence keeps nobody else out.
@@ -60,6 +65,7 @@ pub async fn serve<E: Engine>(
     let all = Connections::new(CONNECTIONS);
     let shaking = Connections::new(HANDSHAKES);
     let protocol = Arc::new(protocol());
+    let backups = Arc::new(Semaphore::new(BACKUPS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -81,6 +87,7 @@ pub async fn serve<E: Engine>(
         let app = Arc::clone(&app);
         let protocol = Arc::clone(&protocol);
         let all = Arc::clone(&all);
+        let backups = Arc::clone(&backups);
         tokio::spawn(async move {
             let shaken = unless_evicted(&handshake, shake(stream, config)).await;
             drop(handshake);
@@ -95,8 +102,8 @@ pub async fn serve<E: Engine>(
             limits.idle = IDLE;
             let guard = Guard::new(stream, Arc::clone(&place), limits);
             let service = |request| {
-                let app = Arc::clone(&app);
-                async move { answer(&app, role, &request) }
+                let (app, backups) = (Arc::clone(&app), Arc::clone(&backups));
+                async move { answer(&app, &backups, role, &request) }
             };
             connection_of(&protocol, guard, &place, service).await;
         });
@@ -175,13 +182,19 @@ async fn shake(
 
 /// Answers one request of the admin listener.
 fn answer<E: Engine>(
-    app: &App<E>,
+    app: &Arc<App<E>>,
+    backups: &Arc<Semaphore>,
     role: Option<Role>,
     request: &Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
-    let response = match decide(app, role, request) {
+    let operation = match request.uri().path() {
+        codexstore_api::path::BACKUP => Operation::Backup,
+        codexstore_api::path::HEALTH => Operation::Health,
+        _ => Operation::Status,
+    };
+    let response = match decide(app, backups, role, request) {
         Ok(response) if head => without_body(response),
         Ok(response) => response,
         Err(reject) => {
@@ -194,7 +207,7 @@ fn answer<E: Engine>(
     };
     app.metrics.done(
         Protocol::Admin,
-        Operation::Status,
+        operation,
         response.status(),
         started.elapsed(),
     );
@@ -202,22 +215,26 @@ fn answer<E: Engine>(
 }
 
 fn decide<E: Engine>(
-    app: &App<E>,
+    app: &Arc<App<E>>,
+    backups: &Arc<Semaphore>,
     role: Option<Role>,
     request: &Request<Incoming>,
 ) -> Result<Response<Body>, Reject> {
     let verb = match request.uri().path() {
         codexstore_api::path::STATUS => Verb::Status,
         codexstore_api::path::HEALTH => Verb::Health,
+        codexstore_api::path::BACKUP => Verb::Backup,
         _ => {
             return Err(Reject::new(
                 "no-such-route",
-                "the admin listener has /v1/status and /healthz",
+                "the admin listener has /v1/status, /v1/backup and /healthz",
             ));
         }
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Reject::method_not_allowed("GET, HEAD"));
+    match (verb, request.method()) {
+        (_, &Method::GET) | (Verb::Status | Verb::Health, &Method::HEAD) => {}
+        (Verb::Backup, _) => return Err(Reject::method_not_allowed("GET")),
+        _ => return Err(Reject::method_not_allowed("GET, HEAD")),
     }
     let Some(role) = role else {
         return Err(Reject::new(
@@ -234,5 +251,9 @@ fn decide<E: Engine>(
     match verb {
         Verb::Status => json(&crate::http::status_of(app)),
         Verb::Health => Ok(crate::http::health()),
+        Verb::Backup => match Arc::clone(backups).try_acquire_owned() {
+            Ok(place) => backup::backup(app, place),
+            Err(_) => Err(Reject::new("overloaded", "a backup is being read already")),
+        },
     }
 }

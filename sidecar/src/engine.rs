@@ -12,6 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use codexstore::backup::BackupInfo;
 use codexstore::{Batch, Committed, Entry, Error, Page, Program, Scan, Stats, Version, Watch};
 use codexstore_api::status::State;
 
@@ -170,6 +171,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The latest revision, and the latest that is on disk.
     fn revisions(&self) -> Result<(u64, u64)>;
+
+    /// Writes a backup of the present, and says what it wrote. It may take long, and blocks.
+    fn backup(&self, out: &mut impl std::io::Write) -> Result<BackupInfo>;
 
     /// Which history the revisions are of. Not known before the store is open.
     fn lineage(&self) -> Result<u64>;

@@ -52,6 +52,8 @@ pub enum Operation {
     History,
     /// Changes as they come; counted when they begin.
     Watch,
+    /// A backup; counted when it begins.
+    Backup,
     /// The status.
     Status,
     /// Liveness or readiness.
@@ -61,7 +63,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 12] = [
+    const ALL: [Operation; 13] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -71,6 +73,7 @@ impl Operation {
         Operation::Batch,
         Operation::History,
         Operation::Watch,
+        Operation::Backup,
         Operation::Status,
         Operation::Health,
         Operation::Other,
@@ -88,6 +91,7 @@ impl Operation {
             Operation::Batch => "batch",
             Operation::History => "history",
             Operation::Watch => "watch",
+            Operation::Backup => "backup",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",

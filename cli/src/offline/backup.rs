@@ -12,7 +12,7 @@ use codexstore::{
     Options,
     backup::{self, Contents, Envelope},
 };
-use codexstore_api::time::rfc3339;
+use codexstore_api::{encoding::hex, time::rfc3339};
 use serde_json::{Value, json};
 
 use super::{
@@ -197,14 +197,6 @@ fn show(
         table.row(vec![label.to_owned(), text]);
     }
     output::raw(table.render().as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A file or stdin, with a bar that shows how far it was read.

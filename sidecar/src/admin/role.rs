@@ -24,6 +24,8 @@ pub enum Verb {
     Status,
     /// Whether it is alive.
     Health,
+    /// All of its data, encrypted as it is on disk.
+    Backup,
 }
 
 impl Role {
@@ -70,6 +72,7 @@ impl Role {
         match verb {
             Verb::Health => true,
             Verb::Status => matches!(self, Role::Operator),
+            Verb::Backup => matches!(self, Role::Backup),
         }
     }
 }
@@ -110,8 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_operator_sees_the_status() {
-        assert!(Role::Operator.may(Verb::Status));
+    fn each_role_may_do_its_own() {
+        assert!(Role::Operator.may(Verb::Status) && !Role::Operator.may(Verb::Backup));
+        assert!(Role::Backup.may(Verb::Backup) && !Role::Restore.may(Verb::Backup));
         for role in [Role::Backup, Role::Restore, Role::Rotate] {
             assert!(!role.may(Verb::Status) && role.may(Verb::Health));
         }

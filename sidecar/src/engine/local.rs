@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use codexstore::backup::BackupInfo;
 use codexstore::{
     Batch, Code, Committed, Entry, Error, Kind, Page, Program, Scan, SetOptions, Snapshot, Store,
     Txn, Version, Watch,
@@ -336,6 +337,10 @@ impl Engine for Local {
     fn revisions(&self) -> Result<(u64, u64)> {
         let store = self.store()?;
         Ok((store.snapshot().revision(), store.anchor().revision))
+    }
+
+    fn backup(&self, out: &mut impl std::io::Write) -> Result<BackupInfo> {
+        Ok(self.store()?.backup(out)?)
     }
 
     fn lineage(&self) -> Result<u64> {

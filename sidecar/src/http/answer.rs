@@ -296,6 +296,11 @@ impl Reject {
         self
     }
 
+    /// What is told to the caller, whole.
+    pub fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+
     /// What is told to the caller.
     #[cfg(test)]
     pub fn detail(&self) -> &str {

@@ -10,10 +10,10 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use crate::harness::{Place, Sidecar, runtime};
 
-type Ca = CertifiedIssuer<'static, KeyPair>;
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub type Ca = CertifiedIssuer<'static, KeyPair>;
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn ca() -> Ca {
+pub fn ca() -> Ca {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -31,14 +31,14 @@ fn leaf(ca: &Ca, dns: &str, role: Option<&str>) -> (rcgen::Certificate, KeyPair)
     (params.signed_by(&key, ca).unwrap(), key)
 }
 
-fn identity(ca: &Ca, role: &str) -> Identity {
+pub fn identity(ca: &Ca, role: &str) -> Identity {
     let (certificate, key) = leaf(ca, "client", Some(role));
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     (vec![certificate.der().clone()], key)
 }
 
 /// Writes the server's files.
-fn install(place: &Place, server: &Ca, clients: &Ca) {
+pub fn install(place: &Place, server: &Ca, clients: &Ca) {
     let dir = place.path("tls");
     std::fs::create_dir_all(&dir).unwrap();
     let (certificate, key) = leaf(server, "uid-1.codexstore", None);
@@ -47,13 +47,20 @@ fn install(place: &Place, server: &Ca, clients: &Ca) {
     std::fs::write(dir.join("ca.crt"), clients.pem()).unwrap();
 }
 
-fn start(place: &Place) -> (Sidecar, SocketAddr) {
+pub fn start(place: &Place) -> (Sidecar, SocketAddr) {
+    let (s, address) = spawn(place);
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+    (s, address)
+}
+
+/// A sidecar that has an admin listener, whether its store opens or not.
+pub fn spawn(place: &Place) -> (Sidecar, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let tls = place.path("tls");
-    let s = place.ready(&[
+    let s = place.start(&[
         "--admin-listen",
         &address.to_string(),
         "--tls-dir",
@@ -67,7 +74,7 @@ fn start(place: &Place) -> (Sidecar, SocketAddr) {
     (s, address)
 }
 
-async fn connect(
+pub async fn connect(
     address: SocketAddr,
     ca: &Ca,
     identity: Option<Identity>,
@@ -105,7 +112,7 @@ async fn refused(client: Result<Client, String>) {
     }
 }
 
-const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
+pub const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
 #[test]
 fn the_operator_reads_the_status_and_nobody_else_does() {

@@ -6,6 +6,7 @@
 
 mod access;
 mod admin;
+mod backup;
 mod batch;
 mod conditions;
 mod document;

@@ -1,0 +1,36 @@
+//! What is told of a backup.
+
+use serde::{Deserialize, Serialize};
+
+/// A backup, as the member that made it tells it behind the last byte, in the trailer
+/// [`BACKUP`](crate::header::BACKUP). Whoever reads the bytes compares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupTold {
+    /// Id of the store's files: 32 hexadecimal digits.
+    pub store: String,
+    /// Its line of history: 16 hexadecimal digits.
+    pub lineage: String,
+    /// Epoch of the owner that made it.
+    pub epoch: u64,
+    /// The revision that it shows; 0 for a store that was never written.
+    pub revision: u64,
+    /// The store's time when it was begun: RFC 3339 in UTC.
+    pub created_at: String,
+    /// How it is encrypted, such as `aes-256-gcm`, or `none`.
+    pub cipher: String,
+    /// The key that it needs; none without encryption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of all its bytes, in hexadecimal.
+    pub sha256: String,
+    /// Number of entries.
+    pub entries: u64,
+    /// SHA-256 over all entries, whatever the compression and encryption, in hexadecimal.
+    pub root: String,
+    /// Number of batches of history, where the store keeps history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<u64>,
+}

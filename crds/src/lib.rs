@@ -24,6 +24,14 @@ pub mod store;
 
 pub mod status;
 
+pub mod backup;
+
+pub mod codex_backup;
+
+pub mod retention;
+
+pub mod jobs;
+
 pub mod settings;
 
 pub mod desired;
@@ -32,6 +40,7 @@ pub mod inject;
 
 pub mod manifest;
 
+pub use codex_backup::{CodexBackup, CodexBackupSpec, CodexBackupStatus};
 pub use inject::{
     Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, check_injected, decide,
     inject, is_injected, store_label,

@@ -10,6 +10,12 @@ pub const FIELD_MANAGER: &str = "codexstore-operator";
 
 /// Label with a store's name: on pods it asks for the sidecar, on other objects it says whose they are.
 pub const STORE_LABEL: &str = "codexstore.dev/store";
+/// Label with a backup's name, on its Jobs.
+pub const BACKUP_LABEL: &str = "codexstore.dev/backup";
+/// Label of a CodexBackup that a scheduled Job made and takes: the Job's name. No other Job is made for it.
+pub const JOB_LABEL: &str = "codexstore.dev/job";
+/// Finalizer of a CodexBackup: what is stored is deleted first.
+pub const STORED_FINALIZER: &str = "codexstore.dev/stored-backup";
 /// Label of the keyring Secret, by which a recreated store finds it.
 pub const KEYRING_LABEL: &str = "codexstore.dev/keyring";
 /// Annotation by which a user narrows which containers get the socket: names with commas between.
@@ -100,13 +106,34 @@ pub fn operator_client_secret(store: &str) -> String {
     format!("cxs-{store}-client-operator")
 }
 
+/// Secret with the client certificate of Jobs that take backups.
+pub fn backup_client_secret(store: &str) -> String {
+    format!("cxs-{store}-client-backup")
+}
+
+/// CronJob that takes backups.
+pub fn backup_cron_job(store: &str) -> String {
+    format!("cxs-{store}-backup")
+}
+
+/// Service account of the store's Jobs, and the binding that says what it may do.
+pub fn jobs_account(store: &str) -> String {
+    format!("cxs-{store}-jobs")
+}
+
+/// Lease of whoever writes to the store's destination.
+pub fn backup_lease(store: &str) -> String {
+    format!("cxs-{store}-backup")
+}
+
 /// All Secrets of a store: none of them is for a container of the user's.
-pub fn secrets(store: &str) -> [String; 4] {
+pub fn secrets(store: &str) -> [String; 5] {
     [
         keyring_secret(store),
         server_secret(store),
         ca_secret(store),
         operator_client_secret(store),
+        backup_client_secret(store),
     ]
 }
 
@@ -130,6 +157,8 @@ pub fn server_dns_name(store_uid: &str) -> String {
     format!("{store_uid}.codexstore")
 }
 
+/// URI in the client certificate of Jobs that take backups.
+pub const BACKUP_ROLE_URI: &str = "codexstore://role/backup";
 /// URI in the operator's client certificate.
 pub const OPERATOR_ROLE_URI: &str = "codexstore://role/operator";
 

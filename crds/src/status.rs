@@ -56,15 +56,36 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring: Option<KeyringStatus>,
 
+    /// The latest backup that has something stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_backup: Option<LastBackup>,
+
     /// The members, sorted by pod; at most 500.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<MemberStatus>,
 
-    /// Ready, Progressing, Degraded and `KeysReady`.
+    /// Ready, Progressing, Degraded, `KeysReady`, and `LastBackupSucceeded` where there are to be backups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastBackup {
+    /// Name of the CodexBackup.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Succeeded or `PartiallyFailed`.
+    #[schemars(length(max = 32))]
+    pub phase: String,
+    /// When it ended.
+    pub time: Time,
+    /// Whether it was opened with its keys and is what the members said; absent while nobody has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
 }
 
 /// The keyring of a store.
@@ -201,6 +222,8 @@ pub mod condition {
     pub const PROGRESSING: &str = "Progressing";
     /// Something is wrong that does not heal by waiting.
     pub const DEGRADED: &str = "Degraded";
+    /// The latest backup that has ended is whole.
+    pub const LAST_BACKUP_SUCCEEDED: &str = "LastBackupSucceeded";
     /// The keyring is there and well-formed.
     pub const KEYS_READY: &str = "KeysReady";
 }

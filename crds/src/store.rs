@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Quantity, status::CodexStoreStatus};
+use crate::{Quantity, backup::BackupPolicy, status::CodexStoreStatus};
 
 /// What a CodexStore is. All fields have defaults: `spec: {}` is a working, encrypted store that survives
 /// crashes of containers but not the deletion of its pod.
@@ -29,6 +29,7 @@ use crate::{Quantity, status::CodexStoreStatus};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "members that are ready, of all"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "Ready, Ephemeral (ready; data ends with the pod), Progressing, Degraded"),
     printcolumn(name = "Key", type_ = "string", json_path = ".status.keyId", description = "id of the current key"),
+    printcolumn(name = "Last-Backup", type_ = "date", json_path = ".status.lastBackup.time", description = "age of the latest backup that is stored"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.strategy", priority = "1"),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "entries in all members", priority = "1"),
@@ -68,6 +69,10 @@ pub struct CodexStoreSpec {
     /// `ephemeral: {sizeLimit: 1Gi}`.
     #[serde(default)]
     pub volume: Volume,
+
+    /// Backups of the members: when, to where, and for how long. Without it there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupPolicy>,
 
     /// Who may do what on the socket, for pods that are made from now on. Without rules (the default) every
     /// process that can open the socket may do everything; with rules, what some rule gives to the user or

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use codexstore_crds::{CodexStore, CodexStoreSpec, manifest};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube_cel::{Validator, apply_defaults};
 use serde_json::{Value, json};
@@ -12,13 +12,7 @@ use serde_json::{Value, json};
 #[test]
 fn the_generated_files_are_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for (path, text) in [
-        ("crds/codexstores.yaml", manifest::yaml().unwrap()),
-        (
-            "charts/codexstore/templates/crds.yaml",
-            manifest::chart_template().unwrap(),
-        ),
-    ] {
+    for (path, text) in manifest::files().unwrap() {
         let file = fs::read_to_string(root.join(path)).unwrap();
         assert!(
             file == text,
@@ -36,7 +30,11 @@ fn the_chart_template_is_switched_and_kept_and_nothing_in_it_is_taken_for_a_temp
 }
 
 fn schema() -> JSONSchemaProps {
-    let version = manifest::crd().spec.versions.remove(0);
+    schema_of(manifest::crd())
+}
+
+fn schema_of(mut crd: CustomResourceDefinition) -> JSONSchemaProps {
+    let version = crd.spec.versions.remove(0);
     let schema = version.schema.and_then(|s| s.open_api_v3_schema);
     schema.expect("a schema")
 }
@@ -59,8 +57,11 @@ fn walk(path: &str, schema: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSON
 #[test]
 fn every_field_is_documented_and_every_string_and_list_is_bounded() {
     let mut fields = 0;
-    let root = schema();
-    for (name, property) in root.properties.iter().flatten() {
+    let roots = [schema(), schema_of(manifest::backup_crd())];
+    for (name, property) in roots
+        .iter()
+        .flat_map(|root| root.properties.iter().flatten())
+    {
         walk(name, property, &mut |path, s| {
             fields += 1;
             assert!(
@@ -103,6 +104,7 @@ fn names_columns_and_status_are_as_documented() {
             ("Ready", 0),
             ("Status", 0),
             ("Key", 0),
+            ("Last-Backup", 0),
             ("Age", 0),
             ("Strategy", 1),
             ("Keys", 1),

@@ -1,4 +1,4 @@
-//! Writes the CRD to where it is kept: crds/codexstores.yaml and the chart.
+//! Writes the CRDs to where they are kept: crds/ and the chart.
 //!
 //! `cargo run -p codexstore-crds --bin crdgen`, from anywhere in the repository.
 
@@ -10,13 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .ok_or("the crate has no parent directory")?;
-    for (path, text) in [
-        ("crds/codexstores.yaml", manifest::yaml()?),
-        (
-            "charts/codexstore/templates/crds.yaml",
-            manifest::chart_template()?,
-        ),
-    ] {
+    for (path, text) in manifest::files()? {
         let path = root.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;

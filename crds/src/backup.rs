@@ -1,0 +1,219 @@
+//! `spec.backup`: when backups are taken, where they go and how long they stay.
+#![expect(
+    clippy::struct_field_names,
+    reason = "of retention: names that people know"
+)]
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Backups of a store's members.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.schedule) || !has(self.timeZone)").message("timeZone is for `schedule`: add `schedule: \"*/15 * * * *\"` or drop timeZone"))]
+pub struct BackupPolicy {
+    /// When a backup is taken by itself, as a CronJob's schedule: `*/15 * * * *` is every quarter of an hour. Without it
+    /// only a CodexBackup that somebody creates takes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    pub schedule: Option<String>,
+
+    /// Time zone of the schedule, such as `Europe/Berlin`; by default that of the cluster's controller manager.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+
+    /// `true` takes no backups by the schedule; those that exist stay.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// Longest time for one backup of all members: hours, minutes and seconds, by default 1h.
+    #[serde(default = "one_hour")]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
+    #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('30s') && duration(self) <= duration('168h')").message("backup.deadline is between 30s and 168h: write for example 1h"))]
+    pub deadline: String,
+
+    /// Where backups are kept: exactly one of `claim` and `s3`.
+    pub destination: Destination,
+
+    /// How long backups are kept; by default the last 7.
+    #[serde(default)]
+    pub retention: Retention,
+
+    /// Whether each backup is opened with the key, apart from the Job that took it, and compared with what the members
+    /// said: `Always` (the default) or `Never`.
+    #[serde(default)]
+    pub verify: Verify,
+}
+
+fn one_hour() -> String {
+    "1h".to_owned()
+}
+
+impl BackupPolicy {
+    /// The deadline in seconds.
+    pub fn deadline_seconds(&self) -> i64 {
+        let mut seconds: i64 = 0;
+        let mut number: i64 = 0;
+        for c in self.deadline.chars() {
+            let unit = match c {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                digit => {
+                    let digit = i64::from(digit.to_digit(10).unwrap_or_default());
+                    number = number.saturating_mul(10).saturating_add(digit);
+                    continue;
+                }
+            };
+            seconds = seconds.saturating_add(number.saturating_mul(unit));
+            number = 0;
+        }
+        seconds
+    }
+}
+
+/// Where backups are kept.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.claim) != has(self.s3)").message("backup.destination needs exactly one of `claim: NAME` and `s3: {bucket: NAME}`"))]
+pub struct Destination {
+    /// Name of a PersistentVolumeClaim in the store's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub claim: Option<String>,
+
+    /// A bucket of S3, or of a server that speaks its protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3>,
+}
+
+/// A bucket.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct S3 {
+    /// Its name.
+    #[schemars(
+        length(min = 3, max = 63),
+        regex(pattern = r"^[a-z0-9][-a-z0-9.]*[a-z0-9]$")
+    )]
+    pub bucket: String,
+
+    /// What the names of all objects start with; by default nothing. Namespace and store follow it in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 256),
+        regex(pattern = r"^[-a-zA-Z0-9_.]+(/[-a-zA-Z0-9_.]+)*$")
+    )]
+    pub prefix: Option<String>,
+
+    /// Its region; by default us-east-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: Option<String>,
+
+    /// Address of the server, such as `https://s3.example.com:9000`; by default Amazon's of the region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^https?://[^/?#]+/?$"))]
+    pub endpoint: Option<String>,
+
+    /// Whether the bucket's name is part of the host name (`bucket.host`), and not of the path. By default it is for Amazon,
+    /// and not with `endpoint`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_hosted_style: Option<bool>,
+
+    /// Secret in the store's namespace with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` if there
+    /// is one. Without it, the identity of the Job's service account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_ref: Option<LocalRef>,
+
+    /// ConfigMap in the store's namespace whose entry `ca.crt` has the certificates that the server's is checked against, in
+    /// place of the well-known ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_ref: Option<LocalRef>,
+}
+
+/// The name of an object in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LocalRef {
+    /// Its name.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub name: String,
+}
+
+/// How long backups are kept: what any of the rules keeps. Of a period (an hour, a day, …, in UTC) the latest backup counts, and
+/// periods without one do not. Whatever they say, the latest that is whole and the latest that was verified stay.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.keepLast) || has(self.keepHourly) || has(self.keepDaily) || has(self.keepWeekly) || has(self.keepMonthly)").message("retention says nothing: give it `keepLast: 7`, `keepDaily: 7` or others, or leave it out to keep the last 7"))]
+pub struct Retention {
+    /// So many of the latest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_last: Option<u32>,
+    /// One for each of so many hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_hourly: Option<u32>,
+    /// One for each of so many days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_daily: Option<u32>,
+    /// One for each of so many weeks, which begin on Monday.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_weekly: Option<u32>,
+    /// One for each of so many months.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_monthly: Option<u32>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            keep_last: Some(7),
+            keep_hourly: None,
+            keep_daily: None,
+            keep_weekly: None,
+            keep_monthly: None,
+        }
+    }
+}
+
+/// See [`BackupPolicy::verify`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Verify {
+    /// Each backup.
+    #[default]
+    Always,
+    /// None.
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_in_seconds() {
+        let of = |text: &str| {
+            BackupPolicy {
+                deadline: text.to_owned(),
+                ..BackupPolicy::default()
+            }
+            .deadline_seconds()
+        };
+        assert_eq!(
+            (of("1h"), of("1h2m3s"), of("90s"), of("")),
+            (3600, 3723, 90, 0)
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! Which backups have expired: a pure function of what there is.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::{Timestamp, civil::Date, tz::TimeZone};
+
+use crate::backup::Retention;
+use crate::codex_backup::{CodexBackup, phase};
+
+/// Records of failed backups that stay: they hold no data, but say what went wrong.
+const FAILED: usize = 3;
+
+/// The backups of one store that have expired, by name. Those that are being taken, deleted or `used` never are, nor the
+/// latest that is whole, nor the latest that was verified.
+pub fn expired<'a>(
+    backups: impl IntoIterator<Item = &'a CodexBackup>,
+    keep: &Retention,
+    used: &BTreeSet<String>,
+) -> Vec<String> {
+    let mut all: Vec<Seen<'_>> = backups.into_iter().filter_map(Seen::of).collect();
+    // The latest first; equal times by name, so that every look decides the same.
+    all.sort_by(|a, b| (b.at, b.name).cmp(&(a.at, a.name)));
+    let mut kept = BTreeSet::new();
+    let usable: Vec<&Seen<'_>> = all.iter().filter(|seen| seen.usable).collect();
+    let count = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    kept.extend(usable.iter().take(count(keep.keep_last)).map(|s| s.name));
+    for (most, period) in [
+        (keep.keep_hourly, hour as fn(Timestamp) -> Period),
+        (keep.keep_daily, day),
+        (keep.keep_weekly, week),
+        (keep.keep_monthly, month),
+    ] {
+        let mut seen = BTreeSet::new();
+        for backup in &usable {
+            let period = period(backup.at);
+            if seen.len() < count(most) && seen.insert(period) {
+                kept.insert(backup.name);
+            }
+        }
+    }
+    let latest = |is: fn(&Seen<'_>) -> bool| all.iter().find(|seen| is(seen)).map(|s| s.name);
+    kept.extend(latest(|seen| seen.whole));
+    kept.extend(latest(|seen| seen.verified));
+    let failed = all.iter().filter(|seen| !seen.usable).take(FAILED);
+    kept.extend(failed.map(|seen| seen.name));
+    all.iter()
+        .map(|seen| seen.name)
+        .filter(|name| !kept.contains(name) && !used.contains(*name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A period: its date, and its hour where that counts.
+type Period = (Date, i8);
+
+fn date(at: Timestamp) -> Date {
+    at.to_zoned(TimeZone::UTC).date()
+}
+
+fn hour(at: Timestamp) -> Period {
+    (date(at), at.to_zoned(TimeZone::UTC).hour())
+}
+
+fn day(at: Timestamp) -> Period {
+    (date(at), 0)
+}
+
+fn week(at: Timestamp) -> Period {
+    let date = date(at);
+    let since = date.weekday().to_monday_zero_offset();
+    let monday = date.checked_sub(k8s_openapi::jiff::Span::new().days(since));
+    (monday.unwrap_or(date), 0)
+}
+
+fn month(at: Timestamp) -> Period {
+    (date(at).first_of_month(), 0)
+}
+
+/// What counts of a backup.
+struct Seen<'a> {
+    name: &'a str,
+    at: Timestamp,
+    usable: bool,
+    whole: bool,
+    verified: bool,
+}
+
+impl<'a> Seen<'a> {
+    fn of(backup: &'a CodexBackup) -> Option<Seen<'a>> {
+        let status = backup.status.as_ref().filter(|status| status.ended())?;
+        if backup.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let created = backup.metadata.creation_timestamp.as_ref();
+        Some(Seen {
+            name: backup.metadata.name.as_deref()?,
+            at: status.started_at.as_ref().or(created)?.0,
+            usable: status.usable(),
+            whole: status.phase.as_deref() == Some(phase::SUCCEEDED),
+            verified: status.usable() && status.verified() == Some(true),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+    use crate::codex_backup::{CodexBackupSpec, CodexBackupStatus, condition};
+
+    fn backup(name: &str, at: &str, state: &str, verified: Option<bool>) -> CodexBackup {
+        let mut backup = CodexBackup::new(name, CodexBackupSpec::default());
+        let time = Time(at.parse().unwrap());
+        let conditions = verified.map(|yes| Condition {
+            type_: condition::VERIFIED.to_owned(),
+            status: if yes { "True" } else { "False" }.to_owned(),
+            reason: String::new(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: time.clone(),
+        });
+        backup.status = Some(CodexBackupStatus {
+            phase: Some(state.to_owned()),
+            started_at: Some(time),
+            conditions: conditions.into_iter().collect(),
+            ..CodexBackupStatus::default()
+        });
+        backup
+    }
+
+    fn keep(last: u32) -> Retention {
+        Retention {
+            keep_last: Some(last),
+            ..Retention::default()
+        }
+    }
+
+    fn names(all: &[CodexBackup], keep: &Retention) -> Vec<String> {
+        expired(all, keep, &BTreeSet::new())
+    }
+
+    #[test]
+    fn the_last_ones_stay_and_running_ones_do_not_count() {
+        let all: Vec<_> = (1..=9)
+            .map(|n| {
+                let state = if n == 9 {
+                    phase::RUNNING
+                } else {
+                    phase::SUCCEEDED
+                };
+                backup(
+                    &format!("b{n}"),
+                    &format!("2026-11-0{n}T00:00:00Z"),
+                    state,
+                    None,
+                )
+            })
+            .collect();
+        assert_eq!(names(&all, &keep(3)), ["b5", "b4", "b3", "b2", "b1"]);
+        let used = BTreeSet::from(["b4".to_owned()]);
+        assert_eq!(expired(&all, &keep(3), &used), ["b5", "b3", "b2", "b1"]);
+    }
+
+    #[test]
+    fn the_latest_of_each_period_stays() {
+        let at = [
+            "2026-10-30T10:00:00Z",
+            "2026-11-01T10:00:00Z",
+            "2026-11-01T23:59:59Z",
+            "2026-11-02T00:00:00Z",
+            "2026-11-02T00:30:00Z",
+            "2026-11-09T00:00:00Z",
+        ];
+        let all: Vec<_> = at
+            .iter()
+            .enumerate()
+            .map(|(n, at)| backup(&format!("b{n}"), at, phase::SUCCEEDED, None))
+            .collect();
+        let none = Retention {
+            keep_last: None,
+            ..Retention::default()
+        };
+        let daily = Retention {
+            keep_daily: Some(3),
+            ..none.clone()
+        };
+        assert_eq!(names(&all, &daily), ["b3", "b1", "b0"]);
+        let hourly = Retention {
+            keep_hourly: Some(2),
+            ..none.clone()
+        };
+        assert_eq!(names(&all, &hourly), ["b3", "b2", "b1", "b0"]);
+        // 1 November 2026 is a Sunday.
+        let weekly = Retention {
+            keep_weekly: Some(3),
+            ..none.clone()
+        };
+        assert_eq!(names(&all, &weekly), ["b3", "b1", "b0"]);
+        let monthly = Retention {
+            keep_monthly: Some(2),
+            ..none
+        };
+        assert_eq!(names(&all, &monthly), ["b4", "b3", "b2", "b1"]);
+    }
+
+    #[test]
+    fn the_last_whole_and_the_last_verified_stay_whatever_the_rules_say() {
+        let all = [
+            backup(
+                "verified",
+                "2026-11-01T00:00:00Z",
+                phase::SUCCEEDED,
+                Some(true),
+            ),
+            backup(
+                "whole",
+                "2026-11-02T00:00:00Z",
+                phase::SUCCEEDED,
+                Some(false),
+            ),
+            backup(
+                "old-part",
+                "2026-11-03T00:00:00Z",
+                phase::PARTIALLY_FAILED,
+                None,
+            ),
+            backup(
+                "part",
+                "2026-11-04T00:00:00Z",
+                phase::PARTIALLY_FAILED,
+                None,
+            ),
+        ];
+        assert_eq!(names(&all, &keep(1)), ["old-part"]);
+    }
+
+    #[test]
+    fn of_failed_ones_the_last_few_are_told() {
+        let all: Vec<_> = (1..=5)
+            .map(|n| {
+                backup(
+                    &format!("f{n}"),
+                    &format!("2026-11-0{n}T00:00:00Z"),
+                    phase::FAILED,
+                    None,
+                )
+            })
+            .collect();
+        assert_eq!(names(&all, &keep(1)), ["f2", "f1"]);
+    }
+
+    #[test]
+    fn over_many_runs_never_more_than_the_rules_and_always_the_last_verified() {
+        let rules = Retention {
+            keep_last: Some(4),
+            keep_daily: Some(3),
+            ..Retention::default()
+        };
+        let mut all: Vec<CodexBackup> = Vec::new();
+        for n in 0..500_i64 {
+            let at = Timestamp::from_second(1_760_000_000 + n * 3600 * 7).unwrap();
+            // Every third is verified, the last hundred are not.
+            let verified = (n < 400).then_some(n % 3 == 0);
+            all.push(backup(
+                &format!("b{n:03}"),
+                &at.to_string(),
+                phase::SUCCEEDED,
+                verified,
+            ));
+            let gone = names(&all, &rules);
+            all.retain(|b| !gone.contains(b.metadata.name.as_ref().unwrap()));
+            assert!(all.len() <= 4 + 3 + 1, "{}", all.len());
+            assert!(
+                all.iter()
+                    .any(|b| b.status.as_ref().unwrap().verified() == Some(true))
+            );
+        }
+        assert_eq!(all[0].metadata.name.as_deref(), Some("b399"));
+    }
+}

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
 use crate::{
+    jobs::Job,
     kv::args as kv,
     offline::{
         args as offline,
@@ -218,6 +219,15 @@ pub enum Command {
         after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup"
     )]
     Restore(Restore),
+    /// What the Jobs of a CodexStore run
+    ///
+    /// Not for people: create a CodexBackup and the operator makes the Job.
+    #[command(
+        subcommand,
+        hide = true,
+        after_help = "Example:\n  codexctl job backup --backup orders-now"
+    )]
+    Job(Job),
     /// Say why a pod has a sidecar or has none, is outdated or not ready; or how a store's members are
     ///
     /// Reads the pod, its namespace, its store and events from the cluster, and decides with the code that the

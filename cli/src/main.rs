@@ -6,14 +6,16 @@
 //! - [`offline`]: inspect and the like, on the files themselves.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
+//! - [`jobs`]: what a store's Jobs run in the cluster.
 //! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
 //!
-//! **Nothing here changes anything in a cluster, and nothing reads a Secret from it.**
+//! **Nothing but [`jobs`] changes anything in a cluster, and nothing reads a Secret from it.**
 
 mod args;
 mod dev;
 mod explain;
 mod failure;
+mod jobs;
 mod kv;
 mod offline;
 mod output;
@@ -87,6 +89,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
         Command::Backup(command) => offline::backup(&command, format),
         Command::Restore(restore) => offline::restore(&restore, format),
+        Command::Job(job) => Box::pin(jobs::job(&job)).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
         Command::Version => version(format),

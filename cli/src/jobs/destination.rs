@@ -1,0 +1,317 @@
+//! Where backups are kept: a directory, or a bucket.
+//!
+//! What is written appears whole or not at all, and never in place of something else.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use codexstore_crds::backup as crd;
+use codexstore_crds::jobs::{CA_FILE, DESTINATION_DIR};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::buffered::BufWriter;
+use object_store::{Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use rustix::fs::Mode;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+
+use crate::failure::Coded;
+
+/// Bytes of one part of an upload. S3 takes 10,000 parts: enough for 64 GiB, the longest backup.
+const PART: usize = 8 << 20;
+/// Parts that are on their way at once.
+const PARTS: usize = 2;
+/// How long a server may say nothing.
+const REQUEST: Duration = Duration::from_mins(2);
+
+/// A place that keeps backups.
+#[derive(Debug)]
+pub enum Destination {
+    /// A directory.
+    Dir(PathBuf),
+    /// A bucket, and what the names of its objects start with.
+    Bucket {
+        /// The bucket.
+        store: Arc<AmazonS3>,
+        /// Empty, or with `/` at its end.
+        prefix: String,
+    },
+}
+
+impl Destination {
+    /// The destination that a store names, from within one of its Jobs.
+    pub fn of(destination: &crd::Destination) -> Result<Destination> {
+        match (&destination.claim, &destination.s3) {
+            (Some(_), _) => Ok(Destination::Dir(PathBuf::from(DESTINATION_DIR))),
+            (None, Some(s3)) => bucket(s3, Path::new(CA_FILE)),
+            (None, None) => {
+                Err(Coded::invalid("the destination names no claim and no bucket").into())
+            }
+        }
+    }
+
+    /// Begins a new file, for its owner alone.
+    pub fn create(&self, path: &str) -> Result<Upload> {
+        match self {
+            Destination::Dir(root) => {
+                let path = root.join(path);
+                let begin = || format!("create {}", path.display());
+                let dir = path.parent().unwrap_or(root).to_owned();
+                make_dirs(root, &dir).with_context(|| format!("make {}", dir.display()))?;
+                let partial = path.with_extension("partial");
+                let file = open(&partial).with_context(begin)?;
+                Ok(Upload::File {
+                    file,
+                    partial,
+                    path,
+                })
+            }
+            Destination::Bucket { store, prefix } => {
+                let path = object_store::path::Path::from(format!("{prefix}{path}"));
+                let store: Arc<dyn ObjectStore> = Arc::<AmazonS3>::clone(store);
+                let writer =
+                    BufWriter::with_capacity(store, path, PART).with_max_concurrency(PARTS);
+                Ok(Upload::Object(Box::new(writer)))
+            }
+        }
+    }
+
+    /// Writes a small file at once, which must not be there.
+    pub async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        let Destination::Bucket { store, prefix } = self else {
+            let mut upload = self.create(path)?;
+            upload.write(Bytes::from(bytes)).await?;
+            return upload.finish().await;
+        };
+        let at = object_store::path::Path::from(format!("{prefix}{path}"));
+        let put = store.put_opts(&at, PutPayload::from(bytes), PutMode::Create.into());
+        put.await.map(drop).with_context(|| format!("write {at}"))
+    }
+
+    /// Opens a file.
+    pub async fn read(&self, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
+        match self {
+            Destination::Dir(root) => {
+                let path = root.join(path);
+                let file = File::open(&path).await;
+                Ok(Box::pin(
+                    file.with_context(|| format!("open {}", path.display()))?,
+                ))
+            }
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                let found = store.get(&at).await.with_context(|| format!("read {at}"))?;
+                let stream = found.into_stream().map_err(io::Error::other);
+                Ok(Box::pin(tokio_util::io::StreamReader::new(stream)))
+            }
+        }
+    }
+
+    /// Deletes a directory with all that is in it, and says how many files that were. One that is not there is deleted.
+    pub async fn delete_all(&self, directory: &str) -> Result<u64> {
+        match self {
+            Destination::Dir(root) => {
+                let dir = root.join(directory);
+                let delete = || format!("delete {}", dir.display());
+                let entries = match std::fs::read_dir(&dir) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                    entries => entries.with_context(delete)?,
+                };
+                let count = entries.count() as u64;
+                std::fs::remove_dir_all(&dir).with_context(delete)?;
+                sync_dir(dir.parent().unwrap_or(root)).with_context(delete)?;
+                Ok(count)
+            }
+            Destination::Bucket { store, prefix } => {
+                // With the slash: `now` must not delete `now-2`.
+                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let found = store
+                    .list(Some(&at))
+                    .map_ok(|object| object.location)
+                    .boxed();
+                let deleted = store.delete_stream(found).try_collect::<Vec<_>>().await;
+                let deleted = deleted.with_context(|| format!("delete {at}"))?;
+                Ok(deleted.len() as u64)
+            }
+        }
+    }
+}
+
+/// A file that is being written. It is there once [`Upload::finish`] succeeds; one that is dropped is not.
+pub enum Upload {
+    /// Under a name of its own until it is whole.
+    File {
+        /// What is written to.
+        file: File,
+        /// Its name for now.
+        partial: PathBuf,
+        /// Its name in the end.
+        path: PathBuf,
+    },
+    /// An object, sent in parts when it is large.
+    Object(Box<BufWriter>),
+}
+
+impl Upload {
+    /// Writes the next bytes.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        match self {
+            Upload::File { file, partial, .. } => {
+                let written = file.write_all(&bytes).await;
+                written.with_context(|| format!("write {}", partial.display()))
+            }
+            Upload::Object(writer) => writer.put(bytes).await.context("write to the bucket"),
+        }
+    }
+
+    /// Makes it durable, and gives it its name.
+    pub async fn finish(self) -> Result<()> {
+        match self {
+            Upload::File {
+                mut file,
+                partial,
+                path,
+            } => {
+                let store = || format!("store {}", path.display());
+                file.flush().await.with_context(store)?;
+                file.sync_all().await.with_context(store)?;
+                drop(file);
+                // A link, since a rename would take the place of a file of that name.
+                std::fs::hard_link(&partial, &path).with_context(store)?;
+                std::fs::remove_file(&partial).with_context(store)?;
+                sync_dir(path.parent().unwrap_or(&path)).with_context(store)
+            }
+            Upload::Object(mut writer) => writer.shutdown().await.context("end the upload"),
+        }
+    }
+
+    /// Gives it up, as far as the destination can still be reached.
+    pub async fn abandon(self) {
+        match self {
+            Upload::File { partial, .. } => {
+                let _ = std::fs::remove_file(partial);
+            }
+            Upload::Object(mut writer) => {
+                let _ = writer.abort().await;
+            }
+        }
+    }
+}
+
+fn bucket(s3: &crd::S3, ca: &Path) -> Result<Destination> {
+    let mut options = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(REQUEST)
+        .with_connect_timeout(Duration::from_secs(10));
+    if s3.ca_ref.is_some() {
+        let pem = std::fs::read(ca).context("read the certificates of the S3 server")?;
+        let all = Certificate::from_pem_bundle(&pem);
+        for certificate in all.context("read the certificates of the S3 server")? {
+            options = options.with_root_certificate(certificate);
+        }
+        options = options.with_no_system_certificates(true);
+    }
+    // From the environment: credentials that a Secret or the platform gives.
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&s3.bucket)
+        .with_region(s3.region.as_deref().unwrap_or("us-east-1"))
+        .with_virtual_hosted_style_request(
+            s3.virtual_hosted_style.unwrap_or(s3.endpoint.is_none()),
+        );
+    if let Some(endpoint) = &s3.endpoint {
+        let plain = endpoint.starts_with("http://");
+        options = options.with_allow_http(plain);
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    let store = builder.with_client_options(options).build();
+    let prefix = s3.prefix.as_ref().map(|prefix| format!("{prefix}/"));
+    Ok(Destination::Bucket {
+        store: Arc::new(store.with_context(|| format!("use the bucket {}", s3.bucket))?),
+        prefix: prefix.unwrap_or_default(),
+    })
+}
+
+/// Makes `dir` below `root`, for its owner alone; the names are durable.
+fn make_dirs(root: &Path, dir: &Path) -> io::Result<()> {
+    if dir == root || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(root);
+    make_dirs(root, parent)?;
+    match rustix::fs::mkdir(dir, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => sync_dir(parent),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A new file with this name, in place of what an earlier try left.
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map(File::from_std)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(future)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_appears_whole_for_its_owner_alone_and_never_in_place_of_another() {
+        let root = tempfile::tempdir().unwrap();
+        let destination = Destination::Dir(root.path().to_owned());
+        block_on(async {
+            let mut upload = destination.create("shop/orders/now/a.backup").unwrap();
+            upload.write(Bytes::from_static(b"first")).await.unwrap();
+            let dir = root.path().join("shop/orders/now");
+            assert!(!dir.join("a.backup").exists());
+            upload.finish().await.unwrap();
+            assert_eq!((mode(&dir), mode(&dir.join("a.backup"))), (0o700, 0o600));
+            let mut again = destination.create("shop/orders/now/a.backup").unwrap();
+            again.write(Bytes::from_static(b"second")).await.unwrap();
+            assert!(again.finish().await.is_err());
+            let lost = destination.create("shop/orders/now/b.backup").unwrap();
+            lost.abandon().await;
+            let mut text = String::new();
+            let mut file = destination.read("shop/orders/now/a.backup").await.unwrap();
+            file.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, "first");
+            assert!(destination.read("shop/orders/now/b.backup").await.is_err());
+            destination
+                .put("shop/orders/now-2/x", b"other".to_vec())
+                .await
+                .unwrap();
+            assert!(destination.delete_all("shop/orders/now").await.unwrap() > 0);
+            assert_eq!(destination.delete_all("shop/orders/now").await.unwrap(), 0);
+            assert!(root.path().join("shop/orders/now-2/x").exists());
+        });
+    }
+}

@@ -1,0 +1,118 @@
+//! `job`: what the Jobs of a CodexStore run. Each does one step on one CodexBackup, can be run again, and writes what
+//! became of it into the status.
+
+pub mod cluster;
+pub mod destination;
+mod lease;
+mod member;
+mod take;
+mod verify;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use codexstore_crds::names;
+use kube::ResourceExt as _;
+
+use cluster::Cluster;
+use destination::Destination;
+use lease::Holder;
+use take::Which;
+
+/// `job`.
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// Take a backup of each member
+    ///
+    /// Of a CodexBackup, or of the one that this makes for a scheduled Job. Reads each member's stream, stores it, reads
+    /// it back and compares; needs the client certificate of the store's Jobs.
+    #[command(after_help = "Example:\n  codexctl job backup --backup orders-now")]
+    Backup {
+        /// The CodexBackup
+        #[arg(long, value_name = "NAME", required_unless_present = "store")]
+        backup: Option<String>,
+        /// The CodexStore, for a scheduled Job
+        #[arg(long, value_name = "NAME", conflicts_with = "backup", requires = "job")]
+        store: Option<String>,
+        /// The scheduled Job, from whose name that of its CodexBackup is made
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Open a backup with its keys, and compare it with what the members said
+    #[command(after_help = "Example:\n  codexctl job verify --backup orders-now")]
+    Verify {
+        /// The CodexBackup
+        #[arg(long, value_name = "NAME")]
+        backup: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Delete what is stored of a backup
+    #[command(after_help = "Example:\n  codexctl job prune --backup orders-now")]
+    Prune {
+        /// The CodexBackup
+        #[arg(long, value_name = "NAME")]
+        backup: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where a Job runs.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Namespace; by default the pod's, or the context's
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Name of this pod, which holds the Lease
+    #[arg(long, env = "POD_NAME", default_value = "codexctl", hide_env = true)]
+    pub pod_name: String,
+}
+
+/// `job`.
+pub async fn job(job: &Job) -> Result<()> {
+    match job {
+        Job::Backup {
+            backup,
+            store,
+            job,
+            place,
+        } => {
+            let cluster = Cluster::connect(place.namespace.as_deref()).await?;
+            let which = match (backup, store, job) {
+                (None, Some(store), Some(job)) => Which::Scheduled { store, job },
+                (name, _, _) => Which::Named(name.as_deref().unwrap_or_default()),
+            };
+            Box::pin(take::take(&cluster, which, &place.pod_name)).await
+        }
+        Job::Verify { backup, place } => {
+            let cluster = Cluster::connect(place.namespace.as_deref()).await?;
+            verify::verify(&cluster, backup).await
+        }
+        Job::Prune { backup, place } => {
+            let cluster = Cluster::connect(place.namespace.as_deref()).await?;
+            prune(&cluster, backup, &place.pod_name).await
+        }
+    }
+}
+
+async fn prune(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
+    let backup = cluster.backup(name).await?;
+    let status = backup.status.clone().unwrap_or_default();
+    let (Some(named), Some(directory)) = (&status.destination, &status.directory) else {
+        eprintln!("cxb/{} has nothing stored", backup.name_any());
+        return Ok(());
+    };
+    let destination = Destination::of(named)?;
+    let lease = names::backup_lease(&backup.spec.store_ref.name);
+    let holder = Holder::new(
+        &cluster.client,
+        &cluster.namespace,
+        lease,
+        holder.to_owned(),
+    );
+    let deleted = holder.hold(destination.delete_all(directory)).await?;
+    eprintln!("cxb/{name}: {deleted} files deleted");
+    Ok(())
+}

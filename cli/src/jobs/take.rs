@@ -1,0 +1,302 @@
+//! `job backup`: reads each member and stores it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use codexstore_api::bodies::BackupTold;
+use codexstore_crds::codex_backup::{
+    BackupMember, CodexBackupSpec, CodexBackupStatus, condition, phase,
+};
+use codexstore_crds::{CodexBackup, CodexStore, is_injected, jobs, names, status::bounded};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::{Timestamp, Unit};
+use kube::{Resource as _, ResourceExt as _};
+
+use super::cluster::{Cluster, TAKER};
+use super::destination::Destination;
+use super::lease::Holder;
+use super::member::{self, Credentials};
+use crate::failure::Coded;
+
+/// Which backup.
+pub enum Which<'a> {
+    /// One that somebody created.
+    Named(&'a str),
+    /// The one of a scheduled Job, which makes it.
+    Scheduled {
+        /// The store.
+        store: &'a str,
+        /// The Job.
+        job: &'a str,
+    },
+}
+
+/// Takes a backup. Succeeds if at least one member is stored.
+pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<()> {
+    let (store, backup) = match which {
+        Which::Named(name) => {
+            let backup = cluster.backup(name).await?;
+            (cluster.store(&backup.spec.store_ref.name).await?, backup)
+        }
+        Which::Scheduled { store, job } => {
+            let store = cluster.store(store).await?;
+            let backup = cluster.make(&scheduled(&store, job)).await?;
+            (store, backup)
+        }
+    };
+    if backup.status.as_ref().is_some_and(CodexBackupStatus::ended) {
+        eprintln!("cxb/{} has ended already", backup.name_any());
+        return Ok(());
+    }
+    let lease = names::backup_lease(&store.name_any());
+    let holder = Holder::new(
+        &cluster.client,
+        &cluster.namespace,
+        lease,
+        holder.to_owned(),
+    );
+    let mut run = Run::begin(cluster, &store, &backup)?;
+    let result = Box::pin(holder.hold(run.all())).await;
+    if let Err(error) = &result {
+        run.failed(&format!("{error:#}"));
+    }
+    run.finish().await?;
+    result?;
+    match run.status.phase.as_deref() {
+        Some(phase::FAILED) => Err(anyhow::Error::msg(
+            run.status.message.clone().unwrap_or_default(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The backup of a scheduled Job.
+fn scheduled(store: &CodexStore, job: &str) -> CodexBackup {
+    let name = store.name_any();
+    let mut backup = CodexBackup::new(
+        &jobs::backup_of_job(&name, job),
+        CodexBackupSpec {
+            store_ref: codexstore_crds::backup::LocalRef { name: name.clone() },
+            ..CodexBackupSpec::default()
+        },
+    );
+    backup.metadata.finalizers = Some(vec![names::STORED_FINALIZER.to_owned()]);
+    backup.metadata.labels = Some(
+        [
+            (names::STORE_LABEL.to_owned(), name),
+            (names::JOB_LABEL.to_owned(), job.to_owned()),
+        ]
+        .into(),
+    );
+    backup
+}
+
+/// A backup that is being taken.
+struct Run<'a> {
+    cluster: &'a Cluster,
+    store: &'a CodexStore,
+    backup: &'a CodexBackup,
+    status: CodexBackupStatus,
+    destination: Destination,
+    directory: String,
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        cluster: &'a Cluster,
+        store: &'a CodexStore,
+        backup: &'a CodexBackup,
+    ) -> Result<Run<'a>> {
+        let policy = store.spec.backup.as_ref().ok_or_else(|| {
+            Coded::invalid(format!(
+                "cxs/{} has no spec.backup, so no destination",
+                store.name_any()
+            ))
+        })?;
+        let before = backup.status.clone().unwrap_or_default();
+        let named = before
+            .destination
+            .unwrap_or_else(|| policy.destination.clone());
+        let directory = before.directory.unwrap_or_else(|| {
+            jobs::directory(&cluster.namespace, &store.name_any(), &backup.name_any())
+        });
+        let status = CodexBackupStatus {
+            phase: Some(phase::RUNNING.to_owned()),
+            started_at: before.started_at.or_else(|| Some(Time(Timestamp::now()))),
+            location: Some(jobs::location(&named, &directory)),
+            directory: Some(directory.clone()),
+            destination: Some(named.clone()),
+            ..CodexBackupStatus::default()
+        };
+        Ok(Run {
+            cluster,
+            store,
+            backup,
+            status,
+            destination: Destination::of(&named)?,
+            directory,
+        })
+    }
+
+    async fn all(&mut self) -> Result<()> {
+        self.tell("waiting for members to be read").await?;
+        let uid = self.store.metadata.uid.as_deref().unwrap_or_default();
+        let credentials = Credentials::load(Path::new(names::TLS_DIR), uid)?;
+        let pods = self.cluster.pods(&self.store.name_any()).await?;
+        let pods: Vec<_> = pods.iter().filter(|pod| is_member(pod)).collect();
+        let total = pods.len();
+        let mut stored = 0_usize;
+        for pod in pods {
+            let name = pod.name_any();
+            self.tell(&format!("reading {name}")).await?;
+            eprintln!("{name}: reading");
+            let file = format!("{name}-{}.backup", random()?);
+            let path = format!("{}/{file}", self.directory);
+            let copied = member::copy(pod, &credentials, &self.destination, &path).await;
+            let entry = match copied {
+                Ok(told) => {
+                    stored += 1;
+                    eprintln!(
+                        "{name}: revision {}, {} bytes stored and read back",
+                        told.revision, told.bytes
+                    );
+                    entry(&name, file, &told)
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    eprintln!("{name}: {why}");
+                    BackupMember {
+                        pod: name,
+                        message: Some(bounded(&why)),
+                        ..BackupMember::default()
+                    }
+                }
+            };
+            self.status.members.push(entry);
+            self.status.ready = Some(format!("{stored}/{total}"));
+        }
+        self.sum();
+        if self.status.phase.as_deref() != Some(phase::FAILED) {
+            // Last, so that a directory that has it is whole: what a restore needs to know without a cluster.
+            let manifest = serde_json::to_vec_pretty(&self.status.members).context("make JSON")?;
+            let path = format!("{}/members-{}.json", self.directory, random()?);
+            self.destination.put(&path, manifest).await?;
+        }
+        Ok(())
+    }
+
+    /// What all members come to.
+    fn sum(&mut self) {
+        let members = &self.status.members;
+        let stored = members.iter().filter(|m| m.stored).count();
+        let total = |of: fn(&BackupMember) -> Option<i64>| members.iter().filter_map(of).sum();
+        self.status.bytes = Some(total(|m| m.bytes));
+        self.status.keys = Some(total(|m| m.keys));
+        let missing: Vec<_> = members
+            .iter()
+            .filter(|m| !m.stored)
+            .map(|m| {
+                format!(
+                    "{}: {}",
+                    m.pod,
+                    m.message.as_deref().unwrap_or("not stored")
+                )
+            })
+            .collect();
+        let (phase, message) = match (stored, members.len()) {
+            (_, 0) => (
+                phase::FAILED,
+                Some("the store has no members: no pod runs with it".to_owned()),
+            ),
+            (0, _) => (phase::FAILED, Some(missing.join("; "))),
+            (stored, all) if stored < all => (phase::PARTIALLY_FAILED, Some(missing.join("; "))),
+            _ => (phase::SUCCEEDED, None),
+        };
+        self.status.phase = Some(phase.to_owned());
+        self.status.message = message.map(|text| bounded(&text));
+    }
+
+    fn failed(&mut self, why: &str) {
+        self.status.phase = Some(phase::FAILED.to_owned());
+        self.status.message = Some(bounded(why));
+    }
+
+    async fn tell(&mut self, doing: &str) -> Result<()> {
+        self.status.message = Some(doing.to_owned());
+        self.write().await
+    }
+
+    async fn write(&self) -> Result<()> {
+        let mut shown = self.status.clone();
+        shown
+            .members
+            .truncate(codexstore_crds::codex_backup::MAX_BACKUP_MEMBERS);
+        let status = serde_json::to_value(&shown).context("make JSON")?;
+        self.cluster.tell(self.backup, TAKER, status).await
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        let now = Timestamp::now();
+        let whole = self.status.phase.as_deref() == Some(phase::SUCCEEDED);
+        let reason = self.status.phase.clone().unwrap_or_default();
+        let message = self.status.message.clone().unwrap_or_default();
+        self.status.completed_at = Some(Time(now));
+        self.status.duration = self.status.started_at.as_ref().and_then(|began| {
+            let took = now.since(began.0).ok()?.round(Unit::Second).ok()?;
+            Some(format!("{took:#}").replace(' ', ""))
+        });
+        self.status.conditions = vec![Condition {
+            type_: condition::COMPLETED.to_owned(),
+            status: if whole { "True" } else { "False" }.to_owned(),
+            reason: reason.clone(),
+            message: message.clone(),
+            observed_generation: None,
+            last_transition_time: Time(now),
+        }];
+        self.write().await?;
+        let name = self.backup.name_any();
+        let about = [self.backup.object_ref(&()), self.store.object_ref(&())];
+        let ready = self.status.ready.as_deref().unwrap_or("0/0");
+        let note = format!("backup {name}: members {ready} stored. {message}");
+        let event = if whole {
+            "BackupSucceeded".to_owned()
+        } else {
+            format!("Backup{reason}")
+        };
+        self.cluster
+            .event(&about, whole, &event, note.trim_end())
+            .await;
+        eprintln!("cxb/{name}: {reason}, members {ready}");
+        Ok(())
+    }
+}
+
+/// Whether a pod is, or should be, a member.
+fn is_member(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    is_injected(pod) && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn entry(pod: &str, file: String, told: &BackupTold) -> BackupMember {
+    let number = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX));
+    BackupMember {
+        pod: pod.to_owned(),
+        stored: true,
+        file: Some(file),
+        revision: number(told.revision),
+        lineage: Some(told.lineage.clone()),
+        keys: number(told.entries),
+        bytes: number(told.bytes),
+        sha256: Some(told.sha256.clone()),
+        root: Some(told.root.clone()),
+        key_id: told.key_id.clone(),
+        message: None,
+    }
+}
+
+/// A name that no other try has.
+fn random() -> Result<String> {
+    let number = getrandom::u32().map_err(|e| anyhow::anyhow!("draw a random name: {e}"))?;
+    Ok(format!("{number:08x}"))
+}

@@ -53,6 +53,28 @@ pub struct RunArgs {
           value_parser = pull_policy)]
     pub sidecar_image_pull_policy: Option<PullPolicy>,
 
+    /// Image with /codexctl that backups' Jobs run: this operator's own image has it
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_JOB_IMAGE",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "IMAGE"
+    )]
+    pub job_image: String,
+    /// Pull policy of that image; the cluster's default when absent
+    #[arg(long, env = "CODEXSTORE_OPERATOR_JOB_IMAGE_PULL_POLICY", value_name = "POLICY",
+          value_parser = pull_policy)]
+    pub job_image_pull_policy: Option<PullPolicy>,
+    /// ClusterRole that the Jobs' service accounts are bound to, in their own namespace
+    #[arg(
+        long,
+        env = "CODEXSTORE_OPERATOR_JOB_CLUSTER_ROLE",
+        default_value = "codexstore-jobs",
+        value_name = "NAME"
+    )]
+    pub job_cluster_role: String,
+
     /// Namespace that the operator runs in: its Lease and its webhook certificate are kept there
     #[arg(
         long,

@@ -194,7 +194,7 @@ impl Metrics {
         self.members_total.remove(labels);
         self.members_outdated.remove(labels);
         self.keyring_ok.remove(labels);
-        for certificate in ["ca", "server", "client-operator"] {
+        for certificate in ["ca", "server", "client-operator", "client-backup"] {
             self.certificate_expiry.remove(&CertificateLabels {
                 certificate: certificate.to_owned(),
                 namespace: labels.namespace.clone(),

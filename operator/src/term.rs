@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use codexstore_crds::jobs::JobConfig;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -48,6 +49,15 @@ impl Term {
             Poller::new(self.args.member_concurrency, self.args.member_timeout),
             self.args.keyring_poll,
             VERSION.to_owned(),
+            JobConfig {
+                image: self.args.job_image.clone(),
+                image_pull_policy: self
+                    .args
+                    .job_image_pull_policy
+                    .clone()
+                    .and_then(|policy| policy.0),
+                cluster_role: self.args.job_cluster_role.clone(),
+            },
         ))
     }
 
@@ -59,6 +69,12 @@ impl Term {
             shared: self.shared(),
         };
         for namespace in self.args.scopes() {
+            running.tasks.spawn(controller::backups::run(
+                Arc::clone(&running.shared),
+                namespace.clone(),
+                self.args.concurrency,
+                running.stop.clone(),
+            ));
             running.tasks.spawn(controller::run(
                 Arc::clone(&running.shared),
                 namespace,
@@ -231,7 +247,7 @@ mod tests {
                     let mut running = running(&term, std::future::pending());
                     let shared = Arc::clone(&running.shared);
                     running.tasks.spawn(async move {
-                        reconcile(&shared, &store(), &[], &[]).await.unwrap();
+                        reconcile(&shared, &store(), &[], &[], &[]).await.unwrap();
                         std::future::pending::<()>().await;
                     });
                     running

@@ -5,6 +5,7 @@
 //!
 //! **Secrets are read by name only**: never listed, never watched.
 
+pub mod backups;
 pub mod claims;
 pub mod events;
 pub mod keyring;
@@ -14,6 +15,7 @@ pub mod ownership;
 pub mod problem;
 pub mod reconcile;
 pub mod report;
+pub mod schedule;
 pub mod tls;
 
 #[cfg(test)]
@@ -29,7 +31,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use codexstore_crds::{CodexStore, names};
+use codexstore_crds::jobs::JobConfig;
+use codexstore_crds::{CodexBackup, CodexStore, names};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::core::DeserializeGuard;
@@ -73,6 +76,8 @@ pub struct Shared {
     pub keyring_poll: Duration,
     /// The operator's version, as it is noted on pods.
     pub version: String,
+    /// What Jobs run as.
+    pub jobs: JobConfig,
     memory: Mutex<HashMap<(String, String), reconcile::Memory>>,
     failures: Mutex<HashMap<(String, String), u32>>,
 }
@@ -86,6 +91,7 @@ impl Shared {
         poller: members::Poller,
         keyring_poll: Duration,
         version: String,
+        jobs: JobConfig,
     ) -> Self {
         Self {
             client,
@@ -94,6 +100,7 @@ impl Shared {
             poller,
             keyring_poll,
             version,
+            jobs,
             memory: Mutex::default(),
             failures: Mutex::default(),
         }
@@ -138,6 +145,7 @@ struct Scope {
     shared: Arc<Shared>,
     pods: Store<Pod>,
     claims: Store<PersistentVolumeClaim>,
+    backups: Store<CodexBackup>,
 }
 
 /// Longest pause after repeated failures.
@@ -172,6 +180,15 @@ pub async fn run(
     .modify(|claim| claim.managed_fields_mut().clear())
     .reflect(claim_writer)
     .touched_objects();
+    let (backups, backup_writer) = reflector::store();
+    let backup_stream = watcher(
+        api::<CodexBackup>(client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .modify(|backup| backup.managed_fields_mut().clear())
+    .reflect(backup_writer)
+    .touched_objects();
     let record_stream = watcher(
         api::<ConfigMap>(client, namespace.as_deref()),
         watcher::Config::default().labels(&managed),
@@ -194,6 +211,7 @@ pub async fn run(
         shared: Arc::clone(&shared),
         pods,
         claims,
+        backups,
     });
     let config = Config::default()
         .debounce(Duration::from_millis(200))
@@ -203,6 +221,10 @@ pub async fn run(
         .watches_stream(pod_stream, |pod: Pod| store_of(&pod))
         .watches_stream(claim_stream, |claim: PersistentVolumeClaim| {
             store_of(&claim)
+        })
+        .watches_stream(backup_stream, |backup: CodexBackup| {
+            let store = &backup.spec.store_ref.name;
+            Some(ObjectRef::new(store).within(&backup.namespace()?))
         })
         .watches_stream(record_stream, |record: ConfigMap| store_of(&record))
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -263,6 +285,7 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
     // What a cache that is not filled yet does not show would be taken for missing.
     filled("pods", scope.pods.wait_until_ready()).await?;
     filled("claims", scope.claims.wait_until_ready()).await?;
+    filled("backups", scope.backups.wait_until_ready()).await?;
     let mine = |labels: &std::collections::BTreeMap<String, String>, namespace: Option<String>| {
         labels.get(names::STORE_LABEL) == store.metadata.name.as_ref()
             && namespace == store.metadata.namespace
@@ -271,7 +294,11 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
     let claims = scope
         .claims
         .state_filter(|c| mine(c.labels(), c.namespace()));
-    let done = reconcile::reconcile(shared, store, &pods, &claims).await?;
+    let backups = scope.backups.state_filter(|b| {
+        store.metadata.name.as_ref() == Some(&b.spec.store_ref.name)
+            && b.namespace() == store.metadata.namespace
+    });
+    let done = reconcile::reconcile(shared, store, &pods, &claims, &backups).await?;
     let key = (store.namespace().unwrap_or_default(), store.name_any());
     shared
         .failures

@@ -5,7 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use codexstore_crds::{CodexStore, CodexStoreStatus, is_injected, names};
+use codexstore_crds::{CodexBackup, CodexStore, CodexStoreStatus, is_injected, names};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
@@ -18,7 +18,7 @@ use super::members;
 use super::problem::{self, Problem};
 use super::report;
 use super::tls::{self, Certificates, Credentials};
-use super::{Error, Shared, claims};
+use super::{Error, Shared, claims, schedule};
 use crate::metrics::StoreLabels;
 
 /// Time until the next look: when all is well, when something is under way, and when somebody else was faster.
@@ -35,6 +35,8 @@ pub struct Memory {
     pods: u64,
     keyring: Option<(Instant, Keyring)>,
     credentials: Option<(Instant, Credentials)>,
+    /// The objects that backups need.
+    pub(super) applied: schedule::Applied,
 }
 
 /// What a look ended with.
@@ -46,12 +48,13 @@ pub struct Done {
     pub again: Duration,
 }
 
-/// Looks at one store. `pods` carry its label; `claims` are those with our labels in its namespace.
+/// Looks at one store. `pods` carry its label; `claims` are those with our labels in its namespace; `backups` are its own.
 pub async fn reconcile(
     shared: &Shared,
     store: &CodexStore,
     pods: &[Arc<Pod>],
     claims: &[Arc<PersistentVolumeClaim>],
+    backups: &[Arc<CodexBackup>],
 ) -> Result<Done, Error> {
     let about = store.object_ref(&());
     let mut problems = Vec::new();
@@ -88,6 +91,7 @@ pub async fn reconcile(
         shared.events.normal(&about, "ClaimGrown", &note).await;
     }
     problems.extend(volumes.problems);
+    let backups = schedule::ensure(shared, store, backups).await?;
     let held_up = held_up(&keyring, pods, volumes.of_pods);
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
@@ -119,6 +123,7 @@ pub async fn reconcile(
     let seen = report::Seen {
         keyring: &keyring,
         members,
+        backups,
         problems,
         waiting_for: waiting,
     };
@@ -379,7 +384,11 @@ async fn write(
 }
 
 impl Shared {
-    fn remember<T>(&self, store: &CodexStore, use_it: impl FnOnce(&mut Memory) -> T) -> T {
+    pub(super) fn remember<T>(
+        &self,
+        store: &CodexStore,
+        use_it: impl FnOnce(&mut Memory) -> T,
+    ) -> T {
         let key = (store.namespace().unwrap_or_default(), store.name_any());
         let mut all = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         use_it(all.entry(key).or_default())

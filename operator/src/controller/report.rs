@@ -8,6 +8,7 @@ use kube::ResourceExt as _;
 use super::keyring::Keyring;
 use super::members;
 use super::problem::{self, Problem};
+use super::schedule::Backups;
 
 /// What was seen.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Seen<'a> {
     pub members: Vec<MemberStatus>,
     /// What else is wrong (volumes, foreign objects, pods without sidecar).
     pub problems: Vec<Problem>,
+    /// The backups.
+    pub backups: Backups,
     /// What is still being made, in words; empty when nothing is.
     pub waiting_for: Vec<String>,
 }
@@ -48,6 +51,8 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         problems.push(problem.clone());
     }
     problems.extend(seen.problems);
+    problems.extend(seen.backups.problems);
+    status.last_backup = seen.backups.last;
     problems.extend(member_problems(&seen.members));
     let mut waiting = seen.waiting_for;
     waiting.extend(slow_members(&seen.members));
@@ -104,6 +109,14 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
             Keyring::Broken(problem, _) => (Some(false), problem.reason, problem.message.as_str()),
         },
     );
+    match &seen.backups.condition {
+        Some((value, reason, message)) => {
+            set(condition::LAST_BACKUP_SUCCEEDED, (*value, reason, message));
+        }
+        None => status
+            .conditions
+            .retain(|c| c.type_ != condition::LAST_BACKUP_SUCCEEDED),
+    }
     let word = if store.metadata.deletion_timestamp.is_some() {
         phase::DELETING
     } else if !problems.is_empty() {

@@ -31,6 +31,7 @@ pub fn operator(api: &FakeApi) -> Shared {
         Poller::new(4, Duration::from_millis(200)),
         Duration::from_mins(1),
         "1.0".into(),
+        codexstore_crds::jobs::JobConfig::default(),
     )
 }
 
@@ -55,7 +56,7 @@ pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Resul
         .filter(|c: &PersistentVolumeClaim| c.metadata.labels.is_some())
         .map(Arc::new)
         .collect();
-    reconcile(operator, &store, &pods, &claims).await
+    reconcile(operator, &store, &pods, &claims, &[]).await
 }
 
 fn condition(api: &FakeApi, type_: &str) -> (String, String) {
@@ -190,7 +191,9 @@ async fn a_status_that_knows_a_keyring_forbids_a_new_key_until_the_store_is_dele
     let said = api.get(STORE).unwrap()["status"].to_string();
     assert!(said.contains("and the CodexStore, create"), "{said}");
     // A cache that is older than the status changes nothing.
-    reconcile(&operator(&api), &before, &[], &[]).await.unwrap();
+    reconcile(&operator(&api), &before, &[], &[], &[])
+        .await
+        .unwrap();
     assert!(api.get(KEYRING).is_none(), "a key was made a second time");
     // The user says that the data is worthless.
     recreate(&api);
@@ -219,9 +222,13 @@ async fn no_key_is_made_for_a_store_that_is_gone_or_another_by_now() {
     let api = with(&store()).await;
     let cached: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
     recreate(&api);
-    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    reconcile(&operator(&api), &cached, &[], &[], &[])
+        .await
+        .unwrap();
     api.remove(STORE);
-    reconcile(&operator(&api), &cached, &[], &[]).await.unwrap();
+    reconcile(&operator(&api), &cached, &[], &[], &[])
+        .await
+        .unwrap();
     assert!(api.get(KEYRING).is_none());
 }
 

@@ -61,14 +61,15 @@ struct Wanted {
     expires: i64,
 }
 
-/// The store's three Secrets, as they should be now given what they hold.
+/// The store's Secrets, as they should be now given what they hold; the last is for stores with backups only.
 fn plan(
     store: &CodexStore,
     ca: Option<&Secret>,
     server: Option<&Secret>,
     client: Option<&Secret>,
+    backup: Option<&Secret>,
     now: i64,
-) -> Result<[Wanted; 3], Error> {
+) -> Result<[Wanted; 4], Error> {
     let name = desired::store_name(store);
     let uid = store.metadata.uid.as_deref().unwrap_or_default();
     let namespace = store.metadata.namespace.as_deref().unwrap_or_default();
@@ -131,6 +132,17 @@ fn plan(
             life: LEAF_LIFE,
         },
     )?;
+    let backup = leaf(
+        "client-backup",
+        names::backup_client_secret(name),
+        backup,
+        &Request {
+            common_name: "codexstore backup".to_owned(),
+            sans: vec![San::Uri(names::BACKUP_ROLE_URI.to_owned())],
+            usage: Usage::Client,
+            life: LEAF_LIFE,
+        },
+    )?;
     let expires = authority.facts()?.not_after;
     let ca = Wanted {
         label: "ca",
@@ -138,7 +150,7 @@ fn plan(
         data: authority.data(),
         expires,
     };
-    Ok([ca, server, client])
+    Ok([ca, server, client, backup])
 }
 
 /// Looks at a store's certificates and makes or renews what is needed.
@@ -154,9 +166,11 @@ pub async fn ensure(
         names::ca_secret(&name),
         names::server_secret(&name),
         names::operator_client_secret(&name),
+        names::backup_client_secret(&name),
     ];
-    let mut found: [Option<Secret>; 3] = [None, None, None];
-    for (slot, name) in found.iter_mut().zip(&names) {
+    let count = if store.spec.backup.is_some() { 4 } else { 3 };
+    let mut found: [Option<Secret>; 4] = [const { None }; 4];
+    for (slot, name) in found.iter_mut().zip(&names).take(count) {
         *slot = api.get_opt(name).await?;
         if let Some(secret) = slot
             && let Ownership::Foreign(why) = ownership(&secret.metadata, store)
@@ -164,15 +178,16 @@ pub async fn ensure(
             return Ok(Certificates::Broken(Problem::foreign("Secret", name, &why)));
         }
     }
-    let [ca, server, client_secret] = &found;
+    let [ca, server, client_secret, backup] = &found;
     let wanted = plan(
         store,
         ca.as_ref(),
         server.as_ref(),
         client_secret.as_ref(),
+        backup.as_ref(),
         unix_now(),
     )?;
-    for (wanted, found) in wanted.iter().zip(&found) {
+    for (wanted, found) in wanted.iter().zip(&found).take(count) {
         // The authority is first: nothing is signed by one that was not stored.
         if !write(client, &api, store, wanted, found.as_ref()).await? {
             return Ok(Certificates::Pending);
@@ -187,7 +202,7 @@ pub async fn ensure(
             .get_or_create(&labels)
             .set(wanted.expires);
     }
-    let [_, _, client_wanted] = &wanted;
+    let [_, _, client_wanted, _] = &wanted;
     Ok(Certificates::Ready(credentials(
         store,
         &client_wanted.data,
@@ -292,9 +307,17 @@ mod tests {
     #[test]
     fn good_certificates_are_left_alone_and_due_ones_renewed() {
         let now = unix_now();
-        let first = plan(&store(), None, None, None, now).unwrap();
-        let [ca, server, client] = first.each_ref().map(stored);
-        let again = plan(&store(), Some(&ca), Some(&server), Some(&client), now + DAY).unwrap();
+        let first = plan(&store(), None, None, None, None, now).unwrap();
+        let [ca, server, client, backup] = first.each_ref().map(stored);
+        let again = plan(
+            &store(),
+            Some(&ca),
+            Some(&server),
+            Some(&client),
+            Some(&backup),
+            now + DAY,
+        )
+        .unwrap();
         for (a, b) in first.iter().zip(&again) {
             assert_eq!(a.data, b.data, "{} changed", a.name);
         }
@@ -303,6 +326,7 @@ mod tests {
             Some(&ca),
             Some(&server),
             Some(&client),
+            Some(&backup),
             now + 61 * DAY,
         )
         .unwrap();
@@ -314,13 +338,21 @@ mod tests {
     #[test]
     fn a_recreated_store_gets_certificates_for_its_own_uid() {
         let now = unix_now();
-        let [ca, server, client] = plan(&store(), None, None, None, now)
+        let [ca, server, client, _] = plan(&store(), None, None, None, None, now)
             .unwrap()
             .each_ref()
             .map(stored);
         let mut recreated = store();
         recreated.metadata.uid = Some("another-uid".into());
-        let wanted = plan(&recreated, Some(&ca), Some(&server), Some(&client), now).unwrap();
+        let wanted = plan(
+            &recreated,
+            Some(&ca),
+            Some(&server),
+            Some(&client),
+            None,
+            now,
+        )
+        .unwrap();
         let crt = String::from_utf8(wanted[1].data["tls.crt"].0.clone()).unwrap();
         let facts = Facts::read("server", &crt).unwrap();
         assert_eq!(facts.sans, [San::Dns("another-uid.codexstore".into())]);
@@ -328,8 +360,9 @@ mod tests {
 
     #[test]
     fn the_authority_key_is_in_no_mounted_secret() {
-        let [ca, server, client] = plan(&store(), None, None, None, unix_now()).unwrap();
-        for mounted in [server, client] {
+        let [ca, server, client, backup] =
+            plan(&store(), None, None, None, None, unix_now()).unwrap();
+        for mounted in [server, client, backup] {
             assert_ne!(mounted.data["tls.key"], ca.data["tls.key"]);
             assert_eq!(
                 mounted.data.keys().collect::<Vec<_>>(),

@@ -8,6 +8,7 @@
 
 mod access;
 mod admission;
+mod backups;
 mod chart;
 mod durability;
 mod keys;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::protocol::sidecar_memory;
 
 /// codexctl on this machine, with the test cluster.
-fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
+pub fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
     let path = std::env::var("CODEXSTORE_TEST_CODEXCTL").unwrap_or_else(|_| {
         let target = run::root().join("target");
         let built = [

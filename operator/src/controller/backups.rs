@@ -1,0 +1,427 @@
+//! Reconciles CodexBackup resources: the Job that takes one, the Job that verifies it, and the Job that deletes what is
+//! stored before the resource goes.
+//!
+//! A Job writes into the status what it did. Here is written only what no Job can: that one has not begun, or has ended
+//! without a word.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use codexstore_crds::backup::Verify;
+use codexstore_crds::codex_backup::{CodexBackupStatus, DeletionPolicy, condition, phase};
+use codexstore_crds::jobs::{self, Task};
+use codexstore_crds::status::bounded;
+use codexstore_crds::{CodexBackup, CodexStore, names};
+use futures::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::reconcile::jitter;
+use super::{Error, Shared, api};
+
+/// Until the next look: after a change that another one follows, and when only time brings something new.
+const SOON: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_mins(5);
+/// How long a scheduled Job may be unknown before its backup counts as failed: caches lag.
+const GRACE: i64 = 60;
+/// Who writes what is written here.
+const MANAGER: &str = "codexstore-operator-backup";
+
+/// Reconciles the backups of one namespace, or of all, until `stop`.
+pub async fn run(
+    shared: Arc<Shared>,
+    namespace: Option<String>,
+    concurrency: u16,
+    stop: CancellationToken,
+) {
+    let client = &shared.client;
+    let (backups, writer) = reflector::store();
+    let backup_stream = watcher(
+        api::<CodexBackup>(client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .reflect(writer)
+    .touched_objects();
+    let ours = format!("{}={}", super::MANAGED_BY, names::FIELD_MANAGER);
+    let job_stream = watcher(
+        api::<Job>(client, namespace.as_deref()),
+        watcher::Config::default().labels(&ours),
+    )
+    .default_backoff()
+    .touched_objects();
+    Controller::for_stream(backup_stream, backups)
+        .with_config(
+            Config::default()
+                .debounce(Duration::from_millis(200))
+                .concurrency(concurrency),
+        )
+        .watches_stream(job_stream, |job: Job| backup_of(&job))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(look, failed, shared)
+        .for_each(|result| {
+            match result {
+                Ok(_)
+                | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) =>
+                    {}
+                Err(error) => warn!(%error, "watch of backups"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// The backup that a Job is for.
+fn backup_of(job: &Job) -> Option<ObjectRef<CodexBackup>> {
+    let labels = job.labels();
+    let name = match labels.get(names::BACKUP_LABEL) {
+        Some(name) => name.clone(),
+        // One of a CronJob's.
+        None => jobs::backup_of_job(labels.get("app.kubernetes.io/instance")?, &job.name_any()),
+    };
+    Some(ObjectRef::new(&name).within(&job.namespace()?))
+}
+
+async fn look(backup: Arc<CodexBackup>, shared: Arc<Shared>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let one = One {
+        shared: &shared,
+        namespace: backup.namespace().unwrap_or_default(),
+        backup: &backup,
+    };
+    let again = if backup.metadata.deletion_timestamp.is_some() {
+        one.delete().await?
+    } else {
+        one.go_on().await?
+    };
+    shared.metrics.reconciled("backup", started.elapsed());
+    Ok(again.map_or_else(Action::await_change, |time| Action::requeue(jitter(time))))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature is the controller's"
+)]
+fn failed(backup: Arc<CodexBackup>, why: &Error, shared: Arc<Shared>) -> Action {
+    error!(backup = backup.name_any(), namespace = backup.namespace(), error = %why, "cannot reconcile the backup");
+    shared.metrics.reconciled("error", Duration::ZERO);
+    Action::requeue(jitter(Duration::from_secs(15)))
+}
+
+/// One look at one backup.
+struct One<'a> {
+    shared: &'a Shared,
+    namespace: String,
+    backup: &'a CodexBackup,
+}
+
+/// How a Job is.
+enum Run {
+    /// There is none.
+    None,
+    /// It runs, or will.
+    Going,
+    /// It succeeded.
+    Done,
+    /// It failed; why.
+    Failed(String),
+}
+
+impl One<'_> {
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.shared.client.clone(), &self.namespace)
+    }
+
+    fn backups(&self) -> Api<CodexBackup> {
+        Api::namespaced(self.shared.client.clone(), &self.namespace)
+    }
+
+    async fn store(&self) -> Result<Option<CodexStore>, Error> {
+        let api = Api::<CodexStore>::namespaced(self.shared.client.clone(), &self.namespace);
+        Ok(api.get_opt(&self.backup.spec.store_ref.name).await?)
+    }
+
+    /// Takes and verifies.
+    async fn go_on(&self) -> Result<Option<Duration>, Error> {
+        if !self.finalized() {
+            // Before anything can be stored.
+            self.finalizers(|all| all.push(names::STORED_FINALIZER.to_owned()))
+                .await?;
+            return Ok(Some(SOON));
+        }
+        let status = self.backup.status.clone().unwrap_or_default();
+        if !status.ended() {
+            return self.take(&status).await;
+        }
+        if !status.usable() || status.verified().is_some() {
+            return Ok(None);
+        }
+        let Some(store) = self.store().await? else {
+            return Ok(None);
+        };
+        let policy = store.spec.backup.as_ref().map(|policy| policy.verify);
+        if policy != Some(Verify::Always) {
+            return Ok(None);
+        }
+        match self
+            .run(&jobs::job_name(&self.backup.name_any(), Task::Verify))
+            .await?
+        {
+            Run::None => self.start(&store, Task::Verify).await,
+            Run::Going => Ok(None),
+            // Its word is on its way; if it has none, its Job goes with time and is made anew.
+            Run::Done => Ok(Some(LATER)),
+            Run::Failed(why) => {
+                let message = format!("could not be verified, and will be tried again: {why}");
+                self.unverified(&message).await?;
+                self.warn("BackupNotVerified", &message).await;
+                Ok(Some(LATER))
+            }
+        }
+    }
+
+    async fn take(&self, status: &CodexBackupStatus) -> Result<Option<Duration>, Error> {
+        let name = self.backup.name_any();
+        let scheduled = self.backup.labels().get(names::JOB_LABEL);
+        let job = scheduled
+            .cloned()
+            .unwrap_or_else(|| jobs::job_name(&name, Task::Backup));
+        match (self.run(&job).await?, scheduled) {
+            (Run::Going, _) => Ok(Some(LATER)),
+            (Run::None, None) if status.phase.as_deref() != Some(phase::RUNNING) => {
+                let Some(store) = self.store().await? else {
+                    let what =
+                        format!("there is no CodexStore {}", self.backup.spec.store_ref.name);
+                    return self.pending(status, &what).await;
+                };
+                if store.spec.backup.is_none() {
+                    let what = format!(
+                        "cxs/{} has no spec.backup, which says where backups go",
+                        store.name_any()
+                    );
+                    return self.pending(status, &what).await;
+                }
+                self.pending(status, "its Job is being started").await?;
+                self.start(&store, Task::Backup).await
+            }
+            (Run::None, Some(_)) if self.age() < GRACE => Ok(Some(SOON)),
+            (ended, _) => {
+                // What a cache does not show yet may have been written by now.
+                let live = self.backups().get_opt(&name).await?;
+                let live = live.and_then(|live| live.status).unwrap_or_default();
+                if live.ended() {
+                    return Ok(Some(SOON));
+                }
+                let why = match ended {
+                    Run::Failed(why) => why,
+                    Run::None => "its Job is gone".to_owned(),
+                    _ => "its Job ended without saying how it went".to_owned(),
+                };
+                self.lost(&live, &why).await?;
+                self.warn("BackupFailed", &why).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Deletes what is stored, then lets go.
+    async fn delete(&self) -> Result<Option<Duration>, Error> {
+        if !self.finalized() {
+            return Ok(None);
+        }
+        let status = self.backup.status.clone().unwrap_or_default();
+        let stays = self.backup.spec.deletion_policy == DeletionPolicy::Retain;
+        if stays || status.directory.is_none() {
+            return self.let_go().await;
+        }
+        let Some(store) = self.store().await? else {
+            let note = format!(
+                "the CodexStore is gone, so nobody may delete what is stored: it stays at {}",
+                status.location.as_deref().unwrap_or_default()
+            );
+            self.warn("StoredBackupLeft", &note).await;
+            return self.let_go().await;
+        };
+        let name = jobs::job_name(&self.backup.name_any(), Task::Prune);
+        match self.run(&name).await? {
+            Run::None => match self.start(&store, Task::Prune).await {
+                Err(Error::Kube(kube::Error::Api(answer))) if terminating(&answer) => {
+                    let note = format!(
+                        "the namespace is being deleted: what is stored stays at {}",
+                        status.location.as_deref().unwrap_or_default()
+                    );
+                    self.warn("StoredBackupLeft", &note).await;
+                    self.let_go().await
+                }
+                other => other,
+            },
+            Run::Going => Ok(Some(LATER)),
+            Run::Done => self.let_go().await,
+            Run::Failed(why) => {
+                let note =
+                    format!("what is stored could not be deleted, and will be tried again: {why}");
+                self.warn("PruneFailed", &note).await;
+                self.jobs()
+                    .delete(&name, &DeleteParams::background())
+                    .await?;
+                Ok(Some(LATER))
+            }
+        }
+    }
+
+    async fn run(&self, name: &str) -> Result<Run, Error> {
+        let Some(job) = self.jobs().get_opt(name).await? else {
+            return Ok(Run::None);
+        };
+        let conditions = job.status.and_then(|s| s.conditions).unwrap_or_default();
+        let ended = conditions
+            .into_iter()
+            .find(|c| c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed"));
+        Ok(match ended {
+            None => Run::Going,
+            Some(c) if c.type_ == "Complete" => Run::Done,
+            Some(c) => {
+                let reason = c.reason.unwrap_or_default();
+                let message = c.message.unwrap_or_default();
+                Run::Failed(format!("job/{name} failed: {reason}: {message}"))
+            }
+        })
+    }
+
+    async fn start(&self, store: &CodexStore, task: Task) -> Result<Option<Duration>, Error> {
+        let Some(job) = jobs::job(store, self.backup, task, &self.shared.jobs) else {
+            return Ok(Some(LATER));
+        };
+        let params = PostParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match self.jobs().create(&params, &job).await {
+            Ok(_) => Ok(Some(LATER)),
+            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(Some(SOON)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Seconds since the resource was made.
+    fn age(&self) -> i64 {
+        let created = self.backup.metadata.creation_timestamp.as_ref();
+        created.map_or(0, |at| Timestamp::now().as_second() - at.0.as_second())
+    }
+
+    async fn pending(
+        &self,
+        status: &CodexBackupStatus,
+        what: &str,
+    ) -> Result<Option<Duration>, Error> {
+        if status.message.as_deref() != Some(what) {
+            self.tell(json!({"phase": phase::PENDING, "message": what}))
+                .await?;
+        }
+        Ok(Some(LATER))
+    }
+
+    /// Writes that a Job ended without a word.
+    async fn lost(&self, status: &CodexBackupStatus, why: &str) -> Result<(), Error> {
+        let now = Time(Timestamp::now());
+        // All that is known of it, under our name: the Job's is not heard any more.
+        let mut told = json!(CodexBackupStatus {
+            phase: Some(phase::FAILED.to_owned()),
+            completed_at: Some(now.clone()),
+            message: Some(bounded(why)),
+            conditions: Vec::new(),
+            ..status.clone()
+        });
+        let completed = condition_of(condition::COMPLETED, "False", phase::FAILED, why, now);
+        if let Some(told) = told.as_object_mut() {
+            told.insert("conditions".to_owned(), json!([completed]));
+        }
+        self.tell(told).await
+    }
+
+    async fn unverified(&self, why: &str) -> Result<(), Error> {
+        let now = Time(Timestamp::now());
+        let unknown = condition_of(condition::VERIFIED, "Unknown", "VerifyFailed", why, now);
+        self.tell(json!({"conditions": [unknown]})).await
+    }
+
+    async fn tell(&self, status: Value) -> Result<(), Error> {
+        let name = self.backup.name_any();
+        let patch = json!({
+            "apiVersion": CodexBackup::api_version(&()),
+            "kind": CodexBackup::kind(&()),
+            "metadata": {"name": name, "uid": self.backup.metadata.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        self.backups()
+            .patch_status(&name, &params, &Patch::Apply(patch))
+            .await?;
+        Ok(())
+    }
+
+    async fn warn(&self, reason: &'static str, note: &str) {
+        let about = self.backup.object_ref(&());
+        self.shared.events.warning(&about, reason, note).await;
+    }
+
+    fn finalized(&self) -> bool {
+        self.backup
+            .finalizers()
+            .iter()
+            .any(|f| f == names::STORED_FINALIZER)
+    }
+
+    async fn let_go(&self) -> Result<Option<Duration>, Error> {
+        self.finalizers(|all| all.retain(|f| f != names::STORED_FINALIZER))
+            .await?;
+        Ok(None)
+    }
+
+    async fn finalizers(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), Error> {
+        let mut all = self.backup.finalizers().to_vec();
+        change(&mut all);
+        let patch = json!({"metadata": {
+            "resourceVersion": self.backup.resource_version(),
+            "uid": self.backup.metadata.uid,
+            "finalizers": all,
+        }});
+        let params = PatchParams::default();
+        let name = self.backup.name_any();
+        match self
+            .backups()
+            .patch(&name, &params, &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            // Changed or gone meanwhile: the next look sees.
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn condition_of(type_: &str, status: &str, reason: &str, message: &str, now: Time) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: bounded(message),
+        observed_generation: None,
+        last_transition_time: now,
+    }
+}
+
+/// Whether an answer says that nothing can be made in a namespace any more.
+fn terminating(answer: &kube::core::Status) -> bool {
+    answer.code == 403 && answer.message.contains("because it is being terminated")
+}

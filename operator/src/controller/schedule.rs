@@ -1,0 +1,238 @@
+//! The standing part of a store's backups: the account and the CronJob of its Jobs, and which backups have expired.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use codexstore_crds::codex_backup::phase;
+use codexstore_crds::status::LastBackup;
+use codexstore_crds::{CodexBackup, CodexStore, jobs, names, retention};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::batch::v1::CronJob;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::ownership::{Ownership, ownership};
+use super::problem::Problem;
+use super::{Error, Shared};
+
+/// How long the objects are taken to be as they were last applied.
+const APPLIED: Duration = Duration::from_mins(10);
+
+/// What was applied, and when.
+pub type Applied = Option<(Instant, u64)>;
+
+/// What is known of a store's backups.
+#[derive(Debug, Default)]
+pub struct Backups {
+    /// What is in the way.
+    pub problems: Vec<Problem>,
+    /// The latest that is stored.
+    pub last: Option<LastBackup>,
+    /// Condition `LastBackupSucceeded`: value, reason, message. None for a store without `spec.backup`.
+    pub condition: Option<(Option<bool>, &'static str, String)>,
+}
+
+/// Makes what a store's backups need, deletes those that have expired, and says how they are.
+pub async fn ensure(
+    shared: &Shared,
+    store: &CodexStore,
+    backups: &[Arc<CodexBackup>],
+) -> Result<Backups, Error> {
+    let mut seen = Backups {
+        last: last(backups),
+        ..Backups::default()
+    };
+    let Some(policy) = &store.spec.backup else {
+        remove_cron_job(shared, store).await?;
+        return Ok(seen);
+    };
+    seen.condition = Some(outcome(backups));
+    if store.metadata.deletion_timestamp.is_some() {
+        return Ok(seen);
+    }
+    seen.problems = apply(shared, store).await?;
+    // Until there are restores in the cluster nothing else uses one.
+    let used = BTreeSet::new();
+    let api = Api::<CodexBackup>::namespaced(
+        shared.client.clone(),
+        &store.namespace().unwrap_or_default(),
+    );
+    for name in retention::expired(backups.iter().map(|b| &**b), &policy.retention, &used) {
+        match api.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => tracing::info!(backup = name, "expired"),
+            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(seen)
+}
+
+/// The latest backup that has something stored.
+fn last(backups: &[Arc<CodexBackup>]) -> Option<LastBackup> {
+    let stored = backups.iter().filter_map(|backup| {
+        let status = backup.status.as_ref().filter(|status| status.usable())?;
+        let time = status.completed_at.clone()?;
+        Some((time.0, backup.name_any(), status))
+    });
+    let (time, name, status) = stored.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)))?;
+    Some(LastBackup {
+        name,
+        phase: status.phase.clone().unwrap_or_default(),
+        time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time),
+        verified: status.verified(),
+    })
+}
+
+/// How the latest backup that has ended went.
+fn outcome(backups: &[Arc<CodexBackup>]) -> (Option<bool>, &'static str, String) {
+    let ended = backups.iter().filter_map(|backup| {
+        let status = backup.status.as_ref().filter(|status| status.ended())?;
+        Some((
+            status.completed_at.as_ref().map(|t| t.0),
+            backup.name_any(),
+            status,
+        ))
+    });
+    let Some((_, name, status)) = ended.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))) else {
+        return (None, "NoBackupYet", "no backup has ended yet".to_owned());
+    };
+    let message = status.message.clone().unwrap_or_default();
+    match (status.phase.as_deref(), status.verified()) {
+        (Some(phase::SUCCEEDED), Some(false)) => {
+            let message = format!("{name} was stored, but is not what the members said");
+            (Some(false), "NotVerified", message)
+        }
+        (Some(phase::SUCCEEDED), verified) => {
+            let how = if verified == Some(true) {
+                "stored and verified"
+            } else {
+                "stored"
+            };
+            (Some(true), "Succeeded", format!("{name} is {how}"))
+        }
+        (Some(phase::PARTIALLY_FAILED), _) => {
+            (Some(false), "PartiallyFailed", format!("{name}: {message}"))
+        }
+        _ => (Some(false), "Failed", format!("{name}: {message}")),
+    }
+}
+
+async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Error> {
+    let cfg = &shared.jobs;
+    let account = jobs::service_account(store);
+    let binding = jobs::role_binding(store, cfg);
+    let cron = jobs::cron_job(store, cfg);
+    let mut hasher = DefaultHasher::new();
+    // A struct of strings and numbers always serialises.
+    let text = serde_json::to_string(&(&account, &binding, &cron)).unwrap_or_default();
+    text.hash(&mut hasher);
+    let print = hasher.finish();
+    let known = shared.remember(store, |memory| memory.applied);
+    if known.is_some_and(|(at, what)| what == print && at.elapsed() < APPLIED) {
+        return Ok(Vec::new());
+    }
+    let client = &shared.client;
+    let mut problems = Vec::new();
+    problems.extend(one(client, store, &account).await?);
+    problems.extend(one(client, store, &binding).await?);
+    match cron {
+        Some(cron) => problems.extend(one(client, store, &cron).await?),
+        None => delete_cron_job(client, store).await?,
+    }
+    if problems.is_empty() {
+        shared.remember(store, |memory| {
+            memory.applied = Some((Instant::now(), print));
+        });
+    }
+    Ok(problems)
+}
+
+/// Applies one object, unless its name is taken.
+async fn one<K>(client: &Client, store: &CodexStore, wanted: &K) -> Result<Option<Problem>, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(client.clone(), &store.namespace().unwrap_or_default());
+    let name = wanted.name_any();
+    if let Some(found) = api.get_opt(&name).await?
+        && let Ownership::Foreign(why) = ownership(found.meta(), store)
+    {
+        return Ok(Some(Problem::foreign(&K::kind(&()), &name, &why)));
+    }
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    api.patch(&name, &params, &Patch::Apply(wanted)).await?;
+    Ok(None)
+}
+
+/// After `spec.backup` is gone, of which the condition is the memory.
+async fn remove_cron_job(shared: &Shared, store: &CodexStore) -> Result<(), Error> {
+    let had = store.status.as_ref().is_some_and(|status| {
+        let condition = codexstore_crds::status::condition::LAST_BACKUP_SUCCEEDED;
+        status.condition(condition).is_some()
+    });
+    if had {
+        delete_cron_job(&shared.client, store).await?;
+        shared.remember(store, |memory| memory.applied = None);
+    }
+    Ok(())
+}
+
+async fn delete_cron_job(client: &Client, store: &CodexStore) -> Result<(), Error> {
+    let api = Api::<CronJob>::namespaced(client.clone(), &store.namespace().unwrap_or_default());
+    let name = names::backup_cron_job(&store.name_any());
+    let Some(found) = api.get_opt(&name).await? else {
+        return Ok(());
+    };
+    if !matches!(ownership(&found.metadata, store), Ownership::Foreign(_)) {
+        match api.delete(&name, &DeleteParams::background()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use codexstore_crds::codex_backup::{CodexBackupSpec, CodexBackupStatus};
+
+    use super::*;
+
+    fn backup(name: &str, at: &str, phase: &str) -> Arc<CodexBackup> {
+        let mut backup = CodexBackup::new(name, CodexBackupSpec::default());
+        backup.status = Some(CodexBackupStatus {
+            phase: Some(phase.to_owned()),
+            completed_at: Some(serde_json::from_value(at.into()).unwrap()),
+            message: (phase == phase::FAILED).then(|| "no bucket".to_owned()),
+            ..CodexBackupStatus::default()
+        });
+        Arc::new(backup)
+    }
+
+    #[test]
+    fn the_last_stored_one_and_the_last_outcome_are_told() {
+        assert_eq!(outcome(&[]).0, None);
+        let all = [
+            backup("a", "2026-11-01T00:00:00Z", phase::SUCCEEDED),
+            backup("c", "2026-11-03T00:00:00Z", phase::FAILED),
+            backup("b", "2026-11-02T00:00:00Z", phase::PARTIALLY_FAILED),
+            backup("d", "2026-11-04T00:00:00Z", phase::RUNNING),
+        ];
+        assert_eq!(last(&all).unwrap().name, "b");
+        let (value, reason, message) = outcome(&all);
+        assert_eq!((value, reason), (Some(false), "Failed"));
+        assert_eq!(message, "c: no bucket");
+        assert_eq!(outcome(&all[..1]).0, Some(true));
+    }
+}

@@ -1,0 +1,282 @@
+//! Backups: taken now and by a schedule, verified with the key, expired, deleted, and opened without the cluster.
+
+use codexstore_tests::objects::{self, IDLE};
+use codexstore_tests::{Namespace, namespace, wait};
+use serde_json::{Value, json};
+
+use crate::members::codexctl;
+
+const CLAIM: &str = "64Mi";
+
+fn backup(store: &str, name: &str) -> Value {
+    json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name},
+        "spec": {"storeRef": {"name": store}}})
+}
+
+/// Waits until the status of a backup is as wanted.
+#[track_caller]
+fn backup_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait::until(&format!("cxb/{name}: {what}"), wait::LONG, || {
+        let found = ns.get(&format!("codexbackups/{name}"));
+        let status = found.map_err(|e| e.to_string())?["status"].take();
+        if wanted(&status) {
+            Ok(status)
+        } else {
+            Err(status.to_string())
+        }
+    })
+}
+
+fn verified(status: &Value) -> Option<&str> {
+    let all = status["conditions"].as_array()?;
+    all.iter().find(|c| c["type"] == "Verified")?["status"].as_str()
+}
+
+#[track_caller]
+fn take(ns: &Namespace, name: &str) -> Value {
+    ns.create(&backup("orders", name));
+    backup_is(ns, name, "it is stored and verified", |s| {
+        verified(s) == Some("True")
+    })
+}
+
+/// A pod that sees the destination as its owner does.
+fn looker(ns: &Namespace) {
+    let mut spec = objects::pod_spec(IDLE);
+    spec["securityContext"]["runAsUser"] = json!(65532);
+    spec["securityContext"]["fsGroup"] = json!(65532);
+    spec["volumes"] = json!([{"name": "b", "persistentVolumeClaim": {"claimName": "backups"}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "b", "mountPath": "/b"}]);
+    ns.create(&objects::pod_with("look", None, spec));
+    ns.pod_ready("look");
+}
+
+fn orders(verify: &str) -> Value {
+    json!({"volume": {"claim": {"size": CLAIM}}, "backup": {
+        "destination": {"claim": "backups"}, "retention": {"keepLast": 2}, "verify": verify}})
+}
+
+#[test]
+fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_cluster() {
+    let Some(ns) = namespace("backups") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store("orders", orders("Always"));
+    let mut set = objects::stateful_set("web", "orders", objects::pod_spec(IDLE));
+    set["spec"]["replicas"] = json!(3);
+    set["spec"]["podManagementPolicy"] = json!("Parallel");
+    ns.create(&set);
+    for pod in ["web-0", "web-1", "web-2"] {
+        ns.pod_ready(pod);
+        for key in ["a", "b"] {
+            assert_eq!(ns.put(pod, key, &format!("{key} of {pod}")), 201);
+        }
+    }
+    let first = take(&ns, "first");
+    assert_eq!(
+        (&first["phase"], &first["ready"]),
+        (&json!("Succeeded"), &json!("3/3"))
+    );
+    assert_eq!(first["keys"], 6, "{first}");
+    let status = ns.status("orders", "it knows its last backup", |s| {
+        s["lastBackup"]["verified"] == true
+    });
+    assert_eq!(status["lastBackup"]["name"], "first");
+    ns.condition_is("orders", "LastBackupSucceeded", "True");
+    let table = ns
+        .cluster
+        .kubectl(&["-n", &ns.name, "get", "cxb"])
+        .success("kubectl get cxb");
+    assert!(table.contains("Succeeded   True       3/3"), "{table}");
+    looker(&ns);
+    let files = ns
+        .sh(
+            "look",
+            "app",
+            "find /b -type f -exec stat -c '%a %u' {} + | sort -u",
+        )
+        .out;
+    assert_eq!(files.trim(), "600 65532", "for their owner alone");
+
+    // What is written later is in a later one, and the oldest expires with its files.
+    assert_eq!(ns.put("web-1", "c", "late"), 201);
+    assert_eq!(take(&ns, "second")["keys"], 7);
+    take(&ns, "third");
+    wait::until("the first has expired", wait::LONG, || {
+        match ns.get("codexbackups/first") {
+            Err(gone) if gone.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let dirs = ns.sh("look", "app", "ls /b/*/orders").out;
+    assert_eq!(
+        dirs.split_whitespace().collect::<Vec<_>>(),
+        ["second", "third"]
+    );
+
+    // The cluster is gone: a file and the keyring are enough.
+    let dir = tempfile::tempdir().unwrap();
+    let third = ns.get("codexbackups/third").unwrap();
+    let members = third["status"]["members"].as_array().unwrap();
+    let member = members.iter().find(|m| m["pod"] == "web-1").unwrap();
+    let path = format!(
+        "/b/{}/{}",
+        third["status"]["directory"].as_str().unwrap(),
+        member["file"].as_str().unwrap()
+    );
+    let text = ns
+        .sh("look", "app", &format!("base64 -w0 {path}"))
+        .success("read the backup");
+    let file = dir.path().join("web-1.backup");
+    std::fs::write(&file, unbase64(&text)).unwrap();
+    let keyring = dir.path().join("keyring");
+    std::fs::create_dir(&keyring).unwrap();
+    let secret = ns.get("secrets/cxs-orders-keyring").unwrap();
+    for (name, value) in secret["data"].as_object().unwrap() {
+        std::fs::write(keyring.join(name), unbase64(value.as_str().unwrap())).unwrap();
+    }
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let into = dir.path().join("data");
+    let (file, keyring, into) = (text(&file), text(&keyring), text(&into));
+    codexctl(
+        ns.cluster,
+        &["restore", &file, "--into", &into, "--keyring", &keyring],
+    )
+    .success("codexctl restore");
+    let lines =
+        codexctl(ns.cluster, &["export", &into, "--keyring", &keyring]).success("codexctl export");
+    for value in ["a of web-1", "b of web-1", "late"] {
+        assert!(lines.contains(value), "{lines}");
+    }
+
+    // Deleting one deletes what is stored.
+    ns.delete_and_wait("codexbackups/second");
+    let dirs = ns.sh("look", "app", "ls /b/*/orders").out;
+    assert_eq!(dirs.trim(), "third");
+}
+
+fn unbase64(text: &str) -> Vec<u8> {
+    codexstore_api::encoding::unbase64(text.trim()).unwrap()
+}
+
+#[test]
+fn a_schedule_takes_backups_and_a_member_that_is_down_is_named() {
+    let Some(ns) = namespace("schedule") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    let mut spec = orders("Always");
+    spec["backup"]["schedule"] = json!("* * * * *");
+    ns.store("orders", spec);
+    ns.create(&objects::stateful_set(
+        "web",
+        "orders",
+        objects::pod_spec(IDLE),
+    ));
+    ns.pod_ready("web-0");
+    assert_eq!(ns.put("web-0", "k", "v"), 201);
+    let name = wait::until("a scheduled backup is verified", 2 * wait::LONG, || {
+        let all = ns.list("codexbackups");
+        let good = all.iter().find(|b| verified(&b["status"]) == Some("True"));
+        let name = good.and_then(|b| b["metadata"]["name"].as_str().map(str::to_owned));
+        name.ok_or_else(|| json!(all).to_string())
+    });
+    assert!(name.starts_with("orders-"), "{name}");
+    // Its own Job took it, and no other was made for it.
+    assert!(
+        ns.get(&format!("jobs/cxb-{name}-backup"))
+            .is_err_and(|e| e.code == 404)
+    );
+    let paused = json!({"spec": {"backup": {"suspend": true}}});
+    ns.patch("codexstores/orders", &paused);
+    wait::until("the CronJob is suspended", wait::SHORT, || {
+        let cron = ns
+            .get("cronjobs/cxs-orders-backup")
+            .map_err(|e| e.to_string())?;
+        if cron["spec"]["suspend"] == true {
+            Ok(())
+        } else {
+            Err(cron["spec"].to_string())
+        }
+    });
+
+    let mut down = objects::pod("down-0", Some("orders"));
+    down["spec"]["nodeSelector"] = json!({"no": "where"});
+    ns.create(&down);
+    ns.create(&backup("orders", "part"));
+    let part = backup_is(&ns, "part", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    assert_eq!(
+        (&part["phase"], &part["ready"]),
+        (&json!("PartiallyFailed"), &json!("1/2"))
+    );
+    assert!(
+        part["message"].as_str().unwrap().contains("down-0: "),
+        "{part}"
+    );
+    ns.condition_is("orders", "LastBackupSucceeded", "False");
+
+    // Without a destination a backup waits and says why; without spec.backup there is no CronJob.
+    ns.patch("codexstores/orders", &json!({"spec": {"backup": null}}));
+    wait::until("the CronJob is gone", wait::SHORT, || {
+        match ns.get("cronjobs/cxs-orders-backup") {
+            Err(gone) if gone.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    ns.create(&backup("orders", "nowhere"));
+    let waits = backup_is(&ns, "nowhere", "it waits", |s| s["phase"] == "Pending");
+    assert!(
+        waits["message"].as_str().unwrap().contains("spec.backup"),
+        "{waits}"
+    );
+}
+
+#[test]
+fn a_bit_flipped_at_the_destination_is_found_and_a_full_destination_is_told() {
+    let Some(ns) = namespace("flipped") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store("orders", orders("Never"));
+    ns.create(&objects::pod("app-0", Some("orders")));
+    ns.pod_ready("app-0");
+    assert_eq!(ns.put("app-0", "k", "v"), 201);
+    ns.create(&backup("orders", "flipped"));
+    backup_is(&ns, "flipped", "it is stored", |s| {
+        s["phase"] == "Succeeded"
+    });
+    looker(&ns);
+    let flip =
+        "f=$(ls /b/*/orders/flipped/*.backup) && printf X | dd of=$f bs=1 seek=9000 conv=notrunc";
+    ns.sh("look", "app", flip).success("flip");
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"verify": "Always"}}}),
+    );
+    // Something that makes the operator look at it.
+    ns.patch(
+        "codexbackups/flipped",
+        &json!({"metadata": {"annotations": {"look": "now"}}}),
+    );
+    let status = backup_is(&ns, "flipped", "it was opened", |s| verified(s).is_some());
+    assert_eq!(verified(&status), Some("False"), "{status}");
+    ns.condition_is("orders", "LastBackupSucceeded", "False");
+
+    // Where nothing can be written, nothing is said to be stored.
+    ns.sh("look", "app", "chmod 500 /b/*/orders")
+        .success("chmod");
+    ns.create(&backup("orders", "refused"));
+    let refused = backup_is(&ns, "refused", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    assert_eq!(refused["phase"], "Failed", "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("app-0: "),
+        "{refused}"
+    );
+    ns.sh("look", "app", "chmod 700 /b/*/orders")
+        .success("chmod");
+}

@@ -8,14 +8,14 @@ use crate::members::codexctl;
 
 const CLAIM: &str = "64Mi";
 
-fn backup(store: &str, name: &str) -> Value {
+pub fn backup(store: &str, name: &str) -> Value {
     json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name},
         "spec": {"storeRef": {"name": store}}})
 }
 
 /// Waits until the status of a backup is as wanted.
 #[track_caller]
-fn backup_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn backup_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     wait::until(&format!("cxb/{name}: {what}"), wait::LONG, || {
         let found = ns.get(&format!("codexbackups/{name}"));
         let status = found.map_err(|e| e.to_string())?["status"].take();
@@ -27,13 +27,13 @@ fn backup_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> 
     })
 }
 
-fn verified(status: &Value) -> Option<&str> {
+pub fn verified(status: &Value) -> Option<&str> {
     let all = status["conditions"].as_array()?;
     all.iter().find(|c| c["type"] == "Verified")?["status"].as_str()
 }
 
 #[track_caller]
-fn take(ns: &Namespace, name: &str) -> Value {
+pub fn take(ns: &Namespace, name: &str) -> Value {
     ns.create(&backup("orders", name));
     backup_is(ns, name, "it is stored and verified", |s| {
         verified(s) == Some("True")
@@ -279,4 +279,82 @@ fn a_bit_flipped_at_the_destination_is_found_and_a_full_destination_is_told() {
     );
     ns.sh("look", "app", "chmod 700 /b/*/orders")
         .success("chmod");
+}
+
+#[test]
+fn two_at_once_take_turns_a_killed_run_goes_on_and_a_namespace_can_go() {
+    let Some(ns) = namespace("turns") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store("orders", orders("Always"));
+    ns.create(&objects::pod("app-0", Some("orders")));
+    ns.pod_ready("app-0");
+    assert_eq!(ns.put("app-0", "k", "v"), 201);
+    // Somebody else writes to the destination.
+    let lease = |age: i64| {
+        let at = unix_now() - age;
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "cxs-orders-backup"},
+            "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 600, "renewTime": micro_time(at)}})
+    };
+    ns.create(&lease(0));
+    let pod_of = |name: &str| {
+        let wanted = format!("batch.kubernetes.io%2Fjob-name=cxb-{name}-backup");
+        wait::until(&format!("a pod takes {name}"), wait::LONG, || {
+            let pods = ns.list(&format!("pods?labelSelector={wanted}"));
+            let runs = pods.iter().find(|p| p["status"]["phase"] == "Running");
+            let pod = runs.and_then(|p| p["metadata"]["name"].as_str().map(str::to_owned));
+            pod.ok_or_else(|| json!(pods).to_string())
+        })
+    };
+    for name in ["one", "two"] {
+        ns.create(&backup("orders", name));
+    }
+    let (one, _) = (pod_of("one"), pod_of("two"));
+    wait::until("it waits for its turn", wait::SHORT, || {
+        let log = ns.log(&one, "backup");
+        if log.contains("waiting for the Lease") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    for name in ["one", "two"] {
+        let status = backup_is(&ns, name, "it waits", |s| s["phase"].is_string());
+        assert_eq!(status["phase"], "Pending", "{status}");
+    }
+    // One run is killed, and its holder says nothing any more.
+    ns.cluster.kill_pod(&ns.name, &one).unwrap();
+    ns.delete("leases/cxs-orders-backup");
+    ns.create(&lease(601));
+    for name in ["one", "two"] {
+        let status = backup_is(&ns, name, "it is verified", |s| verified(s) == Some("True"));
+        assert_eq!(status["ready"], "1/1", "{status}");
+    }
+    looker(&ns);
+    let files = ns.sh("look", "app", "find /b -name '*.backup' | wc -l").out;
+    assert_eq!(files.trim(), "2");
+
+    // With the namespace its backups' resources go; nothing waits for a Job that cannot be made any more.
+    let path = codexstore_tests::path_of("", &format!("namespaces/{}", ns.name));
+    ns.cluster.send("DELETE", &path, None).unwrap();
+    wait::until("the namespace is gone", wait::LONG, || {
+        match ns.cluster.get(&path) {
+            Err(gone) if gone.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+/// Seconds since 1970.
+fn unix_now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.unwrap().as_secs()).unwrap()
+}
+
+/// As a Lease has it.
+fn micro_time(seconds: i64) -> String {
+    let ms = u64::try_from(seconds).unwrap() * 1000;
+    let text = codexstore_api::time::rfc3339(ms).unwrap();
+    text.replace('Z', ".000000Z")
 }

@@ -1,0 +1,176 @@
+//! Backups in a bucket of a real S3 server, which checks signatures and takes uploads in parts.
+
+use codexstore_tests::{Namespace, namespace, objects, wait};
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use crate::backups::{backup, backup_is, take, verified};
+
+const ACCESS: &str = "AKIDEXAMPLE";
+const SECRET: &str = "correct-horse-battery-staple";
+
+/// A server in the namespace: plain on port 7070, with TLS on 7443, and a shell beside it that sees its files in /data.
+fn server(ns: &Namespace) {
+    let host = format!("s3.{}.svc", ns.name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec![host])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-tls"},
+        "stringData": {"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()}}),
+    );
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "s3-ca"},
+        "data": {"ca.crt": certificate.pem()}}),
+    );
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"},
+        "stringData": {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}}),
+    );
+    let image = std::env::var("CODEXSTORE_TEST_S3_IMAGE")
+        .unwrap_or_else(|_| "localhost/codexstore-test-s3:1".into());
+    let data = json!([{"name": "data", "mountPath": "/data"}, {"name": "tls", "mountPath": "/tls", "readOnly": true}]);
+    let gateway = |name: &str, args: Value| {
+        json!({"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "args": args, "volumeMounts": data,
+            "env": [{"name": "ROOT_ACCESS_KEY", "value": ACCESS}, {"name": "ROOT_SECRET_KEY", "value": SECRET}],
+            "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}})
+    };
+    let mut spec = objects::pod_spec(objects::IDLE);
+    spec["securityContext"]["fsGroup"] = json!(10001);
+    spec["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "tls", "secret": {"secretName": "s3-tls", "defaultMode": 0o440}}]);
+    spec["containers"][0]["volumeMounts"] = data.clone();
+    let mut make = objects::container("make", "mkdir /data/backups");
+    make["volumeMounts"] = data.clone();
+    spec["initContainers"] = json!([make]);
+    let containers = spec["containers"].as_array_mut().unwrap();
+    containers.push(gateway(
+        "plain",
+        json!(["--port", ":7070", "posix", "/data"]),
+    ));
+    containers.push(gateway(
+        "tls",
+        json!([
+            "--port",
+            ":7443",
+            "--cert",
+            "/tls/tls.crt",
+            "--key",
+            "/tls/tls.key",
+            "posix",
+            "/data"
+        ]),
+    ));
+    ns.create(&objects::pod_with("s3", None, spec));
+    ns.create(
+        &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s3"}, "spec": {
+        "selector": {"app": "s3"},
+        "ports": [{"name": "plain", "port": 7070}, {"name": "tls", "port": 7443}]}}),
+    );
+    ns.pod_ready("s3");
+}
+
+fn destination(ns: &Namespace, bucket: &str, tls: bool) -> Value {
+    let (scheme, port) = if tls { ("https", 7443) } else { ("http", 7070) };
+    let mut s3 = json!({"bucket": bucket, "prefix": "team/a", "endpoint": format!("{scheme}://s3.{}.svc:{port}", ns.name),
+        "credentialsRef": {"name": "s3"}});
+    if tls {
+        s3["caRef"] = json!({"name": "s3-ca"});
+    }
+    json!({"spec": {"backup": {"destination": {"s3": s3}}}})
+}
+
+fn files(ns: &Namespace) -> String {
+    ns.sh(
+        "s3",
+        "app",
+        "cd /data/backups && find . -type f -name '*.backup'",
+    )
+    .out
+}
+
+#[track_caller]
+fn fails(ns: &Namespace, name: &str) -> String {
+    ns.create(&backup("orders", name));
+    let status = backup_is(ns, name, "it has ended", |s| s["completedAt"].is_string());
+    assert_eq!(status["phase"], "Failed", "{status}");
+    let message = status["message"].as_str().unwrap().to_owned();
+    assert!(!message.contains(SECRET), "{message}");
+    message
+}
+
+#[test]
+fn a_bucket_holds_backups_in_parts_over_tls_and_what_goes_wrong_is_told() {
+    let Some(ns) = namespace("s3") else {
+        return;
+    };
+    server(&ns);
+    let mut spec = destination(&ns, "backups", false)["spec"].take();
+    spec["backup"]["retention"] = json!({"keepLast": 10});
+    ns.store("orders", spec);
+    ns.create(&objects::pod("app-0", Some("orders")));
+    ns.pod_ready("app-0");
+    // More than one part of an upload.
+    for key in ["a", "b", "c"] {
+        let put = format!(
+            "dd if=/dev/urandom of=/tmp/v bs=1M count=6 && curl -fsS --unix-socket $CODEXSTORE_SOCKET -T /tmp/v http://s/v1/keys/{key}"
+        );
+        ns.sh("app-0", "app", &put).success("put 6 MiB");
+    }
+    let first = take(&ns, "first");
+    assert!(first["bytes"].as_i64().unwrap() > 18 << 20, "{first}");
+    assert_eq!(
+        first["location"],
+        format!("s3://backups/team/a/{}/orders/first", ns.name)
+    );
+    assert_eq!(files(&ns).lines().count(), 1);
+    ns.patch("codexstores/orders", &destination(&ns, "backups", true));
+    assert_eq!(verified(&take(&ns, "over-tls")), Some("True"));
+
+    // A server whose certificate nobody vouches for is not spoken to.
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"destination": {"s3": {"caRef": null}}}}}),
+    );
+    let why = fails(&ns, "untrusted");
+    assert!(why.to_lowercase().contains("certificate"), "{why}");
+    ns.patch("codexstores/orders", &destination(&ns, "nowhere", true));
+    let why = fails(&ns, "no-bucket");
+    assert!(why.contains("NoSuchBucket"), "{why}");
+    ns.patch("codexstores/orders", &destination(&ns, "backups", true));
+    ns.patch(
+        "secrets/s3",
+        &json!({"stringData": {"AWS_SECRET_ACCESS_KEY": "wrong"}}),
+    );
+    let why = fails(&ns, "bad-secret");
+    assert!(why.contains("SignatureDoesNotMatch"), "{why}");
+    ns.patch(
+        "secrets/s3",
+        &json!({"stringData": {"AWS_SECRET_ACCESS_KEY": SECRET}}),
+    );
+
+    // The server is away for a while: the Job goes on when it is back.
+    ns.patch(
+        "services/s3",
+        &json!({"spec": {"selector": {"app": "nobody"}}}),
+    );
+    ns.create(&backup("orders", "patient"));
+    backup_is(&ns, "patient", "it runs", |s| s["phase"] == "Running");
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let status = backup_is(&ns, "patient", "it still runs", |s| s["phase"].is_string());
+    assert_eq!(status["phase"], "Running", "{status}");
+    ns.patch("services/s3", &json!({"spec": {"selector": {"app": "s3"}}}));
+    backup_is(&ns, "patient", "it is verified", |s| {
+        verified(s) == Some("True")
+    });
+
+    assert_eq!(files(&ns).lines().count(), 3);
+    ns.delete_and_wait("codexbackups/first");
+    wait::until("its object is gone", wait::SHORT, || match files(&ns) {
+        files if files.contains("/first/") => Err(files),
+        _ => Ok(()),
+    });
+    assert_eq!(files(&ns).lines().count(), 2);
+}

@@ -28,6 +28,8 @@ pub mod backup;
 
 pub mod codex_backup;
 
+pub mod overdue;
+
 pub mod retention;
 
 pub mod jobs;

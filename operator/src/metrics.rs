@@ -69,6 +69,12 @@ pub struct Metrics {
     pub members_outdated: Family<StoreLabels, Gauge>,
     /// 1 when the keyring is there and good.
     pub keyring_ok: Family<StoreLabels, Gauge>,
+    /// 1 when there should be a newer backup by now.
+    pub backup_overdue: Family<StoreLabels, Gauge>,
+    /// 0 when the latest backup that has ended is not whole, or is not what the members said.
+    pub backup_succeeded: Family<StoreLabels, Gauge>,
+    /// When the latest backup that is stored ended.
+    pub backup_timestamp: Family<StoreLabels, Gauge>,
     /// When certificates expire.
     pub certificate_expiry: Family<CertificateLabels, Gauge>,
     /// Admissions by decision.
@@ -95,6 +101,9 @@ impl Default for Metrics {
             members_total: Family::default(),
             members_outdated: Family::default(),
             keyring_ok: Family::default(),
+            backup_overdue: Family::default(),
+            backup_succeeded: Family::default(),
+            backup_timestamp: Family::default(),
             certificate_expiry: Family::default(),
             webhook_decisions: Family::default(),
             webhook_duration: Family::new_with_constructor(seconds),
@@ -133,6 +142,21 @@ impl Default for Metrics {
             "keyring_ok",
             "1 when the keyring is there and good",
             metrics.keyring_ok.clone(),
+        );
+        r.register(
+            "backup_overdue",
+            "1 when a store has no good backup within two periods of its schedule",
+            metrics.backup_overdue.clone(),
+        );
+        r.register(
+            "backup_succeeded",
+            "0 when the latest backup that has ended is not whole or not what the members said",
+            metrics.backup_succeeded.clone(),
+        );
+        r.register(
+            "backup_timestamp_seconds",
+            "When the latest backup that is stored ended, in unix seconds",
+            metrics.backup_timestamp.clone(),
         );
         r.register(
             "certificate_expiry_timestamp_seconds",
@@ -188,12 +212,20 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// Forgets the backups of a store that has none any more.
+    pub fn forget_backups(&self, labels: &StoreLabels) {
+        self.backup_overdue.remove(labels);
+        self.backup_succeeded.remove(labels);
+        self.backup_timestamp.remove(labels);
+    }
+
     /// Forgets a store that is gone: a series that stays would look like a store that stays.
     pub fn forget(&self, labels: &StoreLabels) {
         self.members_ready.remove(labels);
         self.members_total.remove(labels);
         self.members_outdated.remove(labels);
         self.keyring_ok.remove(labels);
+        self.forget_backups(labels);
         for certificate in ["ca", "server", "client-operator", "client-backup"] {
             self.certificate_expiry.remove(&CertificateLabels {
                 certificate: certificate.to_owned(),

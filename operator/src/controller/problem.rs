@@ -46,5 +46,9 @@ pub const VOLUME_FAILED: &str = "VolumeFailed";
 pub const MEMBER_UNREACHABLE: &str = "MemberUnreachable";
 /// A member answers that it cannot serve.
 pub const MEMBER_FAILED: &str = "MemberFailed";
+/// What backups need is refused by the API server, such as a schedule that is none.
+pub const BACKUP_INVALID: &str = "BackupInvalid";
+/// There should be a newer backup by now.
+pub const BACKUP_OVERDUE: &str = "BackupOverdue";
 /// A pod has the label but no sidecar.
 pub const INJECTION_MISSING: &str = "InjectionMissing";

@@ -120,6 +120,7 @@ pub async fn reconcile(
         .collect();
 
     warn_of(shared, store, &keyring, &problems, &held_up).await;
+    show_backups(shared, store, &backups);
     let seen = report::Seen {
         keyring: &keyring,
         members,
@@ -354,6 +355,31 @@ fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring:
         .set(status.outdated_members.into());
     let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
     metrics.keyring_ok.get_or_create(&labels).set(ok.into());
+}
+
+/// For a store that is to have backups.
+fn show_backups(shared: &Shared, store: &CodexStore, backups: &schedule::Backups) {
+    let labels = StoreLabels {
+        namespace: store.namespace().unwrap_or_default(),
+        store: store.name_any(),
+    };
+    let metrics = &shared.metrics;
+    let Some((succeeded, ..)) = backups.condition else {
+        metrics.forget_backups(&labels);
+        return;
+    };
+    metrics
+        .backup_overdue
+        .get_or_create(&labels)
+        .set(backups.overdue.into());
+    let good = metrics.backup_succeeded.get_or_create(&labels);
+    good.set((succeeded != Some(false)).into());
+    if let Some(last) = &backups.last {
+        metrics
+            .backup_timestamp
+            .get_or_create(&labels)
+            .set(last.time.0.as_second());
+    }
 }
 
 /// Writes the status if it changed. The UID keeps it off a store that was recreated meanwhile.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use codexstore_crds::codex_backup::phase;
 use codexstore_crds::status::LastBackup;
-use codexstore_crds::{CodexBackup, CodexStore, jobs, names, retention};
+use codexstore_crds::{CodexBackup, CodexStore, jobs, names, overdue, retention};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::ownership::{Ownership, ownership};
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::{Error, Shared};
 
 /// How long the objects are taken to be as they were last applied.
@@ -34,6 +35,8 @@ pub struct Backups {
     pub problems: Vec<Problem>,
     /// The latest that is stored.
     pub last: Option<LastBackup>,
+    /// Whether there should be a newer one by now.
+    pub overdue: bool,
     /// Condition `LastBackupSucceeded`: value, reason, message. None for a store without `spec.backup`.
     pub condition: Option<(Option<bool>, &'static str, String)>,
 }
@@ -57,6 +60,13 @@ pub async fn ensure(
         return Ok(seen);
     }
     seen.problems = apply(shared, store).await?;
+    let now = Timestamp::now();
+    seen.overdue = overdue::overdue(store, backups.iter().map(|b| &**b), now).is_some();
+    if seen.overdue {
+        let what = "there is no good backup within two periods of the schedule: `kubectl get cxb` shows how the latest went";
+        seen.problems
+            .push(Problem::new(problem::BACKUP_OVERDUE, what));
+    }
     // Until there are restores in the cluster nothing else uses one.
     let used = BTreeSet::new();
     let api = Api::<CodexBackup>::namespaced(
@@ -170,8 +180,15 @@ where
         return Ok(Some(Problem::foreign(&K::kind(&()), &name, &why)));
     }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    api.patch(&name, &params, &Patch::Apply(wanted)).await?;
-    Ok(None)
+    match api.patch(&name, &params, &Patch::Apply(wanted)).await {
+        Ok(_) => Ok(None),
+        // Nothing that waiting heals; the rest of the store goes on.
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 400 | 403 | 422) => {
+            let what = format!("backups are not taken: {}", answer.message);
+            Ok(Some(Problem::new(problem::BACKUP_INVALID, what)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// After `spec.backup` is gone, of which the condition is the memory.

@@ -218,6 +218,14 @@ fn a_schedule_takes_backups_and_a_member_that_is_down_is_named() {
     );
     ns.condition_is("orders", "LastBackupSucceeded", "False");
 
+    // A schedule that is none is told, and the rest of the store goes on.
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"schedule": "whenever"}}}),
+    );
+    let degraded = ns.condition_is("orders", "Degraded", "True");
+    assert_eq!(degraded["reason"], "BackupInvalid", "{degraded}");
+    assert_eq!(ns.put("web-0", "k2", "v"), 201);
     // Without a destination a backup waits and says why; without spec.backup there is no CronJob.
     ns.patch("codexstores/orders", &json!({"spec": {"backup": null}}));
     wait::until("the CronJob is gone", wait::SHORT, || {

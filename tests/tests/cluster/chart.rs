@@ -238,7 +238,9 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
         return;
     };
     // A family without a sample is not printed: a store and a pod give each of them one, the store's on the leader.
-    ns.store("orders", serde_json::json!({}));
+    ns.create(&codexstore_tests::objects::claim("backups", "64Mi"));
+    let backup = serde_json::json!({"backup": {"destination": {"claim": "backups"}}});
+    ns.store("orders", backup);
     ns.create(&codexstore_tests::objects::pod("app", Some("orders")));
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
     let metrics: String = ns

@@ -1,0 +1,133 @@
+//! Whether a store's backups keep up with their schedule.
+
+use std::str::FromStr as _;
+
+use croner::Cron;
+use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+
+use crate::backup::BackupPolicy;
+use crate::codex_backup::{CodexBackup, phase};
+use crate::store::CodexStore;
+
+/// How many coming times of a schedule are looked at: a week of workdays, and a weekend.
+const TIMES: usize = 8;
+
+/// Longest of the pauses that a schedule has next, in seconds. None without one, or where it never comes again.
+pub fn period(policy: &BackupPolicy, now: Timestamp) -> Option<i64> {
+    let cron = Cron::from_str(policy.schedule.as_deref()?).ok()?;
+    let zone = policy.time_zone.as_deref().map(TimeZone::get);
+    let zone = zone.and_then(Result::ok).unwrap_or(TimeZone::UTC);
+    let times: Vec<_> = cron
+        .iter_after(now.to_zoned(zone))
+        .take(TIMES)
+        .map(|time| time.timestamp().as_second())
+        .collect();
+    times
+        .windows(2)
+        .filter_map(|pair| Some(pair.get(1)? - pair.first()?))
+        .max()
+}
+
+/// Since when there should be a newer backup, in seconds since 1970: the last good one (verified where that is asked for; the
+/// store's creation where there is none) is older than two periods and the time that one may take. None while all is well.
+pub fn overdue<'a>(
+    store: &CodexStore,
+    backups: impl IntoIterator<Item = &'a CodexBackup>,
+    now: Timestamp,
+) -> Option<i64> {
+    let policy = store
+        .spec
+        .backup
+        .as_ref()
+        .filter(|policy| !policy.suspend)?;
+    let period = period(policy, now)?;
+    let created = store.metadata.creation_timestamp.as_ref()?.0.as_second();
+    let good = backups.into_iter().filter_map(|backup| {
+        let status = backup.status.as_ref()?;
+        let whole = status.phase.as_deref() == Some(phase::SUCCEEDED);
+        let good = whole
+            && (policy.verify == crate::backup::Verify::Never || status.verified() == Some(true));
+        good.then_some(status.completed_at.as_ref()?.0.as_second())
+    });
+    let last = good.max().unwrap_or(created);
+    let due = last + 2 * period + policy.deadline_seconds();
+    (due < now.as_second()).then_some(due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codex_backup::{CodexBackupSpec, CodexBackupStatus};
+
+    fn store(schedule: &str) -> CodexStore {
+        let spec = format!(
+            "{{backup: {{schedule: '{schedule}', deadline: 5m, verify: Never, destination: {{claim: b}}}}}}"
+        );
+        let mut store = CodexStore::new("orders", serde_yaml::from_str(&spec).unwrap());
+        store.metadata.creation_timestamp =
+            serde_json::from_value("2026-11-25T00:00:00Z".into()).unwrap();
+        store
+    }
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    fn backup(completed: &str) -> CodexBackup {
+        let mut backup = CodexBackup::new("b", CodexBackupSpec::default());
+        backup.status = Some(CodexBackupStatus {
+            phase: Some(phase::SUCCEEDED.to_owned()),
+            completed_at: serde_json::from_value(completed.into()).unwrap(),
+            ..CodexBackupStatus::default()
+        });
+        backup
+    }
+
+    #[test]
+    fn a_period_is_the_longest_pause_that_comes() {
+        let of = |schedule: &str| {
+            let policy = store(schedule).spec.backup.unwrap();
+            period(&policy, at("2026-11-25T10:07:00Z"))
+        };
+        assert_eq!(of("*/15 * * * *"), Some(900));
+        assert_eq!(of("@daily"), Some(86_400));
+        assert_eq!(of("0 9 * * 1-5"), Some(3 * 86_400), "over a weekend");
+        assert_eq!(of("not a schedule"), None);
+        let mut policy = store("0 3 * * *").spec.backup.unwrap();
+        policy.time_zone = Some("Nowhere/Town".to_owned());
+        assert_eq!(period(&policy, at("2026-11-25T10:07:00Z")), Some(86_400));
+    }
+
+    #[test]
+    fn two_periods_without_a_good_one_are_too_many() {
+        let store = store("*/15 * * * *");
+        let late = |backups: &[CodexBackup], now: &str| overdue(&store, backups, at(now)).is_some();
+        assert!(!late(&[], "2026-11-25T00:34:00Z"));
+        assert!(late(&[], "2026-11-25T00:36:00Z"), "never backed up");
+        assert!(!late(
+            &[backup("2026-11-25T00:15:30Z")],
+            "2026-11-25T00:36:00Z"
+        ));
+        assert!(late(
+            &[backup("2026-11-25T00:15:30Z")],
+            "2026-11-25T00:51:00Z"
+        ));
+        let mut failed = backup("2026-11-25T00:45:00Z");
+        failed.status.as_mut().unwrap().phase = Some(phase::FAILED.to_owned());
+        assert!(late(&[failed], "2026-11-25T00:46:00Z"));
+        // One that should be verified and is not does not count.
+        let mut strict = store.clone();
+        strict.spec.backup.as_mut().unwrap().verify = crate::backup::Verify::Always;
+        assert!(
+            overdue(
+                &strict,
+                &[backup("2026-11-25T00:45:00Z")],
+                at("2026-11-25T00:46:00Z")
+            )
+            .is_some()
+        );
+        let mut paused = store.clone();
+        paused.spec.backup.as_mut().unwrap().suspend = true;
+        assert_eq!(overdue(&paused, &[], at("2026-11-26T00:00:00Z")), None);
+    }
+}

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod names;
+pub mod observe;
 pub mod quantity;
 pub mod store;
 

@@ -73,6 +73,11 @@ pub const ADMIN_PORT: u16 = 7433;
 /// Name of that port (a port's name has room for 15 characters).
 pub const ADMIN_PORT_NAME: &str = "cxs-admin";
 
+/// Port of the metrics, unless the store says another.
+pub const METRICS_PORT: u16 = 7434;
+/// Name of that port: one that no container of the user's has, so that a scraper finds ours by it.
+pub const METRICS_PORT_NAME: &str = "cxs-metrics";
+
 /// Longest name of a CodexStore: a CronJob's name has room for 52 characters, a label for 63.
 pub const MAX_STORE_NAME: usize = 40;
 /// Longest name of a Kubernetes object.

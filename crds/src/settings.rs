@@ -122,6 +122,10 @@ pub fn spec_hash(store: &CodexStore) -> String {
         resources.limits.cpu.as_ref().map_or("", |q| q.as_str()),
         resources.limits.memory,
     ));
+    // not for stores without it: what was admitted before there was this setting is not outdated
+    if let Some(metrics) = &spec.metrics {
+        hash.update(format!("metrics={}\n", metrics.port));
+    }
     hash.finalize()
         .iter()
         .take(8)
@@ -263,6 +267,8 @@ mod tests {
             "{resources: {requests: {memory: 65Mi}}}",
             "{resources: {limits: {cpu: 1}}}",
             "{resources: {limits: {memory: 257Mi}}}",
+            "{metrics: {}}",
+            "{metrics: {port: 9100}}",
         ];
         let hashes: std::collections::BTreeSet<_> = specs.iter().map(|s| hash(s)).collect();
         assert_eq!(hashes.len(), specs.len());

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Quantity, backup::BackupPolicy, status::CodexStoreStatus};
+use crate::{Quantity, backup::BackupPolicy, observe::Metrics, status::CodexStoreStatus};
 
 /// What a CodexStore is. All fields have defaults: `spec: {}` is a working, encrypted store that survives
 /// crashes of containers but not the deletion of its pod.
@@ -80,6 +80,11 @@ pub struct CodexStoreSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub access: Vec<AccessRule>,
+
+    /// Serves the sidecar's metrics over the pod's network, for a Prometheus that scrapes pods. Absent (the default): they
+    /// are on the socket only. `metrics: {}` serves them on port 7434.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
 
     /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit, and leaves 24Mi of it at least.
     #[serde(default)]

@@ -272,3 +272,16 @@ fn the_pod_volume_must_be_there_and_writable() {
         "name a volume of yours",
     );
 }
+
+#[test]
+fn a_port_that_a_container_has_is_not_taken_for_metrics() {
+    let taken = pod("{containers: [{name: app, ports: [{containerPort: 7434}]}]}");
+    accepts(&store("{}"), &taken);
+    accepts(&store("{metrics: {port: 9100}}"), &taken);
+    refuses(
+        &store("{metrics: {}}"),
+        &taken,
+        Reason::PortClash,
+        "write another port",
+    );
+}

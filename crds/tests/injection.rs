@@ -366,3 +366,29 @@ fn a_pod_applied_again_from_its_yaml_is_brought_up_to_date() {
     let fresh = inject(&plain(), &now, &cfg, "seed").unwrap();
     assert_eq!(new, fresh);
 }
+
+#[test]
+fn metrics_have_a_port_where_the_store_asks_for_it() {
+    let ports = |spec: &str, pod_spec: &str| {
+        let pod = accepts(&store(spec), &pod(pod_spec));
+        let sidecar = container(&pod, names::CONTAINER);
+        let listen = env(sidecar, "CODEXSTORE_METRICS_LISTEN").map(str::to_owned);
+        let ports: Vec<_> = sidecar.ports.iter().flatten().cloned().collect();
+        let named = |name: &str| {
+            let found = ports.iter().find(|p| p.name.as_deref() == Some(name));
+            found.map(|p| p.container_port)
+        };
+        (named("cxs-admin"), named("cxs-metrics"), listen)
+    };
+    let one = "{containers: [{name: app}]}";
+    assert_eq!(ports("{}", one), (Some(7433), None, None));
+    let listen = |port: u16| Some(format!("[::]:{port}"));
+    assert_eq!(
+        ports("{metrics: {}}", one),
+        (Some(7433), Some(7434), listen(7434))
+    );
+    // The admin listener gives way, since the store says nothing of its port.
+    let (admin, metrics, _) = ports("{metrics: {port: 7433}}", one);
+    assert_eq!(metrics, Some(7433));
+    assert_ne!(admin, Some(7433));
+}

@@ -5,7 +5,7 @@ mod role;
 mod tls;
 
 use std::future::poll_fn;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -25,7 +25,7 @@ use crate::log::Throttle;
 use crate::metrics::{Operation, Protocol};
 use crate::serve::connections::{Connection, Connections};
 use crate::serve::guard::Guard;
-use crate::serve::{connection_of, protocol};
+use crate::serve::{bind, connection_of, protocol};
 use role::{Role, Verb};
 pub use tls::Certificates;
 
@@ -45,9 +45,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Most time without a request.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// Pause before the address is bound again.
-const BIND_PAUSE: Duration = Duration::from_secs(5);
-
 /// Refused connections in the log.
 static REFUSED: Throttle = Throttle::new();
 
@@ -61,7 +58,7 @@ pub async fn serve<E: Engine>(
     certificates: Arc<Certificates>,
     app: Arc<App<E>>,
 ) {
-    let listener = bind(address).await;
+    let listener = bind(address, "the admin listener").await;
     let all = Connections::new(CONNECTIONS);
     let shaking = Connections::new(HANDSHAKES);
     let protocol = Arc::new(protocol());
@@ -125,32 +122,6 @@ async fn unless_evicted<T>(connection: &Connection, future: impl Future<Output =
         future.as_mut().poll(cx).map(Some)
     })
     .await
-}
-
-async fn bind(address: SocketAddr) -> TcpListener {
-    let mut logged = false;
-    loop {
-        let bound = match TcpListener::bind(address).await {
-            // Where the machine has no IPv6, `[::]` means all of IPv4.
-            Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
-                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-            }
-            result => result,
-        };
-        match bound {
-            Ok(listener) => {
-                tracing::info!(%address, "the admin listener is bound");
-                return listener;
-            }
-            Err(error) => {
-                if !logged {
-                    tracing::error!(%address, %error, "the admin listener cannot be bound; trying again");
-                    logged = true;
-                }
-                tokio::time::sleep(BIND_PAUSE).await;
-            }
-        }
-    }
 }
 
 type Tls = tokio_rustls::server::TlsStream<TcpStream>;

@@ -270,6 +270,15 @@ pub struct RunFlags {
     )]
     pub tls_dir: PathBuf,
 
+    /// Address on which `GET /metrics` is served, and nothing else, in plain HTTP to whoever reaches it, such as
+    /// `[::]:7434`. Without it metrics are on the socket only.
+    #[arg(
+        long,
+        env = "CODEXSTORE_METRICS_LISTEN",
+        help_heading = "Metrics listener"
+    )]
+    pub metrics_listen: Option<SocketAddr>,
+
     /// What is logged: error, warn, info, debug, trace, or a filter such as
     /// `info,codexstore_sidecar=debug`. Of the libraries only warnings and errors, since their
     /// details repeat what clients send.

@@ -13,7 +13,7 @@ mod list;
 pub mod openapi;
 mod query;
 pub mod route;
-mod system;
+pub mod system;
 mod watch;
 
 pub use system::{health, status_of};

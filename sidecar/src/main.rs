@@ -20,6 +20,7 @@ mod metrics;
 mod ping;
 mod redis;
 mod run;
+mod scrape;
 mod serve;
 mod settings;
 mod units;

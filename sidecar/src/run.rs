@@ -17,6 +17,7 @@ use crate::grpc::Grpc;
 use crate::http::{App, SCANS};
 use crate::log;
 use crate::redis::{self, Redis};
+use crate::scrape;
 use crate::serve::connections::Connections;
 use crate::serve::{self, socket};
 use crate::settings::{Keys, Settings};
@@ -100,6 +101,9 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
         tokio::spawn(redis::accept(listener, redis, Arc::clone(&all)));
     }
 
+    if let Some(address) = settings.metrics_listen {
+        tokio::spawn(scrape::serve(address, Arc::clone(&app)));
+    }
     let certificates = settings.admin_listen.map(|address| {
         let certificates = Arc::new(Certificates::new(settings.tls_dir.clone()));
         tokio::spawn(admin::serve(address, Arc::clone(&certificates), app));
@@ -206,6 +210,7 @@ fn greet(settings: &Settings) {
         max_connections = settings.limits.max_connections,
         max_requests = settings.limits.max_requests,
         admin_listen = settings.admin_listen.map(tracing::field::display),
+        metrics_listen = settings.metrics_listen.map(tracing::field::display),
         "codexstore-sidecar starts"
     );
     if matches!(settings.keys, Keys::None) {

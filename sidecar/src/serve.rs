@@ -6,6 +6,7 @@ mod refusal;
 pub mod socket;
 
 use std::future::{Future, poll_fn};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::access::Peer;
 use crate::engine::Engine;
@@ -45,6 +46,9 @@ const WINDOW: u32 = 64 << 10;
 
 /// Pause after a failed accept: the reason, mostly a lack of descriptors, does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause before an address is bound again.
+const BIND_PAUSE: Duration = Duration::from_secs(5);
 
 /// Failed accepts in the log.
 static REFUSED: Throttle = Throttle::new();
@@ -232,4 +236,31 @@ where
     connection
         .ended()
         .or(malformed.then_some(Turned::Malformed))
+}
+
+/// Binds an address of the network, for as long as it takes.
+pub async fn bind(address: SocketAddr, what: &str) -> TcpListener {
+    let mut logged = false;
+    loop {
+        let bound = match TcpListener::bind(address).await {
+            // Where the machine has no IPv6, `[::]` means all of IPv4.
+            Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+            }
+            result => result,
+        };
+        match bound {
+            Ok(listener) => {
+                tracing::info!(%address, "{what} is bound");
+                return listener;
+            }
+            Err(error) => {
+                if !logged {
+                    tracing::error!(%address, %error, "{what} cannot be bound; trying again");
+                    logged = true;
+                }
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+        }
+    }
 }

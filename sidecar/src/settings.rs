@@ -120,6 +120,8 @@ pub struct Settings {
     pub admin_listen: Option<std::net::SocketAddr>,
     /// Its certificates.
     pub tls_dir: PathBuf,
+    /// Address of the metrics listener.
+    pub metrics_listen: Option<std::net::SocketAddr>,
     /// Log filter.
     pub log_level: String,
     /// Log form.
@@ -219,6 +221,7 @@ impl Settings {
             limits,
             admin_listen: flags.admin_listen,
             tls_dir: flags.tls_dir,
+            metrics_listen: flags.metrics_listen,
             log_level: flags.log_level,
             log_format: flags.log_format,
             shutdown: flags.shutdown_timeout,

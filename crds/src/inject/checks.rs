@@ -70,6 +70,7 @@ pub(super) fn pod(pod: &Pod, store: &CodexStore) -> Result<(), Refusal> {
     pod_volume(&spec, &store.spec)?;
     private::volumes(pod, &spec, store)?;
     sidecar_mounts(pod)?;
+    metrics_port(&spec, store)?;
     for container in user_containers(&spec) {
         private::mounts(container, store)?;
         private::environment(container, store)?;
@@ -292,6 +293,29 @@ fn socket_path(container: &Container) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Containers of a pod share a network: who binds a port second does not get it.
+fn metrics_port(spec: &PodSpec, store: &CodexStore) -> Result<(), Refusal> {
+    let Some(port) = sidecar::metrics_port(store) else {
+        return Ok(());
+    };
+    let taken = user_containers(spec).find(|c| {
+        let mut ports = c.ports.iter().flatten();
+        ports.any(|p| p.container_port == i32::from(port))
+    });
+    match taken {
+        Some(container) => Refusal::new(
+            Reason::PortClash,
+            format!(
+                "container {} has port {port}, on which CodexStore {} serves its metrics: write another port in the \
+                 store's `metrics: {{port: …}}`",
+                container.name,
+                store_name(store)
+            ),
+        ),
+        None => Ok(()),
+    }
 }
 
 /// What others mounted in a sidecar hides neither its program nor its files, nor shows them what is not theirs.

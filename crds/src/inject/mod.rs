@@ -90,9 +90,10 @@ pub fn inject(
     checks::pod(pod, store)?;
     let again = is_injected(pod);
     let earlier = additions::Earlier::of(pod, store, cfg);
+    let metrics = sidecar::metrics_port(store);
     let port = admin_port(pod)
-        .filter(|_| again)
-        .unwrap_or_else(|| podspec::free_port(pod, seed));
+        .filter(|port| again && Some(*port) != metrics)
+        .unwrap_or_else(|| podspec::free_port(pod, seed, metrics));
     let pod_name = pod.metadata.name.clone().unwrap_or_default();
     let chosen = checks::chosen_containers(pod);
 

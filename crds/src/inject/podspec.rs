@@ -32,9 +32,9 @@ pub(super) const PRIVATE: [&str; 4] = [
 /// Ports for pods on the host's network.
 const HOST_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
-/// A port for the admin listener that no container of the pod has. Containers of a pod share a network, and pods
+/// A port for the admin listener that no container of the pod has, and that is not `other`. Containers of a pod share a network, and pods
 /// on the host's network share the node's: there the seed spreads them.
-pub(super) fn free_port(pod: &Pod, seed: &str) -> u16 {
+pub(super) fn free_port(pod: &Pod, seed: &str, other: Option<u16>) -> u16 {
     let spec = pod.spec.as_ref();
     let ports = spec
         .into_iter()
@@ -43,6 +43,7 @@ pub(super) fn free_port(pod: &Pod, seed: &str) -> u16 {
         .flat_map(|c| c.ports.iter().flatten())
         .flat_map(|p| [Some(p.container_port), p.host_port])
         .flatten()
+        .chain(other.map(i32::from))
         .collect();
     let free = |port: &u16| !taken.contains(&i32::from(*port));
     if spec.and_then(|s| s.host_network) != Some(true) {

@@ -40,6 +40,8 @@ pub enum Reason {
     UnknownContainer,
     /// Something of the user's is called like something of ours.
     NameClash,
+    /// A container of the user's has the port on which the store's metrics are to be served.
+    PortClash,
     /// Something else is mounted where the socket belongs.
     PathClash,
     /// A container of the user's would see the store's data, keys or certificates.

@@ -26,6 +26,23 @@ impl Place {
             host_network: spec.host_network == Some(true),
         }
     }
+
+    fn port(&self, name: &str, port: u16) -> ContainerPort {
+        let port = i32::from(port);
+        ContainerPort {
+            name: Some(name.to_owned()),
+            container_port: port,
+            // on the host's network the scheduler then keeps two pods off one port
+            host_port: self.host_network.then_some(port),
+            protocol: Some("TCP".to_owned()),
+            host_ip: None,
+        }
+    }
+}
+
+/// The port of the metrics, if the store wants them on the network.
+pub(super) fn metrics_port(store: &CodexStore) -> Option<u16> {
+    store.spec.metrics.as_ref()?.port()
 }
 
 pub(super) fn command() -> [String; 2] {
@@ -33,7 +50,8 @@ pub(super) fn command() -> [String; 2] {
 }
 
 pub(super) fn container(store: &CodexStore, cfg: &InjectConfig, place: &Place) -> Container {
-    let port = i32::from(place.port);
+    let admin = place.port(names::ADMIN_PORT_NAME, place.port);
+    let metrics = metrics_port(store).map(|port| place.port(names::METRICS_PORT_NAME, port));
     Container {
         name: names::CONTAINER.to_owned(),
         image: Some(cfg.sidecar_image.clone()),
@@ -42,14 +60,7 @@ pub(super) fn container(store: &CodexStore, cfg: &InjectConfig, place: &Place) -
         // a native sidecar: up before the next container starts, down after the last has ended
         restart_policy: Some("Always".to_owned()),
         env: Some(environment(store, place)),
-        ports: Some(vec![ContainerPort {
-            name: Some(names::ADMIN_PORT_NAME.to_owned()),
-            container_port: port,
-            // on the host's network the scheduler then keeps two pods off one port
-            host_port: place.host_network.then_some(port),
-            protocol: Some("TCP".to_owned()),
-            host_ip: None,
-        }]),
+        ports: Some(std::iter::once(admin).chain(metrics).collect()),
         // holds the app back until the store serves; a day, since recovery takes what it takes, and a missing
         // key must not make a crash loop
         startup_probe: Some(probe(&["ping", "--ready"], 1, 86_400)),
@@ -89,6 +100,9 @@ fn environment(store: &CodexStore, place: &Place) -> Vec<EnvVar> {
         "CODEXSTORE_ADMIN_LISTEN",
         format!("[::]:{}", place.port),
     ));
+    if let Some(port) = metrics_port(store) {
+        env.push(fixed("CODEXSTORE_METRICS_LISTEN", format!("[::]:{port}")));
+    }
     env.push(field("CODEXSTORE_POD_NAME", "metadata.name"));
     env.push(field("CODEXSTORE_POD_UID", "metadata.uid"));
     env.push(field("CODEXSTORE_NAMESPACE", "metadata.namespace"));

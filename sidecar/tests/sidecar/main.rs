@@ -23,4 +23,5 @@ mod privacy;
 mod redis;
 mod redis_limits;
 mod robust;
+mod scrape;
 mod watch;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Every switch on, so that each template is looked at.
 const ALL: &[&str] = &[
-    "--set=networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true",
+    "--set=networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true",
     "--set=webhook.certificate.source=CertManager",
 ];
 

@@ -183,3 +183,23 @@ pub fn sidecar_memory(ns: &Namespace, pod: &str, field: &str) -> u64 {
         .and_then(|n| n.parse::<u64>().ok());
     kib.unwrap_or_else(|| panic!("no {field}: {line:?}")) * 1024
 }
+
+#[test]
+fn the_metrics_of_a_member_are_scraped_over_its_pods_network() {
+    let Some(ns) = namespace("metrics") else {
+        return;
+    };
+    ns.store("orders", json!({"metrics": {}}));
+    ns.create(&objects::pod("app", Some("orders")));
+    ns.pod_ready("app");
+    assert_eq!(ns.put("app", "k", "v"), 201);
+    // As a scraper finds it: by the port's name.
+    let pod = ns.get("pods/app").unwrap();
+    let inits = pod["spec"]["initContainers"].as_array().unwrap();
+    let sidecar = inits.iter().find(|c| c["name"] == "codexstore").unwrap();
+    let mut ports = sidecar["ports"].as_array().unwrap().iter();
+    let port = ports.find(|p| p["name"] == "cxs-metrics").unwrap();
+    let path = format!("pods/app:{}/proxy/metrics", port["containerPort"]);
+    let text = ns.cluster.text(&ns.path(&path)).unwrap();
+    assert!(text.contains("\ncodexstore_keys 1"), "{text}");
+}

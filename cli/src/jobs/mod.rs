@@ -10,9 +10,10 @@ mod verify;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use codexstore_crds::names;
+use codexstore_crds::{CodexBackup, jobs, names};
 use kube::ResourceExt as _;
 
+use crate::failure::Coded;
 use cluster::Cluster;
 use destination::Destination;
 use lease::Holder;
@@ -100,10 +101,11 @@ pub async fn job(job: &Job) -> Result<()> {
 async fn prune(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
     let backup = cluster.backup(name).await?;
     let status = backup.status.clone().unwrap_or_default();
-    let (Some(named), Some(directory)) = (&status.destination, &status.directory) else {
+    let (Some(named), true) = (&status.destination, status.directory.is_some()) else {
         eprintln!("cxb/{} has nothing stored", backup.name_any());
         return Ok(());
     };
+    let directory = own_directory(cluster, &backup)?;
     let destination = Destination::of(named)?;
     let lease = names::backup_lease(&backup.spec.store_ref.name);
     let holder = Holder::new(
@@ -112,7 +114,23 @@ async fn prune(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
         lease,
         holder.to_owned(),
     );
-    let deleted = holder.hold(destination.delete_all(directory)).await?;
+    let deleted = holder.hold(destination.delete_all(&directory)).await?;
     eprintln!("cxb/{name}: {deleted} files deleted");
     Ok(())
+}
+
+/// The directory of a backup. The status says it too, but a status is anybody's who may write one: what is read and deleted
+/// is this backup's own.
+fn own_directory(cluster: &Cluster, backup: &CodexBackup) -> Result<String> {
+    let store = &backup.spec.store_ref.name;
+    let own = jobs::directory(&cluster.namespace, store, &backup.name_any());
+    let told = backup.status.as_ref().and_then(|s| s.directory.as_ref());
+    if told.is_some_and(|told| *told != own) {
+        let what = format!(
+            "the status of cxb/{} names a directory that is not its own",
+            backup.name_any()
+        );
+        return Err(Coded::invalid(what).into());
+    }
+    Ok(own)
 }

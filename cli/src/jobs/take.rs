@@ -118,9 +118,7 @@ impl<'a> Run<'a> {
         let named = before
             .destination
             .unwrap_or_else(|| policy.destination.clone());
-        let directory = before.directory.unwrap_or_else(|| {
-            jobs::directory(&cluster.namespace, &store.name_any(), &backup.name_any())
-        });
+        let directory = super::own_directory(cluster, backup)?;
         let status = CodexBackupStatus {
             phase: Some(phase::RUNNING.to_owned()),
             started_at: before.started_at.or_else(|| Some(Time(Timestamp::now()))),

@@ -23,18 +23,24 @@ use crate::failure::Coded;
 pub async fn verify(cluster: &Cluster, name: &str) -> Result<()> {
     let found = cluster.backup(name).await?;
     let status = found.status.clone().unwrap_or_default();
-    let (Some(named), Some(directory), true) =
-        (&status.destination, &status.directory, status.usable())
-    else {
+    let (Some(named), true) = (&status.destination, status.usable()) else {
         return Err(Coded::invalid(format!("cxb/{name} has nothing stored")).into());
     };
+    let directory = super::own_directory(cluster, &found)?;
     let destination = Destination::of(named)?;
     let mut wrong = Vec::new();
     let mut opened = 0_usize;
     for member in status.members.iter().filter(|m| m.stored) {
         eprintln!("{}: verifying", member.pod);
-        let path = format!("{directory}/{}", member.file.as_deref().unwrap_or_default());
-        let file = destination.read(&path).await?;
+        let name = member.file.as_deref().filter(|name| !name.contains('/'));
+        let Some(name) = name else {
+            wrong.push(format!(
+                "{}: its file is not in the backup's directory",
+                member.pod
+            ));
+            continue;
+        };
+        let file = destination.read(&format!("{directory}/{name}")).await?;
         let bridge = SyncIoBridge::new(file);
         let encryption = encryption(member)?;
         let result = tokio::task::spawn_blocking(move || backup::verify(bridge, &encryption)).await;

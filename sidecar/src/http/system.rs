@@ -163,12 +163,14 @@ pub fn ready(health: &Health) -> Response<Body> {
     description = "Metrics in the text form of Prometheus (OpenMetrics 1.0).",
     responses((status = 200, description = "Metrics.", body = String, content_type = "application/openmetrics-text")))]
 pub fn metrics<E: Engine>(app: &App<E>) -> Result<Response<Body>, Reject> {
-    let text = app
-        .metrics
-        .encode(&app.engine.health())
-        .map_err(|_| Reject::new("internal", "write the metrics"))?;
-    Ok(typed(
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        text,
-    ))
+    Ok(typed(OPEN_METRICS, metrics_text(app)?))
+}
+
+/// Media type of [`metrics_text`].
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics as they are now.
+pub fn metrics_text<E: Engine>(app: &App<E>) -> Result<String, Reject> {
+    let encoded = app.metrics.encode(&app.engine.health());
+    encoded.map_err(|_| Reject::new("internal", "write the metrics"))
 }

@@ -57,6 +57,15 @@ fn metrics_are_there_and_nothing_else_is() {
     }
     ask(address, "DELETE /v1/keys/secret-key").refused(404, "no-such-route");
     assert_eq!(s.get("/v1/keys/secret-key").text(), "secret-value");
+    let counted = s.get("/metrics").text();
+    let mut others = counted.lines().filter(|line| {
+        line.starts_with("codexstore_requests_total") && line.contains("operation=\"other\"")
+    });
+    let all_zero = others.all(|line| line.ends_with(" 0"));
+    assert!(
+        all_zero,
+        "what scrapers ask is not what apps ask: {counted}"
+    );
 }
 
 #[test]

@@ -59,19 +59,10 @@ impl Survey {
         fresh_lineage: impl Fn() -> Result<Lineage>,
     ) -> Result<Recovered> {
         let mut state = Recovered {
-            view: View::default(),
-            floor: 0,
-            next_revision: 1,
-            last_ms: None,
-            lineage: Lineage::default(),
-            image: None,
-            past: Vec::new(),
-            older: Vec::new(),
-            link: Link::default(),
-            number: self.highest + 1,
             garbage: std::mem::take(&mut self.garbage),
             suspect: self.suspect,
             findings: self.damaged_slots(),
+            ..Recovered::empty(self.highest + 1)
         };
         state.garbage.append(&mut self.unbegun);
         let interval = self.epoch.is_some_and(|epoch| epoch.interval);
@@ -116,6 +107,25 @@ impl Survey {
 }
 
 impl Recovered {
+    /// A store that was never written, whose next log file has this number.
+    fn empty(number: u64) -> Recovered {
+        Recovered {
+            view: View::default(),
+            floor: 0,
+            next_revision: 1,
+            last_ms: None,
+            lineage: Lineage::default(),
+            image: None,
+            past: Vec::new(),
+            older: Vec::new(),
+            link: Link::default(),
+            number,
+            garbage: Vec::new(),
+            suspect: false,
+            findings: Vec::new(),
+        }
+    }
+
     /// Removes what is of no value, and gives the log files of a migration that was cut their
     /// names, once what they replace is gone for good.
     pub fn settle(&mut self, disk: &dyn Disk, ours: u64) -> Result<()> {
@@ -378,4 +388,36 @@ fn apply(state: &mut Recovered, batch: &record::Batch<'_>, scratch: &mut Vec<u8>
 
 fn note_time(state: &mut Recovered, time_ms: u64) {
     state.last_ms = Some(state.last_ms.unwrap_or(0).max(time_ms));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn a_gap_in_revisions_is_damage_and_what_the_image_holds_is_skipped() {
+        let mut state = Recovered {
+            floor: 4,
+            next_revision: 6,
+            ..Recovered::empty(1)
+        };
+        let batch = |revision| record::Batch {
+            revision,
+            time_ms: 1,
+            actor: None,
+            ops: Vec::new(),
+        };
+        let mut scratch = Vec::new();
+        let mut applied = |revision| apply(&mut state, &batch(revision), &mut scratch);
+        for wrong in [7, 5, u64::MAX] {
+            let error = applied(wrong).unwrap_err();
+            assert_eq!(error.as_code(), Code::Corrupt, "{wrong}");
+        }
+        applied(4).unwrap();
+        applied(6).unwrap();
+        applied(7).unwrap();
+        assert!(applied(7).is_err());
+        assert_eq!((state.view.revision, state.next_revision), (7, 8));
+    }
 }

@@ -15,6 +15,7 @@ use codexstore_crds::jobs::{CA_FILE, DESTINATION_DIR};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::buffered::BufWriter;
+use object_store::{BackoffConfig, RetryConfig};
 use object_store::{Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use rustix::fs::Mode;
 use tokio::fs::File;
@@ -26,6 +27,10 @@ use crate::failure::Coded;
 const PART: usize = 8 << 20;
 /// Parts that are on their way at once.
 const PARTS: usize = 2;
+/// How long a server may be away: requests are sent again for as long.
+const AWAY: Duration = Duration::from_mins(1);
+/// Longest pause before one is sent again.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How long a server may say nothing.
 const REQUEST: Duration = Duration::from_mins(2);
 
@@ -228,7 +233,18 @@ fn bucket(s3: &crd::S3, ca: &Path) -> Result<Destination> {
         options = options.with_allow_http(plain);
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
     }
-    let store = builder.with_client_options(options).build();
+    let retry = RetryConfig {
+        max_retries: usize::MAX,
+        retry_timeout: AWAY,
+        backoff: BackoffConfig {
+            max_backoff: PAUSE,
+            ..BackoffConfig::default()
+        },
+    };
+    let store = builder
+        .with_client_options(options)
+        .with_retry(retry)
+        .build();
     let prefix = s3.prefix.as_ref().map(|prefix| format!("{prefix}/"));
     Ok(Destination::Bucket {
         store: Arc::new(store.with_context(|| format!("use the bucket {}", s3.bucket))?),

@@ -124,7 +124,7 @@ fn expected(rule: &Value) -> bool {
     let verbs = words("verbs");
     words("resources").iter().all(|resource| {
         let most: &[&str] = match *resource {
-            "codexstores" => &[
+            "codexstores" | "codexbackups" => &[
                 "get",
                 "list",
                 "watch",
@@ -134,9 +134,14 @@ fn expected(rule: &Value) -> bool {
                 "delete",
                 "deletecollection",
             ],
-            "codexstores/status" => &["get", "list", "watch", "patch"],
+            "codexstores/status" | "codexbackups/status" => &["get", "list", "watch", "patch"],
+            "codexstores/finalizers" | "codexbackups/finalizers" => &["update"],
+            "jobs" => &["get", "list", "watch", "create", "delete"],
+            "cronjobs" => &["get", "create", "patch", "delete"],
+            // Of the one that Jobs' accounts are bound to.
+            "clusterroles" => &["bind"],
             "pods" => &["list", "watch"],
-            "secrets" => &["get", "create", "patch"],
+            "secrets" | "serviceaccounts" | "rolebindings" => &["get", "create", "patch"],
             "configmaps" | "persistentvolumeclaims" => &["get", "list", "watch", "create", "patch"],
             "events" => &["create", "patch"],
             "leases" => &["get", "create", "update"],
@@ -145,8 +150,8 @@ fn expected(rule: &Value) -> bool {
             }
             _ => &[],
         };
-        let named =
-            !resource.ends_with("webhookconfigurations") || !words("resourceNames").is_empty();
+        let by_name = resource.ends_with("webhookconfigurations") || *resource == "clusterroles";
+        let named = !by_name || !words("resourceNames").is_empty();
         named && verbs.iter().all(|verb| most.contains(verb))
     })
 }

@@ -123,7 +123,10 @@ fn the_columns_of_kubectl_get_are_those_of_the_conventions() {
             .collect::<Vec<_>>()
     };
     let table = get(&["cxs"]);
-    assert_eq!(table[0], ["NAME", "READY", "STATUS", "KEY", "AGE"]);
+    assert_eq!(
+        table[0],
+        ["NAME", "READY", "STATUS", "KEY", "LAST-BACKUP", "AGE"]
+    );
     assert_eq!(table[1][..3], ["orders", "1/1", "Ephemeral"]);
     assert_eq!(table[1][3], status["keyId"].as_str().unwrap());
     for column in ["STRATEGY", "KEYS", "BYTES"] {

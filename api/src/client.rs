@@ -13,7 +13,9 @@
 mod backup;
 mod connection;
 mod events;
+mod outgoing;
 mod past;
+mod restore;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use crate::codes::Retry;
 use crate::encoding::percent;
 use crate::{Error, Result, Status, header, path};
 use connection::{Failed, Link};
+use outgoing::Outgoing;
 
 pub use backup::Backup;
 pub use watch::Watch;
@@ -266,7 +269,13 @@ impl Client {
     /// Sends a request as it is, once, without retries, whatever its answer's status is.
     pub async fn raw(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
         let safe = request.method().is_safe();
-        self.once(request, safe)
+        let (head, body) = request.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
+        let body = Outgoing::from(body.unwrap_or_default());
+        self.once(Request::from_parts(head, body), safe)
             .await
             .map_err(|failure| failure.error)
     }
@@ -304,7 +313,7 @@ impl Client {
     /// One attempt.
     async fn once(
         &self,
-        request: Request<Full<Bytes>>,
+        request: Request<Outgoing>,
         safe: bool,
     ) -> Result<Response<Bytes>, Failure> {
         let exchange = async {
@@ -396,11 +405,11 @@ impl Call {
         }
     }
 
-    fn request(&self) -> Result<Request<Full<Bytes>>> {
+    fn request(&self) -> Result<Request<Outgoing>> {
         let mut request = Request::builder()
             .method(self.method.clone())
             .uri(&self.uri)
-            .body(Full::new(self.body.clone()))
+            .body(Outgoing::from(self.body.clone()))
             .map_err(|e| Error::new("invalid-argument", format!("{} {e}", self.method)))?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)

@@ -67,6 +67,12 @@ pub mod header {
     pub const EXPIRES_AT: &str = "codexstore-expires-at";
 }
 
+/// What a request may add to a path.
+pub mod query {
+    /// Of a restore: refused where there is a store already.
+    pub const IF_EMPTY: &str = "ifEmpty=true";
+}
+
 /// Paths under which a sidecar answers.
 pub mod path {
     /// List, and delete by prefix; one key is below it, percent-encoded.
@@ -79,6 +85,10 @@ pub mod path {
     pub const ACCEPT_CLOCK: &str = "/v1/clock/accept";
     /// A backup as a stream, on the admin listener.
     pub const BACKUP: &str = "/v1/backup";
+    /// A backup to restore, on the admin listener.
+    pub const RESTORE: &str = "/v1/restore";
+    /// Word that there is nothing to restore, on the admin listener.
+    pub const OPEN_EMPTY: &str = "/v1/restore/none";
     /// The member's state, as JSON.
     pub const STATUS: &str = "/v1/status";
     /// 200 while the process serves.

@@ -12,6 +12,8 @@ pub enum State {
     Starting,
     /// Reading what is on disk.
     Recovering,
+    /// Not open: the volume holds no store, and a backup is to be restored first.
+    AwaitingRestore,
     /// Open for reads and writes.
     Ready,
     /// Open for reads; writes are refused after a failed write until the store is opened again.
@@ -39,6 +41,7 @@ impl State {
         match self {
             State::Starting => "Starting",
             State::Recovering => "Recovering",
+            State::AwaitingRestore => "AwaitingRestore",
             State::Ready => "Ready",
             State::Poisoned => "Poisoned",
             State::KeyError => "KeyError",

@@ -1,6 +1,7 @@
 //! The admin listener: TLS 1.3, a client certificate of the store's own CA, and one role in it.
 
 mod backup;
+mod restore;
 mod role;
 mod tls;
 
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
+use crate::engine::restore::Restorer;
 use crate::http::App;
 use crate::http::answer::{Body, Reject, json, without_body};
 use crate::log::Throttle;
@@ -34,6 +36,9 @@ const CONNECTIONS: usize = 16;
 
 /// Most backups at once: each holds memory of the store's, and a thread.
 const BACKUPS: usize = 1;
+
+/// Most restores at once.
+const RESTORES: usize = 1;
 
 /// Most handshakes at once. Anyone who reaches the port can begin one, so they have places of their
 /// own, and few: beyond it the oldest gives way, so that silence keeps nobody else out.
@@ -51,18 +56,36 @@ static REFUSED: Throttle = Throttle::new();
 /// Refused requests in the log.
 static DENIED: Throttle = Throttle::new();
 
+/// What takes long, and whether it is being done.
+pub struct Streams {
+    backups: Arc<Semaphore>,
+    restores: Arc<Semaphore>,
+    restorer: Arc<Restorer>,
+}
+
+impl Streams {
+    /// Nothing is being done yet.
+    pub fn new(restorer: Restorer) -> Arc<Streams> {
+        Arc::new(Streams {
+            backups: Arc::new(Semaphore::new(BACKUPS)),
+            restores: Arc::new(Semaphore::new(RESTORES)),
+            restorer: Arc::new(restorer),
+        })
+    }
+}
+
 /// Serves the admin listener for ever. Nothing that fails here ends the process: the socket is
 /// served all the same.
 pub async fn serve<E: Engine>(
     address: SocketAddr,
     certificates: Arc<Certificates>,
     app: Arc<App<E>>,
+    streams: Arc<Streams>,
 ) {
     let listener = bind(address, "the admin listener").await;
     let all = Connections::new(CONNECTIONS);
     let shaking = Connections::new(HANDSHAKES);
     let protocol = Arc::new(protocol());
-    let backups = Arc::new(Semaphore::new(BACKUPS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -84,7 +107,7 @@ pub async fn serve<E: Engine>(
         let app = Arc::clone(&app);
         let protocol = Arc::clone(&protocol);
         let all = Arc::clone(&all);
-        let backups = Arc::clone(&backups);
+        let streams = Arc::clone(&streams);
         tokio::spawn(async move {
             let shaken = unless_evicted(&handshake, shake(stream, config)).await;
             drop(handshake);
@@ -99,8 +122,9 @@ pub async fn serve<E: Engine>(
             limits.idle = IDLE;
             let guard = Guard::new(stream, Arc::clone(&place), limits);
             let service = |request| {
-                let (app, backups) = (Arc::clone(&app), Arc::clone(&backups));
-                async move { answer(&app, &backups, role, &request) }
+                let (app, streams) = (Arc::clone(&app), Arc::clone(&streams));
+                let place = Arc::clone(&place);
+                async move { answer(&app, &streams, role, request, &place).await }
             };
             connection_of(&protocol, guard, &place, service).await;
         });
@@ -152,20 +176,22 @@ async fn shake(
 }
 
 /// Answers one request of the admin listener.
-fn answer<E: Engine>(
+async fn answer<E: Engine>(
     app: &Arc<App<E>>,
-    backups: &Arc<Semaphore>,
+    streams: &Streams,
     role: Option<Role>,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
+    place: &Arc<Connection>,
 ) -> Response<Body> {
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
     let operation = match request.uri().path() {
         codexstore_api::path::BACKUP => Operation::Backup,
+        codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Operation::Restore,
         codexstore_api::path::HEALTH => Operation::Health,
         _ => Operation::Status,
     };
-    let response = match decide(app, backups, role, request) {
+    let response = match decide(app, streams, role, request, place).await {
         Ok(response) if head => without_body(response),
         Ok(response) => response,
         Err(reject) => {
@@ -185,25 +211,30 @@ fn answer<E: Engine>(
     response
 }
 
-fn decide<E: Engine>(
+async fn decide<E: Engine>(
     app: &Arc<App<E>>,
-    backups: &Arc<Semaphore>,
+    streams: &Streams,
     role: Option<Role>,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
+    place: &Arc<Connection>,
 ) -> Result<Response<Body>, Reject> {
     let verb = match request.uri().path() {
         codexstore_api::path::STATUS => Verb::Status,
         codexstore_api::path::HEALTH => Verb::Health,
         codexstore_api::path::BACKUP => Verb::Backup,
+        codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Verb::Restore,
         _ => {
             return Err(Reject::new(
                 "no-such-route",
-                "the admin listener has /v1/status, /v1/backup and /healthz",
+                "the admin listener has /v1/status, /v1/backup, /v1/restore and /healthz",
             ));
         }
     };
     match (verb, request.method()) {
-        (_, &Method::GET) | (Verb::Status | Verb::Health, &Method::HEAD) => {}
+        (Verb::Restore, &Method::POST)
+        | (Verb::Backup, &Method::GET)
+        | (Verb::Status | Verb::Health, &Method::GET | &Method::HEAD) => {}
+        (Verb::Restore, _) => return Err(Reject::method_not_allowed("POST")),
         (Verb::Backup, _) => return Err(Reject::method_not_allowed("GET")),
         _ => return Err(Reject::method_not_allowed("GET, HEAD")),
     }
@@ -222,9 +253,23 @@ fn decide<E: Engine>(
     match verb {
         Verb::Status => json(&crate::http::status_of(app)),
         Verb::Health => Ok(crate::http::health()),
-        Verb::Backup => match Arc::clone(backups).try_acquire_owned() {
+        Verb::Backup => match Arc::clone(&streams.backups).try_acquire_owned() {
             Ok(place) => backup::backup(app, place),
             Err(_) => Err(Reject::new("overloaded", "a backup is being read already")),
+        },
+        Verb::Restore => match Arc::clone(&streams.restores).try_acquire_owned() {
+            Ok(_) if request.uri().path() == codexstore_api::path::OPEN_EMPTY => {
+                restore::open_empty(&streams.restorer).await
+            }
+            Ok(held) => {
+                let (parts, body) = request.into_parts();
+                let what = (&parts.uri, body);
+                restore::restore(&streams.restorer, held, what, place, app.limits.io).await
+            }
+            Err(_) => Err(Reject::new(
+                "overloaded",
+                "a backup is being restored already",
+            )),
         },
     }
 }

@@ -7,6 +7,7 @@ pub mod condition;
 pub mod follow;
 pub mod local;
 pub mod owner;
+pub mod restore;
 
 use std::future::Future;
 use std::time::Duration;

@@ -270,6 +270,11 @@ pub struct RunFlags {
     )]
     pub tls_dir: PathBuf,
 
+    /// A data directory that holds no store is not opened until a backup was restored over the admin listener, or word
+    /// came over it that there is none.
+    #[arg(long, env = "CODEXSTORE_AWAIT_RESTORE", value_parser = BoolishValueParser::new(), help_heading = "Admin listener")]
+    pub await_restore: bool,
+
     /// Address on which `GET /metrics` is served, and nothing else, in plain HTTP to whoever reaches it, such as
     /// `[::]:7434`. Without it metrics are on the socket only.
     #[arg(

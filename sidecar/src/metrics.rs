@@ -54,6 +54,8 @@ pub enum Operation {
     Watch,
     /// A backup; counted when it begins.
     Backup,
+    /// A restore.
+    Restore,
     /// The status.
     Status,
     /// Liveness or readiness.
@@ -63,7 +65,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 13] = [
+    const ALL: [Operation; 14] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -74,6 +76,7 @@ impl Operation {
         Operation::History,
         Operation::Watch,
         Operation::Backup,
+        Operation::Restore,
         Operation::Status,
         Operation::Health,
         Operation::Other,
@@ -92,6 +95,7 @@ impl Operation {
             Operation::History => "history",
             Operation::Watch => "watch",
             Operation::Backup => "backup",
+            Operation::Restore => "restore",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",

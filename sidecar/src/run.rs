@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::{self, Certificates};
 use crate::engine::local::Local;
 use crate::engine::owner::Owner;
+use crate::engine::restore::{Order, Restorer};
 use crate::flags::RunFlags;
 use crate::grpc::Grpc;
 use crate::http::{App, SCANS};
@@ -54,7 +55,7 @@ pub fn run(flags: RunFlags) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(SCANS + 2)
+        .max_blocking_threads(SCANS + 3)
         .thread_keep_alive(Duration::from_secs(5))
         .thread_stack_size(STACK)
         .build()
@@ -104,17 +105,24 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
     if let Some(address) = settings.metrics_listen {
         tokio::spawn(scrape::serve(address, Arc::clone(&app)));
     }
+    let (orders, ordered) = channel();
     let certificates = settings.admin_listen.map(|address| {
         let certificates = Arc::new(Certificates::new(settings.tls_dir.clone()));
-        tokio::spawn(admin::serve(address, Arc::clone(&certificates), app));
+        let restorer = Restorer::new(Arc::clone(settings), orders.clone());
+        let streams = admin::Streams::new(restorer);
+        tokio::spawn(admin::serve(
+            address,
+            Arc::clone(&certificates),
+            app,
+            streams,
+        ));
         certificates
     });
-    let (stop, stopped) = channel();
     let keeper = {
         let owner = Owner::new(Arc::clone(settings), Arc::clone(&local));
         std::thread::Builder::new()
             .name("owner".into())
-            .spawn(move || keep(owner, certificates.as_deref(), &stopped))?
+            .spawn(move || keep(owner, certificates.as_deref(), &ordered))?
     };
 
     tokio::select! {
@@ -135,7 +143,7 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
         tracing::warn!("some requests were not answered in time");
     }
     // The thread that opens the store closes it, so that the two never overlap.
-    let _ = stop.send(());
+    let _ = orders.send(Order::Stop);
     // It has a thread of its own: the pool may be full of work that nobody waits for any more.
     let (done, closed) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -158,15 +166,20 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
 }
 
 /// Keeps the store open and the files loaded until told to stop.
-fn keep(mut owner: Owner, certificates: Option<&Certificates>, stopped: &Receiver<()>) {
+fn keep(mut owner: Owner, certificates: Option<&Certificates>, orders: &Receiver<Order>) {
     loop {
         if let Some(certificates) = certificates {
             certificates.look();
         }
         let pause = owner.step();
-        match stopped.recv_timeout(pause) {
+        match orders.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(order) => {
+                if !owner.obey(order) {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

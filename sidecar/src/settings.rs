@@ -1,6 +1,7 @@
 //! Settings: the flags, checked against each other and against the machine.
 //! Nothing is opened or made here.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct Settings {
     pub strategy: Strategy,
     /// What a ledger may forget.
     pub retention: Retention,
+    /// Whether a directory without a store waits for a restore.
+    pub await_restore: bool,
     /// When a write is answered.
     pub durability: Durability,
     /// How new files are compressed.
@@ -143,20 +146,12 @@ impl Settings {
             (true, None) => Keys::None,
             (false, dir) => Keys::Dir(dir.unwrap_or_else(|| "/etc/codexstore/keyring".into())),
         };
+        ensure!(
+            !flags.await_restore || flags.admin_listen.is_some(),
+            "--await-restore wants --admin-listen: backups are restored over it"
+        );
         check_socket_path("--socket", &flags.socket)?;
-        let redis_socket = match flags.redis_socket {
-            None => Some(flags.socket.with_file_name("redis.sock")),
-            Some(path) if path.is_empty() => None,
-            Some(path) => Some(PathBuf::from(path)),
-        };
-        if let Some(path) = &redis_socket {
-            check_socket_path("--redis-socket", path)?;
-            ensure!(
-                *path != flags.socket,
-                "--redis-socket {} is --socket, too: each protocol has one of its own",
-                path.display()
-            );
-        }
+        let redis_socket = redis_socket(flags.redis_socket, &flags.socket)?;
         ensure!(
             flags.socket_mode & 0o222 != 0,
             "--socket-mode {:04o} lets nobody connect: connecting wants write permission",
@@ -202,6 +197,7 @@ impl Settings {
                 StrategyFlag::Ledger => Strategy::Ledger,
             },
             retention,
+            await_restore: flags.await_restore,
             durability: match flags.durability {
                 DurabilityFlag::Always => Durability::Always,
                 DurabilityFlag::Interval => Durability::INTERVAL,
@@ -262,6 +258,22 @@ fn retention(flags: &RunFlags) -> Result<Retention> {
         "--keep-age and --keep-revisions are for --strategy ledger: the snapshot strategy keeps the present only"
     );
     Ok(retention)
+}
+
+/// The socket of the Redis protocol: beside the other one by default, none where the flag is empty.
+fn redis_socket(flag: Option<OsString>, socket: &Path) -> Result<Option<PathBuf>> {
+    let path = match flag {
+        None => socket.with_file_name("redis.sock"),
+        Some(path) if path.is_empty() => return Ok(None),
+        Some(path) => PathBuf::from(path),
+    };
+    check_socket_path("--redis-socket", &path)?;
+    ensure!(
+        path != socket,
+        "--redis-socket {} is --socket, too: each protocol has one of its own",
+        path.display()
+    );
+    Ok(Some(path))
 }
 
 fn check_socket_path(flag: &str, path: &Path) -> Result<()> {

@@ -113,6 +113,7 @@ pub mod format;
 pub mod keyring;
 pub mod offline;
 mod passphrase;
+mod replace;
 
 #[cfg(test)]
 mod tests;
@@ -132,6 +133,7 @@ pub use log::{Change, ChangeOp};
 pub use migrate::{Migrated, Progress, migrate_encryption};
 pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
+pub use replace::{Replacement, SetAside};
 pub use rewrap::{Rewrapped, check_keys, rewrap};
 pub use scan::{Page, Scan};
 pub use snapshot::Snapshot;

@@ -22,6 +22,7 @@ use crate::format::record::EntryRef;
 use crate::gate::Slot;
 use crate::index::{SoFar, View};
 use crate::keyring::{Encryption, Keyring};
+use crate::layout::{self, Name};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
 use crate::shared::Shared;
@@ -62,6 +63,22 @@ impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
         options.validate()?;
         Store::open_on(Arc::new(OsDisk::open(dir)?), Env::system(), options)
+    }
+
+    /// Whether there is a store in `dir`, or what an unfinished restore left of one. Changes nothing.
+    pub fn exists(dir: &Path) -> Result<bool> {
+        let list = || format!("list {}", dir.display());
+        let entries = match std::fs::read_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            entries => entries.map_err(|e| Error::io(list(), e))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(|e| Error::io(list(), e))?.file_name();
+            if layout::parse(&name.to_string_lossy()) != Name::Other {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Opens the store on a disk and in an environment of the caller's: for simulations.

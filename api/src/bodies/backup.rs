@@ -1,4 +1,4 @@
-//! What is told of a backup.
+//! What is told of a backup, and of a restore.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,4 +33,25 @@ pub struct BackupTold {
     /// Number of batches of history, where the store keeps history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u64>,
+}
+
+/// A store that was restored and is served now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTold {
+    /// Its new line of history: 16 hexadecimal digits. What was told of the old one holds no more.
+    pub lineage: String,
+    /// The revision that the backup shows.
+    pub revision: u64,
+    /// The revision that the next write gets at least.
+    pub next_revision: u64,
+    /// SHA-256 of all bytes that were restored, in hexadecimal.
+    pub sha256: String,
+    /// Number of entries.
+    pub entries: u64,
+    /// SHA-256 over all entries, in hexadecimal.
+    pub root: String,
+    /// Name of the directory, beside the store's, with what was there before; none if nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
 }

@@ -4,17 +4,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-type Sender = SendRequest<Full<Bytes>>;
+use super::outgoing::Outgoing;
+
+type Sender = SendRequest<Outgoing>;
 
 /// Idle connections that are kept; more are closed after use.
 const MAX_IDLE: usize = 32;
@@ -100,7 +100,7 @@ impl Link {
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Outgoing>,
     ) -> Result<(Lease, Response<Incoming>), Failed> {
         let turn = match &self.turn {
             Some(turn) => Arc::clone(turn).acquire_owned().await.ok(),

@@ -26,6 +26,8 @@ pub enum Verb {
     Health,
     /// All of its data, encrypted as it is on disk.
     Backup,
+    /// Other data in the place of what it has.
+    Restore,
 }
 
 impl Role {
@@ -73,6 +75,7 @@ impl Role {
             Verb::Health => true,
             Verb::Status => matches!(self, Role::Operator),
             Verb::Backup => matches!(self, Role::Backup),
+            Verb::Restore => matches!(self, Role::Restore),
         }
     }
 }
@@ -116,6 +119,8 @@ mod tests {
     fn each_role_may_do_its_own() {
         assert!(Role::Operator.may(Verb::Status) && !Role::Operator.may(Verb::Backup));
         assert!(Role::Backup.may(Verb::Backup) && !Role::Restore.may(Verb::Backup));
+        assert!(Role::Restore.may(Verb::Restore) && !Role::Backup.may(Verb::Restore));
+        assert!(!Role::Operator.may(Verb::Restore));
         for role in [Role::Backup, Role::Restore, Role::Rotate] {
             assert!(!role.may(Verb::Status) && role.may(Verb::Health));
         }

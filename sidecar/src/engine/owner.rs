@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codexstore::{Code, Error, Keyring, Store};
+use codexstore::{Code, Error, Keyring, Options, Replacement, Store};
 use codexstore_api::status::State;
 use tracing::{error, info, warn};
 
 use super::Engine;
 use super::local::{Local, state_of};
+use super::restore::{Order, keyring};
 use crate::settings::{Keys, Settings};
 use crate::watch::{Fingerprint, Refused};
 
@@ -45,12 +46,15 @@ pub struct Owner {
     pause: Duration,
     last_error: Option<String>,
     poisoned_since: Option<Instant>,
+    /// Whether a volume without a store waits for a restore.
+    awaits: bool,
 }
 
 impl Owner {
     /// An owner that opens the store at its first step.
     pub fn new(settings: Arc<Settings>, local: Arc<Local>) -> Owner {
         Owner {
+            awaits: settings.await_restore,
             settings,
             local,
             seen: None,
@@ -61,6 +65,49 @@ impl Owner {
             last_error: None,
             poisoned_since: None,
         }
+    }
+
+    /// Does as it is told; false at the end.
+    pub fn obey(&mut self, order: Order) -> bool {
+        match order {
+            Order::Stop => return false,
+            Order::Replace(answer) => {
+                let _ = answer.send(self.replace());
+            }
+            Order::OpenEmpty(answer) => {
+                self.awaits = false;
+                if self.next_open.is_some() {
+                    self.open();
+                }
+                let _ = answer.send(self.local.store().map(drop).map_err(|_| self.why()));
+            }
+        }
+        true
+    }
+
+    /// Closes the store, puts the restored one into its place, and opens it.
+    fn replace(&mut self) -> codexstore::Result<Option<String>> {
+        let why = Error::new(Code::Closed, "a restored store takes its place");
+        if let Some(store) = self.local.closed(State::Recovering, why) {
+            // What its last write became is set aside with it.
+            let _ = store.close();
+        }
+        self.poisoned_since = None;
+        let before = Replacement::of(&self.settings.data_dir).finish();
+        self.pause = FIRST_PAUSE;
+        self.open();
+        let before = before?;
+        if self.next_open.is_some() {
+            return Err(self.why());
+        }
+        let name = before.as_deref().and_then(Path::file_name);
+        Ok(name.map(|name| name.to_string_lossy().into_owned()))
+    }
+
+    /// Why the store is not open.
+    fn why(&self) -> Error {
+        let why = self.local.health().error;
+        why.unwrap_or_else(|| Error::new(Code::Closed, "the store is not open"))
     }
 
     /// Does what is due, and says when to come again.
@@ -90,6 +137,10 @@ impl Owner {
     /// Opens the store, or notes why not and when to try again.
     fn open(&mut self) {
         let started = Instant::now();
+        if self.awaits && self.nothing_there() {
+            self.wait();
+            return;
+        }
         match self.try_open() {
             Ok(store) => {
                 let stats = store.status();
@@ -131,19 +182,41 @@ impl Owner {
         }
     }
 
+    /// Whether the volume holds no store, and no restored one that is to take its place. An error counts as no: opening
+    /// it will say which.
+    fn nothing_there(&self) -> bool {
+        let replacement = Replacement::of(&self.settings.data_dir);
+        replacement.finish().is_ok() && matches!(Store::exists(&self.settings.data_dir), Ok(false))
+    }
+
+    /// Says that nothing is opened before there is word of a backup.
+    fn wait(&mut self) {
+        let text = "the volume holds no store: waiting for its backup to be restored, or for word that there is none";
+        if self.last_error.as_deref() != Some(text) {
+            info!("{text}");
+            self.last_error = Some(text.to_owned());
+        }
+        self.local
+            .closed(State::AwaitingRestore, Error::new(Code::Closed, text));
+        self.next_open = Some(Instant::now() + LAST_PAUSE);
+    }
+
     fn try_open(&mut self) -> codexstore::Result<Store> {
-        let keyring = match self.keyring_dir() {
-            None => None,
-            Some(dir) => {
-                // Looked at first: a change while it is read is then seen at the next look.
-                let seen = Fingerprint::of(dir);
-                let keyring = Keyring::load(dir);
-                self.seen = seen;
-                self.refused = Refused::default();
-                Some(keyring?)
-            }
-        };
-        Store::open(&self.settings.data_dir, self.settings.options(keyring))
+        if let Some(dir) = self.keyring_dir() {
+            // Looked at first: a change while it is read is then seen at the next look.
+            self.seen = Fingerprint::of(dir);
+            self.refused = Refused::default();
+        }
+        let mut options = self.settings.options(keyring(&self.settings)?);
+        // A restore that was cut after its decision, and room for what it set aside.
+        let replacement = Replacement::of(&self.settings.data_dir);
+        replacement.finish()?;
+        for aside in replacement.set_aside()? {
+            let left = options.max_disk.saturating_sub(aside.bytes);
+            options.max_disk = left.max(Options::MIN_DISK);
+            info!(path = %aside.path.display(), bytes = aside.bytes, "set aside by a restore; it counts for the disk budget");
+        }
+        Store::open(&self.settings.data_dir, options)
     }
 
     /// Loads the keyring anew if its files changed.

@@ -146,7 +146,8 @@ pub async fn reserve<E>(
 }
 
 /// Goes on reading a body that nobody wants, within bounds.
-fn drain(mut body: Incoming, connection: Option<&Arc<Connection>>) {
+/// Reads the rest of a body for a while and throws it away.
+pub fn drain(mut body: Incoming, connection: Option<&Arc<Connection>>) {
     if body.is_end_stream() {
         return;
     }

@@ -55,19 +55,21 @@ pub fn start(place: &Place) -> (Sidecar, SocketAddr) {
 
 /// A sidecar that has an admin listener, whether its store opens or not.
 pub fn spawn(place: &Place) -> (Sidecar, SocketAddr) {
+    spawn_with(place, &[])
+}
+
+/// The same with more flags.
+pub fn spawn_with(place: &Place, flags: &[&str]) -> (Sidecar, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let tls = place.path("tls");
-    let s = place.start(&[
-        "--admin-listen",
-        &address.to_string(),
-        "--tls-dir",
-        tls.to_str().unwrap(),
-        "--pod-uid",
-        "u-1",
-    ]);
+    let address_text = address.to_string();
+    let mut args = vec!["--admin-listen", &address_text, "--pod-uid", "u-1"];
+    args.extend(["--tls-dir", tls.to_str().unwrap()]);
+    args.extend(flags);
+    let s = place.start(&args);
     s.until("the admin listener is bound", |_| {
         std::net::TcpStream::connect(address).is_ok()
     });

@@ -22,6 +22,7 @@ mod lists;
 mod privacy;
 mod redis;
 mod redis_limits;
+mod restore;
 mod robust;
 mod scrape;
 mod watch;

@@ -1,0 +1,271 @@
+//! Restores over the admin listener.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use codexstore_api::bodies::RestoreTold;
+use codexstore_api::status::State;
+use codexstore_api::{Client, Error};
+use tokio::sync::mpsc;
+
+use crate::admin::{Ca, TLS13, ca, connect, identity, install, spawn, spawn_with};
+use crate::harness::{Place, Sidecar, runtime};
+
+fn place() -> (Place, Ca) {
+    let (place, ca) = (Place::new(), ca());
+    install(&place, &ca, &ca);
+    (place, ca)
+}
+
+async fn client(address: SocketAddr, ca: &Ca, role: &'static str) -> Client {
+    let client = connect(address, ca, Some(identity(ca, role)), TLS13).await;
+    client.unwrap().timeout(Duration::from_secs(20))
+}
+
+/// All bytes of a backup.
+async fn backup(address: SocketAddr, ca: &Ca) -> Vec<u8> {
+    let mut backup = client(address, ca, "backup").await.backup().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(part) = backup.chunk().await.unwrap() {
+        bytes.extend_from_slice(&part);
+    }
+    bytes
+}
+
+async fn restore(client: &Client, bytes: &[u8], cut: bool) -> Result<RestoreTold, Error> {
+    send(client, bytes, cut, false).await
+}
+
+/// Sends parts to be restored; `cut` ends them with an error.
+async fn send(
+    client: &Client,
+    bytes: &[u8],
+    cut: bool,
+    if_empty: bool,
+) -> Result<RestoreTold, Error> {
+    let (parts, body) = mpsc::channel(1);
+    let bytes = Bytes::copy_from_slice(bytes);
+    let sender = tokio::spawn(async move {
+        for at in (0..bytes.len()).step_by(4096) {
+            let part = bytes.slice(at..bytes.len().min(at + 4096));
+            if parts.send(Ok(part)).await.is_err() {
+                return;
+            }
+        }
+        if cut {
+            let _ = parts.send(Err(io::ErrorKind::Other.into())).await;
+        }
+    });
+    let told = client
+        .restore(body, Duration::from_secs(20), if_empty)
+        .await;
+    sender.abort();
+    told
+}
+
+fn beside(place: &Place) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.dir.path()).unwrap();
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("/data."))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn ready(s: &Sidecar) {
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+}
+
+#[test]
+fn a_backup_takes_the_place_of_what_was_there_which_is_set_aside() {
+    let (place, ca) = place();
+    let (mut s, address) = spawn(&place);
+    ready(&s);
+    for n in 0..300 {
+        s.put(&format!("k-{n:03}"), format!("value {n}").as_bytes());
+    }
+    let etag = s.get("/v1/keys/k-000").header("etag").unwrap().to_owned();
+    let told = runtime().block_on(async {
+        let bytes = backup(address, &ca).await;
+        s.put("k-000", b"changed");
+        s.put("later", b"not in it");
+        for other in ["operator", "backup", "rotate"] {
+            let client = client(address, &ca, other).await;
+            let refused = restore(&client, &bytes, false).await.unwrap_err();
+            assert!(refused.is("denied"), "{refused}");
+            assert!(client.restore_none().await.is_err());
+        }
+        let client = client(address, &ca, "restore").await;
+        let none = client.restore_none().await.unwrap_err();
+        assert!(none.is("precondition-failed"), "{none}");
+        let there = send(&client, &bytes, false, true).await.unwrap_err();
+        assert!(there.is("precondition-failed"), "{there}");
+        restore(&client, &bytes, false).await.unwrap()
+    });
+    assert_eq!((told.revision, told.entries), (300, 300));
+    assert!(told.next_revision > 302, "{told:?}");
+    ready(&s);
+    assert_eq!(s.get("/v1/keys/k-000").text(), "value 0");
+    assert_eq!(s.get("/v1/keys/later").status, 404);
+    assert_ne!(
+        s.get("/v1/keys/k-000").header("etag").unwrap(),
+        etag,
+        "another line of history"
+    );
+    let aside = beside(&place);
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let name = aside[0].file_name().unwrap().to_str().unwrap();
+    assert_eq!(told.set_aside.as_deref(), Some(name));
+    assert!(name.starts_with("data.before-"));
+    // It is there after a restart, and what was set aside is a store.
+    s.put("after", b"the restore");
+    assert!(s.terminate().success());
+    std::fs::rename(place.path("data"), place.path("restored")).unwrap();
+    std::fs::rename(&aside[0], place.path("data")).unwrap();
+    let mut old = place.ready(&[]);
+    assert_eq!(old.get("/v1/keys/k-000").text(), "changed");
+    assert_eq!(old.get("/v1/keys/later").text(), "not in it");
+    assert!(old.terminate().success());
+    std::fs::rename(place.path("data"), place.path("old")).unwrap();
+    std::fs::rename(place.path("restored"), place.path("data")).unwrap();
+    let s = place.ready(&[]);
+    assert_eq!(s.get("/v1/keys/after").text(), "the restore");
+    assert_eq!(s.get("/v1/keys/k-299").text(), "value 299");
+}
+
+#[test]
+fn what_is_no_whole_backup_changes_nothing() {
+    let (place, ca) = place();
+    let (mut s, address) = spawn(&place);
+    ready(&s);
+    for n in 0..200 {
+        s.put(&format!("k-{n}"), &[n; 5000]);
+    }
+    runtime().block_on(async {
+        let bytes = backup(address, &ca).await;
+        s.put("later", b"stays");
+        let mut flipped = bytes.clone();
+        // Behind the header and the two slots of its key.
+        let middle = 12_288 + (flipped.len() - 12_288) / 2;
+        flipped[middle] ^= 1;
+        let half = &bytes[..middle];
+        for (what, bytes, cut) in [
+            ("flipped", &flipped[..], false),
+            ("a part that ends", half, false),
+            ("a part that breaks off", half, true),
+            ("nothing", &[], false),
+            ("other bytes", &[7; 10_000], false),
+        ] {
+            let client = client(address, &ca, "restore").await;
+            let error = restore(&client, bytes, cut).await.unwrap_err();
+            assert!(
+                error.is("corrupt") || (cut && error.is("outcome-unknown")),
+                "{what}: {error}"
+            );
+            assert_eq!(s.get("/v1/keys/later").text(), "stays", "{what}");
+        }
+        // One at a time.
+        let (parts, body) = mpsc::channel(1);
+        let first = client(address, &ca, "restore").await;
+        let _held = tokio::spawn(async move {
+            let told = first.restore(body, Duration::from_secs(20), false).await;
+            assert!(told.is_err());
+        });
+        parts
+            .send(Ok(Bytes::copy_from_slice(&bytes[..5000])))
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let second = client(address, &ca, "restore").await;
+        let busy = restore(&second, &bytes, false).await.unwrap_err();
+        assert!(busy.is("overloaded"), "{busy}");
+        // The process dies in the middle of it.
+        s.kill();
+    });
+    assert!(!beside(&place).is_empty(), "the test came too late");
+    let (s, address) = spawn(&place);
+    ready(&s);
+    assert_eq!(s.get("/v1/keys/later").text(), "stays");
+    runtime().block_on(async {
+        let bytes = backup(address, &ca).await;
+        let client = client(address, &ca, "restore").await;
+        restore(&client, &bytes, false).await.unwrap();
+    });
+    assert_eq!(beside(&place).len(), 1, "only what was set aside");
+}
+
+#[test]
+fn a_volume_without_a_store_waits_for_its_backup_or_for_word_that_there_is_none() {
+    let (place, ca) = place();
+    let (mut s, address) = spawn(&place);
+    ready(&s);
+    s.put("k", b"v");
+    let bytes = runtime().block_on(backup(address, &ca));
+    assert!(s.terminate().success());
+    drop(s);
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+
+    let waiting = || {
+        let (s, address) = spawn_with(&place, &["--await-restore"]);
+        s.until("it waits", |s| s.status().state == State::AwaitingRestore);
+        let refused = s.get("/readyz");
+        assert_eq!(refused.status, 503);
+        assert!(
+            refused.text().contains("AwaitingRestore"),
+            "{}",
+            refused.text()
+        );
+        assert_eq!(s.put("k", b"too early").status, 503);
+        assert!(!place.path("data").exists());
+        (s, address)
+    };
+    let (mut s, address) = waiting();
+    runtime().block_on(async {
+        let none = client(address, &ca, "backup").await.backup().await;
+        assert!(
+            none.err().unwrap().is("closed"),
+            "there is nothing to back up"
+        );
+        let client = client(address, &ca, "restore").await;
+        let told = send(&client, &bytes, false, true).await.unwrap();
+        assert_eq!((told.entries, told.set_aside), (1, None));
+    });
+    ready(&s);
+    assert_eq!(s.get("/v1/keys/k").text(), "v");
+    assert!(s.terminate().success());
+    drop(s);
+    // What is there is opened, and nobody is waited for.
+    let (mut s, _) = spawn_with(&place, &["--await-restore"]);
+    ready(&s);
+    assert!(s.terminate().success());
+    drop(s);
+
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+    let (s, address) = waiting();
+    runtime().block_on(async {
+        let client = client(address, &ca, "restore").await;
+        client.restore_none().await.unwrap();
+    });
+    ready(&s);
+    assert_eq!(s.status().keys, 0);
+    assert_eq!(s.put("k", b"new").status, 201);
+}
+
+#[test]
+fn a_restore_that_does_not_fit_beside_what_is_there_is_refused() {
+    let (place, ca) = place();
+    let (s, address) = spawn_with(&place, &["--max-disk", "1Mi"]);
+    ready(&s);
+    s.put("k", b"v");
+    runtime().block_on(async {
+        let bytes = backup(address, &ca).await;
+        let client = client(address, &ca, "restore").await;
+        let full = restore(&client, &bytes, false).await.unwrap_err();
+        assert!(full.is("disk-full"), "{full}");
+    });
+    assert_eq!(s.get("/v1/keys/k").text(), "v");
+}

@@ -36,6 +36,7 @@ use connection::{Failed, Link};
 use outgoing::Outgoing;
 
 pub use backup::Backup;
+pub use restore::RestoreInto;
 pub use watch::Watch;
 
 /// Largest answer that the client takes into memory: more than the largest list page.

@@ -74,6 +74,26 @@ impl BackupPolicy {
     }
 }
 
+/// What becomes of members whose volume is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePolicy {
+    /// `IfEmpty`: a member whose claim holds no store gets its latest backup before it serves, and begins empty only if the
+    /// destination was read and has none. `Never` (the default): it begins empty.
+    #[serde(default)]
+    pub on_start: OnStart,
+}
+
+/// See [`RestorePolicy::on_start`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnStart {
+    /// It begins empty.
+    #[default]
+    Never,
+    /// It waits for its backup.
+    IfEmpty,
+}
+
 /// Where backups are kept.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,25 +3,22 @@
 //! Each does one thing with as little as that needs: taking one mounts the certificate for members and no key, verifying
 //! one mounts the keyring and no certificate, deleting one neither. They run `codexctl`, which is in the operator's image.
 
-use std::collections::BTreeMap;
+mod pod;
 
-use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
-use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EnvVar, EnvVarSource, KeyToPath,
-    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
-    SecurityContext, ServiceAccount, Volume, VolumeMount,
-};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobTemplateSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
+use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupPolicy, Destination};
-use crate::codex_backup::CodexBackup;
+use crate::codex_backup::{BackupMember, CodexBackup};
+use crate::codex_restore::CodexRestore;
 use crate::desired::{labels, owner_reference, store_name};
 use crate::names;
 use crate::store::CodexStore;
+use pod::{job_spec, pod_labels};
 
 /// `codexctl` in its image.
 pub const CODEXCTL: &str = "/codexctl";
@@ -54,6 +51,8 @@ pub enum Task {
     Verify,
     /// Deletes what is stored.
     Prune,
+    /// Restores.
+    Restore,
 }
 
 impl Task {
@@ -63,6 +62,7 @@ impl Task {
             Task::Backup => "backup",
             Task::Verify => "verify",
             Task::Prune => "prune",
+            Task::Restore => "restore",
         }
     }
 }
@@ -70,6 +70,11 @@ impl Task {
 /// Name of the Job that does this to a backup.
 pub fn job_name(backup: &str, task: Task) -> String {
     format!("cxb-{backup}-{}", task.as_str())
+}
+
+/// Name of the Job of a restore.
+pub fn restore_job_name(restore: &str) -> String {
+    format!("cxr-{restore}")
 }
 
 /// Name of the backup that a scheduled Job takes: the store's, and the number that its CronJob gave it.
@@ -81,7 +86,37 @@ pub fn backup_of_job(store: &str, job: &str) -> String {
 
 /// Directory of a backup within its destination.
 pub fn directory(namespace: &str, store: &str, backup: &str) -> String {
-    format!("{namespace}/{store}/{backup}")
+    format!("{}/{backup}", directory_of_store(namespace, store))
+}
+
+/// Directory of all backups of a store within their destination.
+pub fn directory_of_store(namespace: &str, store: &str) -> String {
+    format!("{namespace}/{store}")
+}
+
+/// What a backup's directory says of itself in a file `members-*.json`, which is written last: where there is one, the files
+/// that it names are whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Name of the CodexBackup.
+    pub backup: String,
+    /// When its members were stored: seconds since 1970.
+    pub stored_at: i64,
+    /// Its members, also those that are not stored.
+    pub members: Vec<BackupMember>,
+}
+
+/// What the name of a file with a [`Manifest`] begins with, and ends with.
+pub const MANIFEST: (&str, &str) = ("members-", ".json");
+
+/// Where a store's backups are restored from: where the named one is, or where the store keeps them now.
+pub fn restored_from<'a>(
+    store: &'a CodexStore,
+    named: Option<&'a CodexBackup>,
+) -> Option<&'a Destination> {
+    let recorded = named.and_then(|backup| backup.status.as_ref()?.destination.as_ref());
+    recorded.or(store.spec.backup.as_ref().map(|policy| &policy.destination))
 }
 
 /// A destination as people write it.
@@ -185,7 +220,7 @@ pub fn job(store: &CodexStore, backup: &CodexBackup, task: Task, cfg: &JobConfig
     let recorded = backup.status.as_ref().and_then(|s| s.destination.as_ref());
     let destination = match task {
         Task::Backup => recorded.or(policy.map(|p| &p.destination))?,
-        Task::Verify | Task::Prune => recorded?,
+        Task::Verify | Task::Prune | Task::Restore => recorded?,
     };
     let name = backup.metadata.name.as_deref()?;
     let args = vec!["--backup".to_owned(), name.to_owned()];
@@ -208,218 +243,49 @@ pub fn job(store: &CodexStore, backup: &CodexBackup, task: Task, cfg: &JobConfig
     })
 }
 
-/// Labels of Jobs' pods: not the one that asks for a sidecar.
-fn pod_labels(store: &CodexStore) -> BTreeMap<String, String> {
+/// The Job of a restore; `None` without a destination. `named` is the backup that it names, where that is in the cluster.
+pub fn restore_job(
+    store: &CodexStore,
+    restore: &CodexRestore,
+    named: Option<&CodexBackup>,
+    cfg: &JobConfig,
+) -> Option<Job> {
+    let policy = store.spec.backup.as_ref()?;
+    let destination = restored_from(store, named)?;
+    let name = restore.metadata.name.as_deref()?;
+    let args = vec!["--restore".to_owned(), name.to_owned()];
     let mut all = labels(store, COMPONENT);
     all.remove(names::STORE_LABEL);
-    all
-}
-
-fn job_spec(
-    store: &CodexStore,
-    policy: &BackupPolicy,
-    destination: &Destination,
-    task: Task,
-    args: Vec<String>,
-    cfg: &JobConfig,
-) -> JobSpec {
-    let mut parts = Parts::of(destination, task == Task::Verify);
-    match task {
-        Task::Backup => parts.secret(
-            names::TLS_VOLUME,
-            &names::backup_client_secret(store_name(store)),
-            names::TLS_DIR,
-        ),
-        Task::Verify if store.spec.encryption.is_on() => parts.secret(
-            names::KEYRING_VOLUME,
-            &names::keyring_secret(store_name(store)),
-            names::KEYRING_DIR,
-        ),
-        Task::Verify | Task::Prune => {}
-    }
-    let field = |path: &str| EnvVarSource {
-        field_ref: Some(ObjectFieldSelector {
-            api_version: Some("v1".to_owned()),
-            field_path: path.to_owned(),
-        }),
-        ..EnvVarSource::default()
-    };
-    for (name, path) in [
-        (
-            "JOB_NAME",
-            "metadata.labels['batch.kubernetes.io/job-name']",
-        ),
-        ("POD_NAME", "metadata.name"),
-    ] {
-        parts.env.push(EnvVar {
-            name: name.to_owned(),
-            value: None,
-            value_from: Some(field(path)),
-        });
-    }
-    let quantity = |text: &str| Quantity(text.to_owned());
-    let mut all_args = vec!["job".to_owned(), task.as_str().to_owned()];
-    all_args.extend(args);
-    let container = Container {
-        name: task.as_str().to_owned(),
-        image: Some(cfg.image.clone()),
-        image_pull_policy: cfg.image_pull_policy.clone(),
-        command: Some(vec![CODEXCTL.to_owned()]),
-        args: Some(all_args),
-        env: Some(parts.env),
-        volume_mounts: (!parts.mounts.is_empty()).then_some(parts.mounts),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([
-                ("cpu".to_owned(), quantity("10m")),
-                ("memory".to_owned(), quantity("32Mi")),
-            ])),
-            limits: Some(BTreeMap::from([("memory".to_owned(), quantity("256Mi"))])),
-            claims: None,
-        }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                add: None,
-                drop: Some(vec!["ALL".to_owned()]),
-            }),
-            ..SecurityContext::default()
-        }),
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        ..Container::default()
-    };
-    let deadline = match task {
-        Task::Backup => policy.deadline_seconds(),
-        Task::Verify | Task::Prune => policy.deadline_seconds().max(LEAST_DEADLINE),
-    };
-    JobSpec {
-        active_deadline_seconds: Some(deadline),
-        // A pod that is killed is made up for; one that says that it failed is not helped by much more.
-        backoff_limit: Some(2),
-        ttl_seconds_after_finished: Some(TTL),
-        template: PodTemplateSpec {
-            metadata: Some(ObjectMeta {
-                labels: Some(pod_labels(store)),
-                ..ObjectMeta::default()
-            }),
-            spec: Some(PodSpec {
-                service_account_name: Some(names::jobs_account(store_name(store))),
-                restart_policy: Some("Never".to_owned()),
-                containers: vec![container],
-                volumes: (!parts.volumes.is_empty()).then_some(parts.volumes),
-                security_context: Some(PodSecurityContext {
-                    run_as_non_root: Some(true),
-                    run_as_user: Some(names::SIDECAR_UID),
-                    run_as_group: Some(names::SIDECAR_UID),
-                    fs_group: Some(names::SIDECAR_UID),
-                    fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-                    seccomp_profile: Some(SeccompProfile {
-                        type_: "RuntimeDefault".to_owned(),
-                        localhost_profile: None,
-                    }),
-                    ..PodSecurityContext::default()
-                }),
-                ..PodSpec::default()
-            }),
+    all.insert(names::RESTORE_LABEL.to_owned(), name.to_owned());
+    let owner: Option<OwnerReference> = restore.controller_owner_ref(&());
+    Some(Job {
+        metadata: ObjectMeta {
+            name: Some(restore_job_name(name)),
+            namespace: store.metadata.namespace.clone(),
+            labels: Some(all),
+            owner_references: Some(owner.into_iter().collect()),
+            ..ObjectMeta::default()
         },
-        ..JobSpec::default()
-    }
-}
-
-/// Volumes, mounts and environment of a Job's container.
-#[derive(Default)]
-struct Parts {
-    volumes: Vec<Volume>,
-    mounts: Vec<VolumeMount>,
-    env: Vec<EnvVar>,
-}
-
-impl Parts {
-    /// What a destination needs.
-    fn of(destination: &Destination, read_only: bool) -> Parts {
-        let mut parts = Parts::default();
-        if let Some(claim) = &destination.claim {
-            let source = Volume {
-                name: "destination".to_owned(),
-                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                    claim_name: claim.clone(),
-                    read_only: read_only.then_some(true),
-                }),
-                ..Volume::default()
-            };
-            parts.mount(source, DESTINATION_DIR, read_only);
-        }
-        let Some(s3) = &destination.s3 else {
-            return parts;
-        };
-        if let Some(secret) = &s3.credentials_ref {
-            for (key, optional) in [
-                ("AWS_ACCESS_KEY_ID", false),
-                ("AWS_SECRET_ACCESS_KEY", false),
-                ("AWS_SESSION_TOKEN", true),
-            ] {
-                parts.env.push(EnvVar {
-                    name: key.to_owned(),
-                    value: None,
-                    value_from: Some(EnvVarSource {
-                        secret_key_ref: Some(SecretKeySelector {
-                            name: secret.name.clone(),
-                            key: key.to_owned(),
-                            optional: optional.then_some(true),
-                        }),
-                        ..EnvVarSource::default()
-                    }),
-                });
-            }
-        }
-        if let Some(ca) = &s3.ca_ref {
-            let source = Volume {
-                name: "ca".to_owned(),
-                config_map: Some(ConfigMapVolumeSource {
-                    name: ca.name.clone(),
-                    items: Some(vec![KeyToPath {
-                        key: "ca.crt".to_owned(),
-                        path: "ca.crt".to_owned(),
-                        mode: None,
-                    }]),
-                    ..ConfigMapVolumeSource::default()
-                }),
-                ..Volume::default()
-            };
-            let dir = CA_FILE.trim_end_matches("/ca.crt");
-            parts.mount(source, dir, true);
-        }
-        parts
-    }
-
-    fn secret(&mut self, volume: &str, secret: &str, dir: &str) {
-        let source = Volume {
-            name: volume.to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.to_owned()),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        };
-        self.mount(source, dir, true);
-    }
-
-    fn mount(&mut self, source: Volume, dir: &str, read_only: bool) {
-        self.mounts.push(VolumeMount {
-            name: source.name.clone(),
-            mount_path: dir.to_owned(),
-            read_only: read_only.then_some(true),
-            ..VolumeMount::default()
-        });
-        self.volumes.push(source);
-    }
+        spec: Some(job_spec(
+            store,
+            policy,
+            destination,
+            Task::Restore,
+            args,
+            cfg,
+        )),
+        ..Job::default()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::batch::v1::JobSpec;
+    use k8s_openapi::api::core::v1::PodSpec;
+
     use super::*;
     use crate::codex_backup::{CodexBackupSpec, CodexBackupStatus};
+    use crate::codex_restore::CodexRestoreSpec;
 
     fn store(spec: &str) -> CodexStore {
         let mut store = CodexStore::new("orders", serde_yaml::from_str(spec).unwrap());
@@ -517,6 +383,33 @@ mod tests {
             .spec
             .unwrap();
         assert!(mounted(&pod(spec)).is_empty());
+    }
+
+    #[test]
+    fn a_restore_reads_where_its_backup_is_and_mounts_no_key() {
+        let spec = CodexRestoreSpec::default();
+        let mut restore = CodexRestore::new("back", spec);
+        restore.metadata.uid = Some("r-uid".to_owned());
+        assert_eq!(
+            restore_job(&store("{}"), &restore, None, &cfg()),
+            None,
+            "there is no destination"
+        );
+        let now = store(CLAIM);
+        let before = store("{backup: {destination: {claim: before}}}");
+        let named = backup(&before, "old");
+        for (named, claim) in [(None, "backups"), (Some(&named), "before")] {
+            let made = restore_job(&now, &restore, named, &cfg()).unwrap();
+            assert_eq!(made.metadata.name.as_deref(), Some("cxr-back"));
+            let pod = pod(made.spec.unwrap());
+            assert_eq!(mounted(&pod), ["cxs-orders-client-restore"]);
+            let volumes = pod.volumes.clone().unwrap();
+            let source = volumes[0].persistent_volume_claim.clone().unwrap();
+            assert_eq!(
+                (source.claim_name.as_str(), source.read_only),
+                (claim, Some(true))
+            );
+        }
     }
 
     #[test]

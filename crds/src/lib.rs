@@ -29,6 +29,8 @@ pub mod backup;
 
 pub mod codex_backup;
 
+pub mod codex_restore;
+
 pub mod overdue;
 
 pub mod retention;
@@ -44,6 +46,7 @@ pub mod inject;
 pub mod manifest;
 
 pub use codex_backup::{CodexBackup, CodexBackupSpec, CodexBackupStatus};
+pub use codex_restore::{CodexRestore, CodexRestoreSpec, CodexRestoreStatus};
 pub use inject::{
     Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, check_injected, decide,
     inject, is_injected, store_label,

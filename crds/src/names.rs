@@ -12,6 +12,8 @@ pub const FIELD_MANAGER: &str = "codexstore-operator";
 pub const STORE_LABEL: &str = "codexstore.dev/store";
 /// Label with a backup's name, on its Jobs.
 pub const BACKUP_LABEL: &str = "codexstore.dev/backup";
+/// Label with a restore's name, on its Job.
+pub const RESTORE_LABEL: &str = "codexstore.dev/restore";
 /// Label of a CodexBackup that a scheduled Job made and takes: the Job's name. No other Job is made for it.
 pub const JOB_LABEL: &str = "codexstore.dev/job";
 /// Finalizer of a CodexBackup: what is stored is deleted first.
@@ -116,6 +118,11 @@ pub fn backup_client_secret(store: &str) -> String {
     format!("cxs-{store}-client-backup")
 }
 
+/// Secret with the client certificate of Jobs that restore.
+pub fn restore_client_secret(store: &str) -> String {
+    format!("cxs-{store}-client-restore")
+}
+
 /// CronJob that takes backups.
 pub fn backup_cron_job(store: &str) -> String {
     format!("cxs-{store}-backup")
@@ -132,13 +139,14 @@ pub fn backup_lease(store: &str) -> String {
 }
 
 /// All Secrets of a store: none of them is for a container of the user's.
-pub fn secrets(store: &str) -> [String; 5] {
+pub fn secrets(store: &str) -> [String; 6] {
     [
         keyring_secret(store),
         server_secret(store),
         ca_secret(store),
         operator_client_secret(store),
         backup_client_secret(store),
+        restore_client_secret(store),
     ]
 }
 
@@ -164,6 +172,8 @@ pub fn server_dns_name(store_uid: &str) -> String {
 
 /// URI in the client certificate of Jobs that take backups.
 pub const BACKUP_ROLE_URI: &str = "codexstore://role/backup";
+/// URI in the client certificate of Jobs that restore.
+pub const RESTORE_ROLE_URI: &str = "codexstore://role/restore";
 /// URI in the operator's client certificate.
 pub const OPERATOR_ROLE_URI: &str = "codexstore://role/operator";
 

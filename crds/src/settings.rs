@@ -126,6 +126,9 @@ pub fn spec_hash(store: &CodexStore) -> String {
     if let Some(metrics) = &spec.metrics {
         hash.update(format!("metrics={}\n", metrics.port));
     }
+    if spec.restores_on_start() {
+        hash.update("restore=IfEmpty\n");
+    }
     hash.finalize()
         .iter()
         .take(8)
@@ -269,9 +272,11 @@ mod tests {
             "{resources: {limits: {memory: 257Mi}}}",
             "{metrics: {}}",
             "{metrics: {port: 9100}}",
+            "{restore: {onStart: IfEmpty}}",
         ];
         let hashes: std::collections::BTreeSet<_> = specs.iter().map(|s| hash(s)).collect();
         assert_eq!(hashes.len(), specs.len());
+        assert_eq!(base, hash("{restore: {onStart: Never}}"));
         assert_eq!(
             hash("{volume: {claim: {size: 1Gi}}}"),
             hash("{volume: {claim: {size: 1Gi, reclaimPolicy: Delete, storageClassName: fast}}}"),

@@ -9,7 +9,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Quantity, backup::BackupPolicy, observe::Metrics, status::CodexStoreStatus};
+use crate::{
+    Quantity,
+    backup::{BackupPolicy, OnStart, RestorePolicy},
+    observe::Metrics,
+    status::CodexStoreStatus,
+};
 
 /// What a CodexStore is. All fields have defaults: `spec: {}` is a working, encrypted store that survives
 /// crashes of containers but not the deletion of its pod.
@@ -38,6 +43,7 @@ use crate::{Quantity, backup::BackupPolicy, observe::Metrics, status::CodexStore
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.keep) || self.strategy == 'Ledger'").message("keep is for `strategy: Ledger`: a Snapshot keeps the present only"))]
+#[x_kube(validation = Rule::new("!has(self.restore) || self.restore.onStart != 'IfEmpty' || (has(self.backup) && has(self.volume.claim))").message("restore.onStart: IfEmpty needs `backup`, where the backups are, and `volume.claim`, since it takes lasting members: add them or write `onStart: Never`"))]
 #[x_kube(validation = Rule::new("has(self.encryption.none) == has(oldSelf.encryption.none)").message("encryption cannot be turned on or off: create a new CodexStore with the encryption you want and copy the data"))]
 #[x_kube(validation = Rule::new("has(self.volume.ephemeral) == has(oldSelf.volume.ephemeral) && has(self.volume.claim) == has(oldSelf.volume.claim) && has(self.volume.podVolume) == has(oldSelf.volume.podVolume)").message("the kind of volume cannot be changed: create a new CodexStore with the volume you want and copy the data"))]
 pub struct CodexStoreSpec {
@@ -74,6 +80,10 @@ pub struct CodexStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupPolicy>,
 
+    /// What becomes of members whose volume is empty, for pods that are made from now on. By default they begin empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestorePolicy>,
+
     /// Who may do what on the socket, for pods that are made from now on. Without rules (the default) every
     /// process that can open the socket may do everything; with rules, what some rule gives to the user or
     /// primary group of the process that connects, and nothing else.
@@ -89,6 +99,14 @@ pub struct CodexStoreSpec {
     /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit, and leaves 24Mi of it at least.
     #[serde(default)]
     pub resources: Resources,
+}
+
+impl CodexStoreSpec {
+    /// Whether a member with an empty volume waits for its backup.
+    pub fn restores_on_start(&self) -> bool {
+        let on_start = self.restore.as_ref().map(|restore| restore.on_start);
+        on_start == Some(OnStart::IfEmpty)
+    }
 }
 
 /// See [`CodexStoreSpec::strategy`].

@@ -185,10 +185,21 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         "{strategy: Ledger, keep: {age: 1h30m}}",
         "{strategy: Ledger, keep: {age: 8760h, revisions: 1}}",
         "{access: [{uids: [1000], prefixes: [a/], verbs: [Read, Write]}, {gids: [0], verbs: [Read]}]}",
+        "{restore: {onStart: Never}}",
+        "{restore: {}}",
+        "{volume: {claim: {size: 1Gi}}, restore: {onStart: IfEmpty}, backup: {destination: {claim: b}}}",
     ] {
         valid(spec);
     }
     for (spec, words) in [
+        (
+            "{volume: {claim: {size: 1Gi}}, restore: {onStart: IfEmpty}}",
+            "needs `backup`",
+        ),
+        (
+            "{restore: {onStart: IfEmpty}, backup: {destination: {claim: b}}}",
+            "`volume.claim`",
+        ),
         ("{keep: {revisions: 5}}", "keep is for `strategy: Ledger`"),
         ("{strategy: Ledger, keep: {}}", "keep says nothing"),
         (

@@ -392,3 +392,18 @@ fn metrics_have_a_port_where_the_store_asks_for_it() {
     assert_eq!(metrics, Some(7433));
     assert_ne!(admin, Some(7433));
 }
+
+#[test]
+fn a_member_waits_for_its_backup_where_the_store_asks_for_it() {
+    let waits = |spec: &str| {
+        let pod = accepts(&store(spec), &pod("{containers: [{name: app}]}"));
+        let sidecar = container(&pod, names::CONTAINER);
+        env(sidecar, "CODEXSTORE_AWAIT_RESTORE").map(str::to_owned)
+    };
+    assert_eq!(waits("{}"), None);
+    assert_eq!(waits("{restore: {onStart: Never}}"), None);
+    assert_eq!(
+        waits("{restore: {onStart: IfEmpty}}").as_deref(),
+        Some("true")
+    );
+}

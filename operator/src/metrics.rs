@@ -226,7 +226,13 @@ impl Metrics {
         self.members_outdated.remove(labels);
         self.keyring_ok.remove(labels);
         self.forget_backups(labels);
-        for certificate in ["ca", "server", "client-operator", "client-backup"] {
+        for certificate in [
+            "ca",
+            "server",
+            "client-operator",
+            "client-backup",
+            "client-restore",
+        ] {
             self.certificate_expiry.remove(&CertificateLabels {
                 certificate: certificate.to_owned(),
                 namespace: labels.namespace.clone(),

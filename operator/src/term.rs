@@ -75,6 +75,12 @@ impl Term {
                 self.args.concurrency,
                 running.stop.clone(),
             ));
+            running.tasks.spawn(controller::restores::run(
+                Arc::clone(&running.shared),
+                namespace.clone(),
+                self.args.concurrency,
+                running.stop.clone(),
+            ));
             running.tasks.spawn(controller::run(
                 Arc::clone(&running.shared),
                 namespace,
@@ -182,7 +188,7 @@ mod tests {
     use crate::args::{Cli, Command};
     use crate::controller::fake_api::FakeApi;
     use crate::controller::fixtures::store;
-    use crate::controller::reconcile::reconcile;
+    use crate::controller::reconcile::{Found, reconcile};
     use clap::Parser as _;
 
     const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
@@ -247,7 +253,9 @@ mod tests {
                     let mut running = running(&term, std::future::pending());
                     let shared = Arc::clone(&running.shared);
                     running.tasks.spawn(async move {
-                        reconcile(&shared, &store(), &[], &[], &[]).await.unwrap();
+                        reconcile(&shared, &store(), Found::default())
+                            .await
+                            .unwrap();
                         std::future::pending::<()>().await;
                     });
                     running

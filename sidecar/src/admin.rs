@@ -250,6 +250,13 @@ async fn decide<E: Engine>(
             format!("role {} may not do this", role.as_str()),
         ));
     }
+    let meant = request.headers().get(codexstore_api::header::POD_UID);
+    if meant.is_some_and(|uid| uid.as_bytes() != app.identity.pod_uid.as_bytes()) {
+        return Err(Reject::new(
+            "invalid-argument",
+            "another pod is meant: this one has its address now",
+        ));
+    }
     match verb {
         Verb::Status => json(&crate::http::status_of(app)),
         Verb::Health => Ok(crate::http::health()),

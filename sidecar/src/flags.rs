@@ -39,6 +39,10 @@ protocol on the other. All are plain, without authentication besides the sockets
 The whole interface: GET /openapi.json. Sizes are bytes or 512Ki, 8Mi, 1Gi (1024) and 8M, 1G (1000).
 Durations are 500ms, 30s, 5m, 1h30m.";
 
+const ASIDE_HELP: &str = "\
+Example:
+  kubectl exec web-0 -c codexstore -- /codexstore-sidecar set-aside";
+
 /// The CodexStore sidecar: durable, encrypted state for one pod, on a Unix socket.
 #[derive(Debug, Parser)]
 #[command(name = "codexstore-sidecar", version, after_help = EXIT_CODES)]
@@ -57,6 +61,11 @@ pub enum Command {
     /// Ask a running sidecar whether it is alive, for exec probes.
     #[command(after_help = EXIT_CODES, args_override_self = true)]
     Ping(PingFlags),
+    /// List what restores set aside, or remove one of it for good.
+    ///
+    /// It counts for the disk budget, from when the store is opened.
+    #[command(after_help = ASIDE_HELP)]
+    SetAside(AsideFlags),
 }
 
 /// When a write is answered.
@@ -364,6 +373,22 @@ pub struct RunFlags {
         help_heading = "Identity"
     )]
     pub spec_hash: String,
+}
+
+/// Flags of `set-aside`.
+#[derive(Debug, Args)]
+pub struct AsideFlags {
+    /// The store's directory, beside which it is.
+    #[arg(
+        long,
+        env = "CODEXSTORE_DATA_DIR",
+        default_value = "/var/lib/codexstore/data"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Name of what is removed, as it is listed.
+    #[arg(long, value_name = "NAME")]
+    pub remove: Option<String>,
 }
 
 /// Flags of `ping`.

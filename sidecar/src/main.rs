@@ -7,10 +7,11 @@
 //! - [`run`]: the process from start to end; [`ping`]: the exec probe.
 //! - [`engine`]: what stands between the protocols and the store, and who opens the store.
 //! - [`http`], [`redis`]: requests and answers; [`serve`]: connections and their deadlines.
-//! - [`admin`]: the listener for the operator.
+//! - [`admin`]: the listener for the operator; [`aside`]: what restores set aside.
 
 mod access;
 mod admin;
+mod aside;
 mod engine;
 mod flags;
 mod grpc;
@@ -35,6 +36,10 @@ use flags::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Ping(flags) => match ping::ping(&flags) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error, 1),
+        },
+        Command::SetAside(flags) => match aside::set_aside(&flags) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error, 1),
         },

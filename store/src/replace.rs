@@ -34,6 +34,14 @@ pub struct SetAside {
     pub bytes: u64,
 }
 
+impl SetAside {
+    /// Deletes it for good.
+    pub fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.path)
+            .map_err(|e| Error::io(format!("remove {}", self.path.display()), e))
+    }
+}
+
 impl Replacement {
     /// Of the store in this directory, which need not exist; its parent must.
     pub fn of(place: &Path) -> Replacement {
@@ -205,6 +213,8 @@ mod tests {
             assert_eq!(aside.len(), 1);
             assert_eq!(aside[0].path, before);
             assert!(aside[0].bytes > 0 && replacement.bytes().unwrap() > 0);
+            aside[0].remove().unwrap();
+            assert_eq!(replacement.set_aside().unwrap(), []);
         }
     }
 

@@ -10,20 +10,29 @@ use tokio::sync::mpsc;
 use super::outgoing::Outgoing;
 use super::{Call, Client};
 use crate::bodies::RestoreTold;
-use crate::{Error, Result, path, query};
+use crate::{Error, Result, header, path, query};
+
+/// Where a backup is restored.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreInto<'a> {
+    /// UID of the pod that is meant: another one, which has its address by now, refuses with `invalid-argument`.
+    pub pod_uid: &'a str,
+    /// Only if there is no store yet: `precondition-failed` else.
+    pub if_empty: bool,
+    /// Longest time for all of it.
+    pub longest: Duration,
+}
 
 impl Client {
     /// Makes the member at the other end a store of the backup whose bytes come in `parts`, which takes the role
     /// `restore`. An error among them means that there is no more: the member then keeps what it has. Waits for the whole
-    /// of it to be restored and opened, for `longest` at most. With `if_empty`, only where there is no store yet:
-    /// `precondition-failed` else. Never tried again: `overloaded` while another is restored.
+    /// of it to be restored and opened. Never tried again: `overloaded` while another is restored.
     pub async fn restore(
         &self,
+        into: &RestoreInto<'_>,
         parts: mpsc::Receiver<io::Result<Bytes>>,
-        longest: Duration,
-        if_empty: bool,
     ) -> Result<RestoreTold> {
-        let uri = if if_empty {
+        let uri = if into.if_empty {
             format!("{}?{}", path::RESTORE, query::IF_EMPTY)
         } else {
             path::RESTORE.to_owned()
@@ -32,12 +41,13 @@ impl Client {
             .method(Method::POST)
             .uri(uri)
             .header("content-type", "application/octet-stream")
+            .header(header::POD_UID, into.pod_uid)
             .body(Outgoing::Parts(parts))
             .map_err(|e| Error::new("internal", format!("make the request: {e}")))?;
-        let patient = self.clone().timeout(longest);
+        let patient = self.clone().timeout(into.longest);
         let answer = patient.once(request, false).await.map_err(|f| f.error)?;
         if !answer.status().is_success() {
-            let code = super::text(answer.headers(), crate::header::CODE);
+            let code = super::text(answer.headers(), header::CODE);
             let status = answer.status().as_u16();
             return Err(Error::from_answer(status, code.as_deref(), answer.body()));
         }
@@ -46,9 +56,9 @@ impl Client {
     }
 
     /// Says to a member that waits for a restore that there is nothing to restore: it opens an empty store.
-    pub async fn restore_none(&self) -> Result<()> {
-        self.call(Call::new(Method::POST, path::OPEN_EMPTY.to_string()))
-            .await
-            .map(drop)
+    pub async fn restore_none(&self, into: &RestoreInto<'_>) -> Result<()> {
+        let mut call = Call::new(Method::POST, path::OPEN_EMPTY.to_string());
+        call.header(header::POD_UID, into.pod_uid)?;
+        self.call(call).await.map(drop)
     }
 }

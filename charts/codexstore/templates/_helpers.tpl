@@ -110,15 +110,19 @@ namespaceSelector:
   resources: [codexstores]
   verbs: [get, list, watch]
 - apiGroups: [codexstore.dev]
-  resources: [codexstores/status, codexbackups/status]
+  resources: [codexstores/status, codexbackups/status, codexrestores/status]
   verbs: [patch]
 # The patch sets and removes the finalizer, the delete is for what has expired.
 - apiGroups: [codexstore.dev]
   resources: [codexbackups]
   verbs: [get, list, watch, patch, delete]
+# The restores of members that wait for theirs are made and deleted.
+- apiGroups: [codexstore.dev]
+  resources: [codexrestores]
+  verbs: [get, list, watch, create, delete]
 # For owner references that block deletion, where the cluster asks for it.
 - apiGroups: [codexstore.dev]
-  resources: [codexstores/finalizers, codexbackups/finalizers]
+  resources: [codexstores/finalizers, codexbackups/finalizers, codexrestores/finalizers]
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]

@@ -1,17 +1,21 @@
 //! What Jobs read from and write to the API server.
 
 use anyhow::{Context, Result};
-use codexstore_crds::{CodexBackup, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Config, Resource as _};
+use kube::{Client, Config, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::failure::Coded;
 
 /// Who writes a status.
 pub const TAKER: &str = "codexctl-backup";
+/// Who writes the status of a restore.
+pub const RESTORER: &str = "codexctl-restore";
 /// Who writes whether a backup verifies.
 pub const VERIFIER: &str = "codexctl-verify";
 
@@ -52,6 +56,22 @@ impl Cluster {
         found.ok_or_else(|| Coded::not_found(format!("there is no CodexBackup {name}")).into())
     }
 
+    /// All backups of a store.
+    pub async fn backups_of(&self, store: &str) -> Result<Vec<CodexBackup>> {
+        let all = self.backups().list(&ListParams::default()).await;
+        let mut all = all.context("list the CodexBackups")?.items;
+        all.retain(|backup| backup.spec.store_ref.name == store);
+        Ok(all)
+    }
+
+    /// A restore.
+    pub async fn restore(&self, name: &str) -> Result<CodexRestore> {
+        let api = Api::<CodexRestore>::namespaced(self.client.clone(), &self.namespace);
+        let found = api.get_opt(name).await;
+        let found = found.with_context(|| format!("read cxr/{name}"))?;
+        found.ok_or_else(|| Coded::not_found(format!("there is no CodexRestore {name}")).into())
+    }
+
     /// Makes a backup, or takes the one of that name, which an earlier try of the same Job made.
     pub async fn make(&self, backup: &CodexBackup) -> Result<CodexBackup> {
         let name = backup.metadata.name.as_deref().unwrap_or_default();
@@ -62,22 +82,25 @@ impl Cluster {
         }
     }
 
-    /// Writes what `who` knows of a backup: all of it, since what is left out is taken back. The UID keeps it off another
-    /// backup of that name.
-    pub async fn tell(&self, backup: &CodexBackup, who: &str, status: Value) -> Result<()> {
-        let name = backup.metadata.name.as_deref().unwrap_or_default();
+    /// Writes what `who` knows of a backup or a restore: all of it, since what is left out is taken back. The UID keeps
+    /// it off another one of that name.
+    pub async fn tell<K>(&self, object: &K, who: &str, status: Value) -> Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    {
+        let name = object.meta().name.as_deref().unwrap_or_default();
         let patch = json!({
-            "apiVersion": CodexBackup::api_version(&()),
-            "kind": CodexBackup::kind(&()),
-            "metadata": {"name": name, "uid": backup.metadata.uid},
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "uid": object.meta().uid},
             "status": status,
         });
         let params = PatchParams::apply(who).force();
-        let api = self.backups();
+        let api = Api::<K>::namespaced(self.client.clone(), &self.namespace);
         let patched = api.patch_status(name, &params, &Patch::Apply(patch)).await;
         patched
             .map(drop)
-            .with_context(|| format!("write the status of cxb/{name}"))
+            .with_context(|| format!("write the status of {} {name}", K::kind(&())))
     }
 
     /// The pods that ask for a store, sorted by name.
@@ -93,7 +116,14 @@ impl Cluster {
     }
 
     /// Tells of something in an event. A courtesy: the status says the same.
-    pub async fn event(&self, about: &[ObjectReference], good: bool, reason: &str, note: &str) {
+    pub async fn event(
+        &self,
+        about: &[ObjectReference],
+        action: &str,
+        good: bool,
+        reason: &str,
+        note: &str,
+    ) {
         let reporter = Reporter {
             controller: "codexctl".to_owned(),
             instance: std::env::var("POD_NAME").ok(),
@@ -107,7 +137,7 @@ impl Cluster {
             },
             reason: reason.to_owned(),
             note: Some(note.chars().take(500).collect()),
-            action: "Backup".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
         for about in about {

@@ -98,6 +98,26 @@ impl Destination {
         put.await.map(drop).with_context(|| format!("write {at}"))
     }
 
+    /// Paths of the files in the directories below one: none if that is not there. What cannot be read is an error.
+    pub async fn list(&self, directory: &str) -> Result<Vec<String>> {
+        match self {
+            Destination::Dir(root) => {
+                let list = || format!("list {}", root.join(directory).display());
+                // A destination that is not mounted is not an empty one.
+                std::fs::read_dir(root).with_context(list)?;
+                files(root, directory).with_context(list)
+            }
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let found = store.list(Some(&at)).try_collect::<Vec<_>>().await;
+                let found = found.with_context(|| format!("list {at}"))?;
+                let paths = found.iter().map(|object| object.location.as_ref());
+                let own = paths.filter_map(|path| path.strip_prefix(prefix.as_str()));
+                Ok(own.map(str::to_owned).collect())
+            }
+        }
+    }
+
     /// Opens a file.
     pub async fn read(&self, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
         match self {
@@ -250,6 +270,32 @@ fn bucket(s3: &crd::S3, ca: &Path) -> Result<Destination> {
         store: Arc::new(store.with_context(|| format!("use the bucket {}", s3.bucket))?),
         prefix: prefix.unwrap_or_default(),
     })
+}
+
+/// The files in the directories below one within `root`.
+fn files(root: &Path, directory: &str) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let names = |directory: &str| -> io::Result<Vec<String>> {
+        match std::fs::read_dir(root.join(directory)) {
+            // Deleted meanwhile, or a file.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            entries => entries?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect(),
+        }
+    };
+    for one in names(directory)? {
+        let one = format!("{directory}/{one}");
+        found.extend(names(&one)?.into_iter().map(|file| format!("{one}/{file}")));
+    }
+    Ok(found)
 }
 
 /// Makes `dir` below `root`, for its owner alone; the names are durable.

@@ -144,7 +144,8 @@ async fn begin(pod: &Pod, credentials: &Credentials) -> Result<Backup> {
     }
 }
 
-async fn connect(pod: &Pod, credentials: &Credentials) -> Result<Client> {
+/// Connects to the admin listener of the member in a pod.
+pub async fn connect(pod: &Pod, credentials: &Credentials) -> Result<Client> {
     let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref());
     let ip: IpAddr = ip
         .unwrap_or_default()

@@ -1,10 +1,12 @@
-//! `job`: what the Jobs of a CodexStore run. Each does one step on one CodexBackup, can be run again, and writes what
+//! `job`: what the Jobs of a CodexStore run. Each does one step on one CodexBackup or CodexRestore, can be run again, and writes what
 //! became of it into the status.
 
 pub mod cluster;
 pub mod destination;
 mod lease;
 mod member;
+mod restore;
+mod source;
 mod take;
 mod verify;
 
@@ -58,6 +60,18 @@ pub enum Job {
         #[command(flatten)]
         place: Place,
     },
+    /// Restore members of a store, as a CodexRestore says
+    ///
+    /// Reads the backups that are at the destination and streams each member its own; what a member had is set aside.
+    /// Needs the client certificate for it.
+    #[command(after_help = "Example:\n  codexctl job restore --restore orders-back")]
+    Restore {
+        /// The CodexRestore
+        #[arg(long, value_name = "NAME")]
+        restore: String,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 /// Where a Job runs.
@@ -94,6 +108,10 @@ pub async fn job(job: &Job) -> Result<()> {
         Job::Prune { backup, place } => {
             let cluster = Cluster::connect(place.namespace.as_deref()).await?;
             prune(&cluster, backup, &place.pod_name).await
+        }
+        Job::Restore { restore, place } => {
+            let cluster = Cluster::connect(place.namespace.as_deref()).await?;
+            Box::pin(restore::restore(&cluster, restore, &place.pod_name)).await
         }
     }
 }

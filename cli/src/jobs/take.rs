@@ -7,6 +7,7 @@ use codexstore_api::bodies::BackupTold;
 use codexstore_crds::codex_backup::{
     BackupMember, CodexBackupSpec, CodexBackupStatus, condition, phase,
 };
+use codexstore_crds::jobs::{MANIFEST, Manifest};
 use codexstore_crds::{CodexBackup, CodexStore, is_injected, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -177,8 +178,14 @@ impl<'a> Run<'a> {
         self.sum();
         if self.status.phase.as_deref() != Some(phase::FAILED) {
             // Last, so that a directory that has it is whole: what a restore needs to know without a cluster.
-            let manifest = serde_json::to_vec_pretty(&self.status.members).context("make JSON")?;
-            let path = format!("{}/members-{}.json", self.directory, random()?);
+            let manifest = Manifest {
+                backup: self.backup.name_any(),
+                stored_at: Timestamp::now().as_second(),
+                members: self.status.members.clone(),
+            };
+            let manifest = serde_json::to_vec_pretty(&manifest).context("make JSON")?;
+            let (start, end) = MANIFEST;
+            let path = format!("{}/{start}{}{end}", self.directory, random()?);
             self.destination.put(&path, manifest).await?;
         }
         Ok(())
@@ -240,10 +247,7 @@ impl<'a> Run<'a> {
         let reason = self.status.phase.clone().unwrap_or_default();
         let message = self.status.message.clone().unwrap_or_default();
         self.status.completed_at = Some(Time(now));
-        self.status.duration = self.status.started_at.as_ref().and_then(|began| {
-            let took = now.since(began.0).ok()?.round(Unit::Second).ok()?;
-            Some(format!("{took:#}").replace(' ', ""))
-        });
+        self.status.duration = took(self.status.started_at.as_ref(), now);
         self.status.conditions = vec![Condition {
             type_: condition::COMPLETED.to_owned(),
             status: if whole { "True" } else { "False" }.to_owned(),
@@ -263,15 +267,21 @@ impl<'a> Run<'a> {
             format!("Backup{reason}")
         };
         self.cluster
-            .event(&about, whole, &event, note.trim_end())
+            .event(&about, "Backup", whole, &event, note.trim_end())
             .await;
         eprintln!("cxb/{name}: {reason}, members {ready}");
         Ok(())
     }
 }
 
+/// How long it took, for people.
+pub fn took(began: Option<&Time>, now: Timestamp) -> Option<String> {
+    let took = now.since(began?.0).ok()?.round(Unit::Second).ok()?;
+    Some(format!("{took:#}").replace(' ', ""))
+}
+
 /// Whether a pod is, or should be, a member.
-fn is_member(pod: &Pod) -> bool {
+pub fn is_member(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     is_injected(pod) && !matches!(phase, Some("Succeeded" | "Failed"))
 }

@@ -86,7 +86,7 @@ pub async fn verify(cluster: &Cluster, name: &str) -> Result<()> {
         about.push(store.object_ref(&()));
     }
     let note = format!("backup {}: {message}", found.name_any());
-    cluster.event(&about, good, event, &note).await;
+    cluster.event(&about, "Verify", good, event, &note).await;
     Ok(())
 }
 

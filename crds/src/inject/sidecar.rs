@@ -103,6 +103,9 @@ fn environment(store: &CodexStore, place: &Place) -> Vec<EnvVar> {
     if let Some(port) = metrics_port(store) {
         env.push(fixed("CODEXSTORE_METRICS_LISTEN", format!("[::]:{port}")));
     }
+    if store.spec.restores_on_start() {
+        env.push(fixed("CODEXSTORE_AWAIT_RESTORE", "true".to_owned()));
+    }
     env.push(field("CODEXSTORE_POD_NAME", "metadata.name"));
     env.push(field("CODEXSTORE_POD_UID", "metadata.uid"));
     env.push(field("CODEXSTORE_NAMESPACE", "metadata.namespace"));

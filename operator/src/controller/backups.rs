@@ -14,9 +14,9 @@ use codexstore_crds::status::bounded;
 use codexstore_crds::{CodexBackup, CodexStore, names};
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::job_run::{self, Run, condition_of, run_of};
 use super::reconcile::jitter;
 use super::{Error, Shared, api};
 
@@ -122,18 +123,6 @@ struct One<'a> {
     shared: &'a Shared,
     namespace: String,
     backup: &'a CodexBackup,
-}
-
-/// How a Job is.
-enum Run {
-    /// There is none.
-    None,
-    /// It runs, or will.
-    Going,
-    /// It succeeded.
-    Done,
-    /// It failed; why.
-    Failed(String),
 }
 
 impl One<'_> {
@@ -270,46 +259,22 @@ impl One<'_> {
                 let note =
                     format!("what is stored could not be deleted, and will be tried again: {why}");
                 self.warn("PruneFailed", &note).await;
-                self.jobs()
-                    .delete(&name, &DeleteParams::background())
-                    .await?;
+                job_run::delete(&self.jobs(), &name).await?;
                 Ok(Some(LATER))
             }
         }
     }
 
     async fn run(&self, name: &str) -> Result<Run, Error> {
-        let Some(job) = self.jobs().get_opt(name).await? else {
-            return Ok(Run::None);
-        };
-        let conditions = job.status.and_then(|s| s.conditions).unwrap_or_default();
-        let ended = conditions
-            .into_iter()
-            .find(|c| c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed"));
-        Ok(match ended {
-            None => Run::Going,
-            Some(c) if c.type_ == "Complete" => Run::Done,
-            Some(c) => {
-                let reason = c.reason.unwrap_or_default();
-                let message = c.message.unwrap_or_default();
-                Run::Failed(format!("job/{name} failed: {reason}: {message}"))
-            }
-        })
+        run_of(&self.jobs(), name).await
     }
 
     async fn start(&self, store: &CodexStore, task: Task) -> Result<Option<Duration>, Error> {
         let Some(job) = jobs::job(store, self.backup, task, &self.shared.jobs) else {
             return Ok(Some(LATER));
         };
-        let params = PostParams {
-            field_manager: Some(names::FIELD_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match self.jobs().create(&params, &job).await {
-            Ok(_) => Ok(Some(LATER)),
-            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(Some(SOON)),
-            Err(error) => Err(error.into()),
-        }
+        let made = job_run::create(&self.jobs(), &job).await?;
+        Ok(Some(if made { LATER } else { SOON }))
     }
 
     /// Seconds since the resource was made.
@@ -407,17 +372,6 @@ impl One<'_> {
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-fn condition_of(type_: &str, status: &str, reason: &str, message: &str, now: Time) -> Condition {
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: bounded(message),
-        observed_generation: None,
-        last_transition_time: now,
     }
 }
 

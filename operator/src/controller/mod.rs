@@ -8,6 +8,7 @@
 pub mod backups;
 pub mod claims;
 pub mod events;
+pub mod job_run;
 pub mod keyring;
 pub mod live;
 pub mod members;
@@ -15,6 +16,7 @@ pub mod ownership;
 pub mod problem;
 pub mod reconcile;
 pub mod report;
+pub mod restores;
 pub mod schedule;
 pub mod tls;
 
@@ -32,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use codexstore_crds::jobs::JobConfig;
-use codexstore_crds::{CodexBackup, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::core::DeserializeGuard;
@@ -146,6 +148,7 @@ struct Scope {
     pods: Store<Pod>,
     claims: Store<PersistentVolumeClaim>,
     backups: Store<CodexBackup>,
+    restores: Store<CodexRestore>,
 }
 
 /// Longest pause after repeated failures.
@@ -189,6 +192,15 @@ pub async fn run(
     .modify(|backup| backup.managed_fields_mut().clear())
     .reflect(backup_writer)
     .touched_objects();
+    let (restores, restore_writer) = reflector::store();
+    let restore_stream = watcher(
+        api::<CodexRestore>(client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .modify(|restore| restore.managed_fields_mut().clear())
+    .reflect(restore_writer)
+    .touched_objects();
     let record_stream = watcher(
         api::<ConfigMap>(client, namespace.as_deref()),
         watcher::Config::default().labels(&managed),
@@ -212,6 +224,7 @@ pub async fn run(
         pods,
         claims,
         backups,
+        restores,
     });
     let config = Config::default()
         .debounce(Duration::from_millis(200))
@@ -225,6 +238,10 @@ pub async fn run(
         .watches_stream(backup_stream, |backup: CodexBackup| {
             let store = &backup.spec.store_ref.name;
             Some(ObjectRef::new(store).within(&backup.namespace()?))
+        })
+        .watches_stream(restore_stream, |restore: CodexRestore| {
+            let store = &restore.spec.store_ref.name;
+            Some(ObjectRef::new(store).within(&restore.namespace()?))
         })
         .watches_stream(record_stream, |record: ConfigMap| store_of(&record))
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -286,6 +303,7 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
     filled("pods", scope.pods.wait_until_ready()).await?;
     filled("claims", scope.claims.wait_until_ready()).await?;
     filled("backups", scope.backups.wait_until_ready()).await?;
+    filled("restores", scope.restores.wait_until_ready()).await?;
     let mine = |labels: &std::collections::BTreeMap<String, String>, namespace: Option<String>| {
         labels.get(names::STORE_LABEL) == store.metadata.name.as_ref()
             && namespace == store.metadata.namespace
@@ -298,7 +316,17 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
         store.metadata.name.as_ref() == Some(&b.spec.store_ref.name)
             && b.namespace() == store.metadata.namespace
     });
-    let done = reconcile::reconcile(shared, store, &pods, &claims, &backups).await?;
+    let restores = scope.restores.state_filter(|r| {
+        store.metadata.name.as_ref() == Some(&r.spec.store_ref.name)
+            && r.namespace() == store.metadata.namespace
+    });
+    let found = reconcile::Found {
+        pods: &pods,
+        claims: &claims,
+        backups: &backups,
+        restores: &restores,
+    };
+    let done = reconcile::reconcile(shared, store, found).await?;
     let key = (store.namespace().unwrap_or_default(), store.name_any());
     shared
         .failures

@@ -50,5 +50,7 @@ pub const MEMBER_FAILED: &str = "MemberFailed";
 pub const BACKUP_INVALID: &str = "BackupInvalid";
 /// There should be a newer backup by now.
 pub const BACKUP_OVERDUE: &str = "BackupOverdue";
+/// A member waits for its backup, which cannot be restored.
+pub const RESTORE_FAILED: &str = "RestoreFailed";
 /// A pod has the label but no sidecar.
 pub const INJECTION_MISSING: &str = "InjectionMissing";

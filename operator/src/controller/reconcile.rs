@@ -5,7 +5,9 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use codexstore_crds::{CodexBackup, CodexStore, CodexStoreStatus, is_injected, names};
+use codexstore_crds::{
+    CodexBackup, CodexRestore, CodexStore, CodexStoreStatus, is_injected, names,
+};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
@@ -17,6 +19,7 @@ use super::keyring::{self, Happened, Keyring, conflict};
 use super::members;
 use super::problem::{self, Problem};
 use super::report;
+use super::restores;
 use super::tls::{self, Certificates, Credentials};
 use super::{Error, Shared, claims, schedule};
 use crate::metrics::StoreLabels;
@@ -48,14 +51,26 @@ pub struct Done {
     pub again: Duration,
 }
 
-/// Looks at one store. `pods` carry its label; `claims` are those with our labels in its namespace; `backups` are its own.
+/// What the caches know of one store.
+#[derive(Clone, Copy, Default)]
+pub struct Found<'a> {
+    /// Pods with its label.
+    pub pods: &'a [Arc<Pod>],
+    /// Claims with our labels, and its own.
+    pub claims: &'a [Arc<PersistentVolumeClaim>],
+    /// Its backups.
+    pub backups: &'a [Arc<CodexBackup>],
+    /// Its restores.
+    pub restores: &'a [Arc<CodexRestore>],
+}
+
+/// Looks at one store.
 pub async fn reconcile(
     shared: &Shared,
     store: &CodexStore,
-    pods: &[Arc<Pod>],
-    claims: &[Arc<PersistentVolumeClaim>],
-    backups: &[Arc<CodexBackup>],
+    found: Found<'_>,
 ) -> Result<Done, Error> {
+    let pods = found.pods;
     let about = store.object_ref(&());
     let mut problems = Vec::new();
     let mut waiting = Vec::new();
@@ -81,7 +96,7 @@ pub async fn reconcile(
         waiting.push("the keyring is being made".to_owned());
     }
 
-    let volumes = claims::ensure(&shared.client, store, pods, claims).await?;
+    let volumes = claims::ensure(&shared.client, store, pods, found.claims).await?;
     for name in &volumes.made {
         let note = format!("PersistentVolumeClaim {name} made");
         shared.events.normal(&about, "ClaimCreated", &note).await;
@@ -91,7 +106,7 @@ pub async fn reconcile(
         shared.events.normal(&about, "ClaimGrown", &note).await;
     }
     problems.extend(volumes.problems);
-    let backups = schedule::ensure(shared, store, backups).await?;
+    let backups = schedule::ensure(shared, store, found.backups, found.restores).await?;
     let held_up = held_up(&keyring, pods, volumes.of_pods);
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
@@ -106,6 +121,7 @@ pub async fn reconcile(
         .poller
         .ask(injected, credentials.as_ref().map_err(String::as_str))
         .await;
+    problems.extend(restores::on_start(shared, store, &answers, found.restores).await?);
     let members: Vec<_> = answers
         .iter()
         .map(|m| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use codexstore_crds::codex_backup::phase;
 use codexstore_crds::status::LastBackup;
-use codexstore_crds::{CodexBackup, CodexStore, jobs, names, overdue, retention};
+use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, overdue, retention};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::jiff::Timestamp;
@@ -46,6 +46,7 @@ pub async fn ensure(
     shared: &Shared,
     store: &CodexStore,
     backups: &[Arc<CodexBackup>],
+    restores: &[Arc<CodexRestore>],
 ) -> Result<Backups, Error> {
     let mut seen = Backups {
         last: last(backups),
@@ -67,8 +68,12 @@ pub async fn ensure(
         seen.problems
             .push(Problem::new(problem::BACKUP_OVERDUE, what));
     }
-    // Until there are restores in the cluster nothing else uses one.
-    let used = BTreeSet::new();
+    // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile.
+    let used: BTreeSet<_> = restores
+        .iter()
+        .filter(|restore| !restore.ended())
+        .filter_map(|restore| restore.backup().map(str::to_owned))
+        .collect();
     let api = Api::<CodexBackup>::namespaced(
         shared.client.clone(),
         &store.namespace().unwrap_or_default(),

@@ -12,7 +12,7 @@ use super::events::Events;
 use super::fake_api::{FakeApi, Fault};
 use super::fixtures::{claim_store, pod_of, store};
 use super::members::Poller;
-use super::reconcile::{Done, reconcile};
+use super::reconcile::{Done, Found, reconcile};
 use super::{Error, Shared};
 use crate::metrics::Metrics;
 
@@ -56,7 +56,16 @@ pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Resul
         .filter(|c: &PersistentVolumeClaim| c.metadata.labels.is_some())
         .map(Arc::new)
         .collect();
-    reconcile(operator, &store, &pods, &claims, &[]).await
+    reconcile(
+        operator,
+        &store,
+        Found {
+            pods: &pods,
+            claims: &claims,
+            ..Found::default()
+        },
+    )
+    .await
 }
 
 fn condition(api: &FakeApi, type_: &str) -> (String, String) {
@@ -191,7 +200,7 @@ async fn a_status_that_knows_a_keyring_forbids_a_new_key_until_the_store_is_dele
     let said = api.get(STORE).unwrap()["status"].to_string();
     assert!(said.contains("and the CodexStore, create"), "{said}");
     // A cache that is older than the status changes nothing.
-    reconcile(&operator(&api), &before, &[], &[], &[])
+    reconcile(&operator(&api), &before, Found::default())
         .await
         .unwrap();
     assert!(api.get(KEYRING).is_none(), "a key was made a second time");
@@ -222,11 +231,11 @@ async fn no_key_is_made_for_a_store_that_is_gone_or_another_by_now() {
     let api = with(&store()).await;
     let cached: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
     recreate(&api);
-    reconcile(&operator(&api), &cached, &[], &[], &[])
+    reconcile(&operator(&api), &cached, Found::default())
         .await
         .unwrap();
     api.remove(STORE);
-    reconcile(&operator(&api), &cached, &[], &[], &[])
+    reconcile(&operator(&api), &cached, Found::default())
         .await
         .unwrap();
     assert!(api.get(KEYRING).is_none());

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::fake_api::FakeApi;
 use super::fixtures::{claim_store, pod_of};
-use super::reconcile::reconcile;
+use super::reconcile::{Found, reconcile};
 use super::scripted::{CLAIM, KEYRING, SECRETS, STORE, look, look_again, operator, with};
 
 fn cached(api: &FakeApi) -> CodexStore {
@@ -75,9 +75,16 @@ async fn a_claim_of_another_store_is_told_on_the_pod_and_left_alone() {
     let before = api.get(CLAIM).unwrap();
     let pod = pod_of(&claim_store("1Gi"), "web-0");
     let store = cached(&api);
-    reconcile(&operator(&api), &store, &[Arc::new(pod.clone())], &[], &[])
-        .await
-        .unwrap();
+    reconcile(
+        &operator(&api),
+        &store,
+        Found {
+            pods: &[Arc::new(pod.clone())],
+            ..Found::default()
+        },
+    )
+    .await
+    .unwrap();
     let note = told(&api, "ForeignObject", &pod);
     assert!(
         note.contains("PersistentVolumeClaim cxs-orders-web-0"),
@@ -131,9 +138,17 @@ async fn a_cached_store_that_was_recreated_since_gives_nothing_to_a_dead_owner()
     let was = [before(CLAIM), before(&server), before(STORE)];
     let claim: PersistentVolumeClaim = serde_json::from_value(before(CLAIM)).unwrap();
     let pods = ["web-0", "web-1"].map(|name| Arc::new(pod_of(&old, name)));
-    reconcile(&operator(&api), &old, &pods, &[Arc::new(claim)], &[])
-        .await
-        .unwrap();
+    reconcile(
+        &operator(&api),
+        &old,
+        Found {
+            pods: &pods,
+            claims: &[Arc::new(claim)],
+            ..Found::default()
+        },
+    )
+    .await
+    .unwrap();
     assert_eq!([before(CLAIM), before(&server), before(STORE)], was);
     assert!(api.get(&CLAIM.replace("web-0", "web-1")).is_none());
 }
@@ -147,9 +162,16 @@ async fn a_cached_policy_that_was_changed_since_does_not_have_claims_collected()
     let api = with(&now).await;
     api.put(CLAIM, &desired::member_claim(&now, "web-0", false).unwrap());
     let claim: PersistentVolumeClaim = serde_json::from_value(api.get(CLAIM).unwrap()).unwrap();
-    reconcile(&operator(&api), &old, &[], &[Arc::new(claim)], &[])
-        .await
-        .unwrap();
+    reconcile(
+        &operator(&api),
+        &old,
+        Found {
+            claims: &[Arc::new(claim)],
+            ..Found::default()
+        },
+    )
+    .await
+    .unwrap();
     let owners = &api.get(CLAIM).unwrap()["metadata"]["ownerReferences"];
     assert!(owners.is_null(), "{owners}");
 }

@@ -61,15 +61,17 @@ struct Wanted {
     expires: i64,
 }
 
-/// The store's Secrets, as they should be now given what they hold; the last is for stores with backups only.
+/// How many Secrets a store has with backups, and without.
+const ALL: usize = 5;
+const WITHOUT_BACKUPS: usize = 3;
+
+/// The store's Secrets, as they should be now given what they hold; the last two are for stores with backups only.
 fn plan(
     store: &CodexStore,
-    ca: Option<&Secret>,
-    server: Option<&Secret>,
-    client: Option<&Secret>,
-    backup: Option<&Secret>,
+    found: &[Option<Secret>; ALL],
     now: i64,
-) -> Result<[Wanted; 4], Error> {
+) -> Result<[Wanted; ALL], Error> {
+    let [ca, server, operator, backup, restore] = found.each_ref().map(Option::as_ref);
     let name = desired::store_name(store);
     let uid = store.metadata.uid.as_deref().unwrap_or_default();
     let namespace = store.metadata.namespace.as_deref().unwrap_or_default();
@@ -121,28 +123,38 @@ fn plan(
             life: LEAF_LIFE,
         },
     )?;
-    let client = leaf(
-        "client-operator",
-        names::operator_client_secret(name),
-        client,
-        &Request {
-            common_name: "codexstore operator".to_owned(),
-            sans: vec![San::Uri(names::OPERATOR_ROLE_URI.to_owned())],
+    let client = |label, secret_name, stored, who: &str, role: &str| {
+        let request = Request {
+            common_name: format!("codexstore {who}"),
+            sans: vec![San::Uri(role.to_owned())],
             usage: Usage::Client,
             life: LEAF_LIFE,
-        },
-    )?;
-    let backup = leaf(
-        "client-backup",
-        names::backup_client_secret(name),
-        backup,
-        &Request {
-            common_name: "codexstore backup".to_owned(),
-            sans: vec![San::Uri(names::BACKUP_ROLE_URI.to_owned())],
-            usage: Usage::Client,
-            life: LEAF_LIFE,
-        },
-    )?;
+        };
+        leaf(label, secret_name, stored, &request)
+    };
+    let clients = [
+        client(
+            "client-operator",
+            names::operator_client_secret(name),
+            operator,
+            "operator",
+            names::OPERATOR_ROLE_URI,
+        )?,
+        client(
+            "client-backup",
+            names::backup_client_secret(name),
+            backup,
+            "backup",
+            names::BACKUP_ROLE_URI,
+        )?,
+        client(
+            "client-restore",
+            names::restore_client_secret(name),
+            restore,
+            "restore",
+            names::RESTORE_ROLE_URI,
+        )?,
+    ];
     let expires = authority.facts()?.not_after;
     let ca = Wanted {
         label: "ca",
@@ -150,7 +162,8 @@ fn plan(
         data: authority.data(),
         expires,
     };
-    Ok([ca, server, client, backup])
+    let [operator, backup, restore] = clients;
+    Ok([ca, server, operator, backup, restore])
 }
 
 /// Looks at a store's certificates and makes or renews what is needed.
@@ -167,9 +180,13 @@ pub async fn ensure(
         names::server_secret(&name),
         names::operator_client_secret(&name),
         names::backup_client_secret(&name),
+        names::restore_client_secret(&name),
     ];
-    let count = if store.spec.backup.is_some() { 4 } else { 3 };
-    let mut found: [Option<Secret>; 4] = [const { None }; 4];
+    let count = match store.spec.backup {
+        Some(_) => ALL,
+        None => WITHOUT_BACKUPS,
+    };
+    let mut found = [const { None }; ALL];
     for (slot, name) in found.iter_mut().zip(&names).take(count) {
         *slot = api.get_opt(name).await?;
         if let Some(secret) = slot
@@ -178,15 +195,7 @@ pub async fn ensure(
             return Ok(Certificates::Broken(Problem::foreign("Secret", name, &why)));
         }
     }
-    let [ca, server, client_secret, backup] = &found;
-    let wanted = plan(
-        store,
-        ca.as_ref(),
-        server.as_ref(),
-        client_secret.as_ref(),
-        backup.as_ref(),
-        unix_now(),
-    )?;
+    let wanted = plan(store, &found, unix_now())?;
     for (wanted, found) in wanted.iter().zip(&found).take(count) {
         // The authority is first: nothing is signed by one that was not stored.
         if !write(client, &api, store, wanted, found.as_ref()).await? {
@@ -202,7 +211,7 @@ pub async fn ensure(
             .get_or_create(&labels)
             .set(wanted.expires);
     }
-    let [_, _, client_wanted, _] = &wanted;
+    let [_, _, client_wanted, ..] = &wanted;
     Ok(Certificates::Ready(credentials(
         store,
         &client_wanted.data,
@@ -298,6 +307,8 @@ mod tests {
     use super::*;
     use crate::controller::fixtures::store;
 
+    const NOTHING: [Option<Secret>; ALL] = [const { None }; ALL];
+
     fn stored(wanted: &Wanted) -> Secret {
         let mut secret = desired::tls_secret(&store(), wanted.name.clone(), "", "", "");
         secret.data = Some(wanted.data.clone());
@@ -307,52 +318,27 @@ mod tests {
     #[test]
     fn good_certificates_are_left_alone_and_due_ones_renewed() {
         let now = unix_now();
-        let first = plan(&store(), None, None, None, None, now).unwrap();
-        let [ca, server, client, backup] = first.each_ref().map(stored);
-        let again = plan(
-            &store(),
-            Some(&ca),
-            Some(&server),
-            Some(&client),
-            Some(&backup),
-            now + DAY,
-        )
-        .unwrap();
+        let first = plan(&store(), &NOTHING, now).unwrap();
+        let found = first.each_ref().map(|wanted| Some(stored(wanted)));
+        let again = plan(&store(), &found, now + DAY).unwrap();
         for (a, b) in first.iter().zip(&again) {
             assert_eq!(a.data, b.data, "{} changed", a.name);
         }
-        let later = plan(
-            &store(),
-            Some(&ca),
-            Some(&server),
-            Some(&client),
-            Some(&backup),
-            now + 61 * DAY,
-        )
-        .unwrap();
+        let later = plan(&store(), &found, now + 61 * DAY).unwrap();
         assert_eq!(first[0].data, later[0].data);
-        assert_ne!(first[1].data, later[1].data);
-        assert_ne!(first[2].data, later[2].data);
+        for (a, b) in first.iter().zip(&later).skip(1) {
+            assert_ne!(a.data, b.data, "{} stayed", a.name);
+        }
     }
 
     #[test]
     fn a_recreated_store_gets_certificates_for_its_own_uid() {
         let now = unix_now();
-        let [ca, server, client, _] = plan(&store(), None, None, None, None, now)
-            .unwrap()
-            .each_ref()
-            .map(stored);
+        let first = plan(&store(), &NOTHING, now).unwrap();
+        let found = first.each_ref().map(|wanted| Some(stored(wanted)));
         let mut recreated = store();
         recreated.metadata.uid = Some("another-uid".into());
-        let wanted = plan(
-            &recreated,
-            Some(&ca),
-            Some(&server),
-            Some(&client),
-            None,
-            now,
-        )
-        .unwrap();
+        let wanted = plan(&recreated, &found, now).unwrap();
         let crt = String::from_utf8(wanted[1].data["tls.crt"].0.clone()).unwrap();
         let facts = Facts::read("server", &crt).unwrap();
         assert_eq!(facts.sans, [San::Dns("another-uid.codexstore".into())]);
@@ -360,9 +346,8 @@ mod tests {
 
     #[test]
     fn the_authority_key_is_in_no_mounted_secret() {
-        let [ca, server, client, backup] =
-            plan(&store(), None, None, None, None, unix_now()).unwrap();
-        for mounted in [server, client, backup] {
+        let [ca, mounted @ ..] = plan(&store(), &NOTHING, unix_now()).unwrap();
+        for mounted in mounted {
             assert_ne!(mounted.data["tls.key"], ca.data["tls.key"]);
             assert_eq!(
                 mounted.data.keys().collect::<Vec<_>>(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use codexstore_api::bodies::RestoreTold;
+use codexstore_api::client::RestoreInto;
 use codexstore_api::status::State;
 use codexstore_api::{Client, Error};
 use tokio::sync::mpsc;
@@ -59,11 +60,17 @@ async fn send(
             let _ = parts.send(Err(io::ErrorKind::Other.into())).await;
         }
     });
-    let told = client
-        .restore(body, Duration::from_secs(20), if_empty)
-        .await;
+    let told = client.restore(&into("u-1", if_empty), body).await;
     sender.abort();
     told
+}
+
+fn into(pod_uid: &str, if_empty: bool) -> RestoreInto<'_> {
+    RestoreInto {
+        pod_uid,
+        if_empty,
+        longest: Duration::from_secs(20),
+    }
 }
 
 fn beside(place: &Place) -> Vec<PathBuf> {
@@ -97,11 +104,13 @@ fn a_backup_takes_the_place_of_what_was_there_which_is_set_aside() {
             let client = client(address, &ca, other).await;
             let refused = restore(&client, &bytes, false).await.unwrap_err();
             assert!(refused.is("denied"), "{refused}");
-            assert!(client.restore_none().await.is_err());
+            assert!(client.restore_none(&into("u-1", true)).await.is_err());
         }
         let client = client(address, &ca, "restore").await;
-        let none = client.restore_none().await.unwrap_err();
+        let none = client.restore_none(&into("u-1", true)).await.unwrap_err();
         assert!(none.is("precondition-failed"), "{none}");
+        let other = client.restore_none(&into("u-2", true)).await.unwrap_err();
+        assert!(other.is("invalid-argument"), "{other}");
         let there = send(&client, &bytes, false, true).await.unwrap_err();
         assert!(there.is("precondition-failed"), "{there}");
         restore(&client, &bytes, false).await.unwrap()
@@ -121,6 +130,19 @@ fn a_backup_takes_the_place_of_what_was_there_which_is_set_aside() {
     let name = aside[0].file_name().unwrap().to_str().unwrap();
     assert_eq!(told.set_aside.as_deref(), Some(name));
     assert!(name.starts_with("data.before-"));
+    let set_aside = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_codexstore-sidecar"));
+        command.arg("set-aside").args(args);
+        command.arg("--data-dir").arg(place.path("data"));
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), text)
+    };
+    assert!(set_aside(&[]).1.starts_with(name), "{:?}", set_aside(&[]));
+    assert!(
+        !set_aside(&["--remove", "data"]).0,
+        "the store itself is not"
+    );
     // It is there after a restart, and what was set aside is a store.
     s.put("after", b"the restore");
     assert!(s.terminate().success());
@@ -135,6 +157,9 @@ fn a_backup_takes_the_place_of_what_was_there_which_is_set_aside() {
     let s = place.ready(&[]);
     assert_eq!(s.get("/v1/keys/after").text(), "the restore");
     assert_eq!(s.get("/v1/keys/k-299").text(), "value 299");
+    std::fs::rename(place.path("old"), &aside[0]).unwrap();
+    assert!(set_aside(&["--remove", name]).0);
+    assert_eq!(set_aside(&[]), (true, String::new()));
 }
 
 #[test]
@@ -172,7 +197,7 @@ fn what_is_no_whole_backup_changes_nothing() {
         let (parts, body) = mpsc::channel(1);
         let first = client(address, &ca, "restore").await;
         let _held = tokio::spawn(async move {
-            let told = first.restore(body, Duration::from_secs(20), false).await;
+            let told = first.restore(&into("u-1", false), body).await;
             assert!(told.is_err());
         });
         parts
@@ -248,7 +273,7 @@ fn a_volume_without_a_store_waits_for_its_backup_or_for_word_that_there_is_none(
     let (s, address) = waiting();
     runtime().block_on(async {
         let client = client(address, &ca, "restore").await;
-        client.restore_none().await.unwrap();
+        client.restore_none(&into("u-1", true)).await.unwrap();
     });
     ready(&s);
     assert_eq!(s.status().keys, 0);

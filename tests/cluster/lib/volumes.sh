@@ -49,7 +49,7 @@ provision() {
     kube get persistentvolumeclaims -A --watch -o jsonpath="$fields{\"\\n\"}" |
       while read -r namespace claim uid phase class size mode; do
         [ "$phase $class" = "Pending codexstore-local" ] || continue
-        if [ -e "$STATE/volumes/pvc-$uid.img" ] || reserved "$namespace/$claim"; then continue; fi
+        if [ -e "$STATE/volumes/pvc-$uid.img" ] || reserved "$namespace/$claim" "$uid"; then continue; fi
         # In the background, since behind a plain `||` bash would ignore `set -e` within.
         volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim" &
         wait $! || say "no volume for $namespace/$claim"
@@ -58,9 +58,9 @@ provision() {
   done
 }
 
-reserved() { # NAMESPACE/CLAIM: a volume is kept for it already
-  kube get persistentvolumes -o jsonpath='{range .items[*]}{.spec.claimRef.namespace}/{.spec.claimRef.name}{"\n"}{end}' |
-    grep -qxF "$1"
+reserved() { # NAMESPACE/CLAIM UID: a volume is kept for it already; one that an earlier claim of that name left is not
+  local fields='{.spec.claimRef.namespace}/{.spec.claimRef.name} {.spec.claimRef.uid}{"\n"}'
+  kube get persistentvolumes -o jsonpath="{range .items[*]}$fields{end}" | grep -qxF -e "$1 " -e "$1 $2"
 }
 
 volume_rm() { # NAME

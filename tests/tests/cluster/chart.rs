@@ -124,7 +124,7 @@ fn expected(rule: &Value) -> bool {
     let verbs = words("verbs");
     words("resources").iter().all(|resource| {
         let most: &[&str] = match *resource {
-            "codexstores" | "codexbackups" => &[
+            "codexstores" | "codexbackups" | "codexrestores" => &[
                 "get",
                 "list",
                 "watch",
@@ -134,8 +134,12 @@ fn expected(rule: &Value) -> bool {
                 "delete",
                 "deletecollection",
             ],
-            "codexstores/status" | "codexbackups/status" => &["get", "list", "watch", "patch"],
-            "codexstores/finalizers" | "codexbackups/finalizers" => &["update"],
+            "codexstores/status" | "codexbackups/status" | "codexrestores/status" => {
+                &["get", "list", "watch", "patch"]
+            }
+            "codexstores/finalizers" | "codexbackups/finalizers" | "codexrestores/finalizers" => {
+                &["update"]
+            }
             "jobs" => &["get", "list", "watch", "create", "delete"],
             "cronjobs" => &["get", "create", "patch", "delete"],
             // Of the one that Jobs' accounts are bound to.

@@ -18,6 +18,7 @@ mod operator;
 mod protocol;
 mod quickstart;
 mod refusals;
+mod restores;
 mod s3;
 mod secrecy;
 mod space;

@@ -10,7 +10,7 @@ const ACCESS: &str = "AKIDEXAMPLE";
 const SECRET: &str = "correct-horse-battery-staple";
 
 /// A server in the namespace: plain on port 7070, with TLS on 7443, and a shell beside it that sees its files in /data.
-fn server(ns: &Namespace) {
+pub fn server(ns: &Namespace) {
     let host = format!("s3.{}.svc", ns.name);
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec![host])
@@ -72,7 +72,8 @@ fn server(ns: &Namespace) {
     ns.pod_ready("s3");
 }
 
-fn destination(ns: &Namespace, bucket: &str, tls: bool) -> Value {
+/// A bucket of that server, as a patch of a store.
+pub fn destination(ns: &Namespace, bucket: &str, tls: bool) -> Value {
     let (scheme, port) = if tls { ("https", 7443) } else { ("http", 7070) };
     let mut s3 = json!({"bucket": bucket, "prefix": "team/a", "endpoint": format!("{scheme}://s3.{}.svc:{port}", ns.name),
         "credentialsRef": {"name": "s3"}});

@@ -1,0 +1,176 @@
+//! The CodexRestore resource: one restore of members of a store.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backup::LocalRef;
+use crate::codex_backup::phase;
+
+/// Longest name of a CodexRestore: its Job's is made from it, and has 63 characters.
+pub const MAX_RESTORE_NAME: usize = 59;
+
+/// One restore.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "codexstore.dev",
+    version = "v1alpha1",
+    kind = "CodexRestore",
+    plural = "codexrestores",
+    singular = "codexrestore",
+    shortname = "cxr",
+    category = "codexstore",
+    namespaced,
+    status = "CodexRestoreStatus",
+    derive = "PartialEq",
+    doc = "A CodexRestore puts what a backup holds in the place of what members of a CodexStore hold: creating one does it now. What was there is set aside, not deleted.",
+    printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name"),
+    printcolumn(name = "Backup", type_ = "string", json_path = ".status.backup", description = "the backup that was restored, the last by name where members got different ones"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Pending, Running, Succeeded, PartiallyFailed, Failed"),
+    printcolumn(name = "Members", type_ = "string", json_path = ".status.ready", description = "members that are restored, of all"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "On-Start", type_ = "boolean", json_path = ".spec.onStart", priority = "1"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration", priority = "1"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
+    validation = Rule::new("self.metadata.name.size() <= 59").message("the name of a CodexRestore has at most 59 characters, since names made from it must fit: choose a shorter metadata.name")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a CodexRestore cannot be changed: create another one"))]
+pub struct CodexRestoreSpec {
+    /// The CodexStore in the same namespace whose members get other data. It needs `spec.backup`, which says where backups are.
+    pub store_ref: LocalRef,
+
+    /// Name of the backup, which is one of this store: a CodexBackup's, also of one that is not in the cluster any more but at
+    /// the destination. Without it, of each member its latest that was not found broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_ref: Option<LocalRef>,
+
+    /// The members to restore; without it all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub members: Vec<RestoreTarget>,
+
+    /// `true` restores only members that wait for it because their volume is empty (`restore.onStart: IfEmpty` of the store),
+    /// and has one of which there is no backup begin empty. The operator makes such ones.
+    #[serde(default)]
+    pub on_start: bool,
+}
+
+/// A member to restore.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTarget {
+    /// Name of its pod.
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: String,
+    /// Name of the pod whose backup it gets; by default its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub from: Option<String>,
+}
+
+/// What became of a restore.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CodexRestoreStatus {
+    /// Pending, Running, Succeeded (every member), `PartiallyFailed` (some) or Failed (none). What was not restored has the data
+    /// that it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub phase: Option<String>,
+
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+
+    /// How long it took, such as `1m12s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub duration: Option<String>,
+
+    /// The backup that was restored; the last by name where members got different ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub backup: Option<String>,
+
+    /// Restored members of all, as `n/m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub ready: Option<String>,
+
+    /// The members, sorted by pod; at most 500.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub members: Vec<RestoredMember>,
+
+    /// What went wrong, or what is being done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+
+    /// Completed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The restore of one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredMember {
+    /// Name of its pod.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Whether it serves what was restored, or, on its start, begins empty since there is no backup of it.
+    pub restored: bool,
+    /// The backup. Absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub backup: Option<String>,
+    /// The revision that the backup shows; what the member does next has a much higher one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// Entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
+    /// Its new line of history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub lineage: Option<String>,
+    /// Directory on the member's volume, beside the store's, with what was there before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub set_aside: Option<String>,
+    /// Why it is not restored, or that there was nothing to restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+impl CodexRestoreStatus {
+    /// Whether it has ended, well or not.
+    pub fn ended(&self) -> bool {
+        matches!(
+            self.phase.as_deref(),
+            Some(phase::SUCCEEDED | phase::PARTIALLY_FAILED | phase::FAILED)
+        )
+    }
+}
+
+impl CodexRestore {
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        self.status.as_ref().is_some_and(CodexRestoreStatus::ended)
+    }
+
+    /// Name of the backup that it restores, as far as that is known.
+    pub fn backup(&self) -> Option<&str> {
+        let chosen = self.status.as_ref().and_then(|s| s.backup.as_deref());
+        chosen.or(self.spec.backup_ref.as_ref().map(|b| b.name.as_str()))
+    }
+}

@@ -1,0 +1,238 @@
+//! The pod of a Job: what it mounts, and how little it may do.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use k8s_openapi::api::batch::v1::JobSpec;
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, EnvVar, EnvVarSource, KeyToPath,
+    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{CA_FILE, CODEXCTL, COMPONENT, DESTINATION_DIR, JobConfig, LEAST_DEADLINE, TTL, Task};
+use crate::backup::{BackupPolicy, Destination};
+use crate::desired::{labels, store_name};
+use crate::names;
+use crate::store::CodexStore;
+
+/// Labels of Jobs' pods: not the one that asks for a sidecar.
+pub(super) fn pod_labels(store: &CodexStore) -> BTreeMap<String, String> {
+    let mut all = labels(store, COMPONENT);
+    all.remove(names::STORE_LABEL);
+    all
+}
+
+pub(super) fn job_spec(
+    store: &CodexStore,
+    policy: &BackupPolicy,
+    destination: &Destination,
+    task: Task,
+    args: Vec<String>,
+    cfg: &JobConfig,
+) -> JobSpec {
+    let mut parts = Parts::of(destination, matches!(task, Task::Verify | Task::Restore));
+    match task {
+        Task::Backup => parts.secret(
+            names::TLS_VOLUME,
+            &names::backup_client_secret(store_name(store)),
+            names::TLS_DIR,
+        ),
+        Task::Verify if store.spec.encryption.is_on() => parts.secret(
+            names::KEYRING_VOLUME,
+            &names::keyring_secret(store_name(store)),
+            names::KEYRING_DIR,
+        ),
+        Task::Restore => parts.secret(
+            names::TLS_VOLUME,
+            &names::restore_client_secret(store_name(store)),
+            names::TLS_DIR,
+        ),
+        Task::Verify | Task::Prune => {}
+    }
+    let container = container(task, args, &mut parts, cfg);
+    let deadline = match task {
+        Task::Backup => policy.deadline_seconds(),
+        Task::Verify | Task::Prune | Task::Restore => policy.deadline_seconds().max(LEAST_DEADLINE),
+    };
+    JobSpec {
+        active_deadline_seconds: Some(deadline),
+        // A pod that is killed is made up for; one that says that it failed is not helped by much more.
+        backoff_limit: Some(2),
+        ttl_seconds_after_finished: Some(TTL),
+        template: PodTemplateSpec {
+            metadata: Some(ObjectMeta {
+                labels: Some(pod_labels(store)),
+                ..ObjectMeta::default()
+            }),
+            spec: Some(PodSpec {
+                service_account_name: Some(names::jobs_account(store_name(store))),
+                restart_policy: Some("Never".to_owned()),
+                containers: vec![container],
+                volumes: (!parts.volumes.is_empty()).then_some(parts.volumes),
+                security_context: Some(PodSecurityContext {
+                    run_as_non_root: Some(true),
+                    run_as_user: Some(names::SIDECAR_UID),
+                    run_as_group: Some(names::SIDECAR_UID),
+                    fs_group: Some(names::SIDECAR_UID),
+                    fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                    seccomp_profile: Some(SeccompProfile {
+                        type_: "RuntimeDefault".to_owned(),
+                        localhost_profile: None,
+                    }),
+                    ..PodSecurityContext::default()
+                }),
+                ..PodSpec::default()
+            }),
+        },
+        ..JobSpec::default()
+    }
+}
+
+/// What runs `codexctl`, with what the parts hold for it.
+fn container(task: Task, args: Vec<String>, parts: &mut Parts, cfg: &JobConfig) -> Container {
+    let field = |path: &str| EnvVarSource {
+        field_ref: Some(ObjectFieldSelector {
+            api_version: Some("v1".to_owned()),
+            field_path: path.to_owned(),
+        }),
+        ..EnvVarSource::default()
+    };
+    for (name, path) in [
+        (
+            "JOB_NAME",
+            "metadata.labels['batch.kubernetes.io/job-name']",
+        ),
+        ("POD_NAME", "metadata.name"),
+    ] {
+        parts.env.push(EnvVar {
+            name: name.to_owned(),
+            value: None,
+            value_from: Some(field(path)),
+        });
+    }
+    let quantity = |text: &str| Quantity(text.to_owned());
+    let mut all_args = vec!["job".to_owned(), task.as_str().to_owned()];
+    all_args.extend(args);
+    Container {
+        name: task.as_str().to_owned(),
+        image: Some(cfg.image.clone()),
+        image_pull_policy: cfg.image_pull_policy.clone(),
+        command: Some(vec![CODEXCTL.to_owned()]),
+        args: Some(all_args),
+        env: Some(mem::take(&mut parts.env)),
+        volume_mounts: (!parts.mounts.is_empty()).then(|| mem::take(&mut parts.mounts)),
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([
+                ("cpu".to_owned(), quantity("10m")),
+                ("memory".to_owned(), quantity("32Mi")),
+            ])),
+            limits: Some(BTreeMap::from([("memory".to_owned(), quantity("256Mi"))])),
+            claims: None,
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                add: None,
+                drop: Some(vec!["ALL".to_owned()]),
+            }),
+            ..SecurityContext::default()
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// Volumes, mounts and environment of a Job's container.
+#[derive(Default)]
+struct Parts {
+    volumes: Vec<Volume>,
+    mounts: Vec<VolumeMount>,
+    env: Vec<EnvVar>,
+}
+
+impl Parts {
+    /// What a destination needs.
+    fn of(destination: &Destination, read_only: bool) -> Parts {
+        let mut parts = Parts::default();
+        if let Some(claim) = &destination.claim {
+            let source = Volume {
+                name: "destination".to_owned(),
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim.clone(),
+                    read_only: read_only.then_some(true),
+                }),
+                ..Volume::default()
+            };
+            parts.mount(source, DESTINATION_DIR, read_only);
+        }
+        let Some(s3) = &destination.s3 else {
+            return parts;
+        };
+        if let Some(secret) = &s3.credentials_ref {
+            for (key, optional) in [
+                ("AWS_ACCESS_KEY_ID", false),
+                ("AWS_SECRET_ACCESS_KEY", false),
+                ("AWS_SESSION_TOKEN", true),
+            ] {
+                parts.env.push(EnvVar {
+                    name: key.to_owned(),
+                    value: None,
+                    value_from: Some(EnvVarSource {
+                        secret_key_ref: Some(SecretKeySelector {
+                            name: secret.name.clone(),
+                            key: key.to_owned(),
+                            optional: optional.then_some(true),
+                        }),
+                        ..EnvVarSource::default()
+                    }),
+                });
+            }
+        }
+        if let Some(ca) = &s3.ca_ref {
+            let source = Volume {
+                name: "ca".to_owned(),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: ca.name.clone(),
+                    items: Some(vec![KeyToPath {
+                        key: "ca.crt".to_owned(),
+                        path: "ca.crt".to_owned(),
+                        mode: None,
+                    }]),
+                    ..ConfigMapVolumeSource::default()
+                }),
+                ..Volume::default()
+            };
+            let dir = CA_FILE.trim_end_matches("/ca.crt");
+            parts.mount(source, dir, true);
+        }
+        parts
+    }
+
+    fn secret(&mut self, volume: &str, secret: &str, dir: &str) {
+        let source = Volume {
+            name: volume.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.to_owned()),
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        };
+        self.mount(source, dir, true);
+    }
+
+    fn mount(&mut self, source: Volume, dir: &str, read_only: bool) {
+        self.mounts.push(VolumeMount {
+            name: source.name.clone(),
+            mount_path: dir.to_owned(),
+            read_only: read_only.then_some(true),
+            ..VolumeMount::default()
+        });
+        self.volumes.push(source);
+    }
+}

@@ -1,0 +1,84 @@
+//! Jobs, as far as what they are for need not be known.
+
+use codexstore_crds::status::bounded;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Api, DeleteParams, PostParams};
+
+use super::Error;
+use codexstore_crds::names;
+
+/// How a Job is.
+pub enum Run {
+    /// There is none.
+    None,
+    /// It runs, or will.
+    Going,
+    /// It succeeded.
+    Done,
+    /// It failed; why.
+    Failed(String),
+}
+
+/// How the Job of this name is.
+pub async fn run_of(jobs: &Api<Job>, name: &str) -> Result<Run, Error> {
+    let Some(job) = jobs.get_opt(name).await? else {
+        return Ok(Run::None);
+    };
+    if job.metadata.deletion_timestamp.is_some() {
+        return Ok(Run::Going);
+    }
+    let conditions = job.status.and_then(|s| s.conditions).unwrap_or_default();
+    let ended = conditions
+        .into_iter()
+        .find(|c| c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed"));
+    Ok(match ended {
+        None => Run::Going,
+        Some(c) if c.type_ == "Complete" => Run::Done,
+        Some(c) => {
+            let reason = c.reason.unwrap_or_default();
+            let message = c.message.unwrap_or_default();
+            Run::Failed(format!("job/{name} failed: {reason}: {message}"))
+        }
+    })
+}
+
+/// Makes a Job; false if there is one of that name.
+pub async fn create(jobs: &Api<Job>, job: &Job) -> Result<bool, Error> {
+    let params = PostParams {
+        field_manager: Some(names::FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match jobs.create(&params, job).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes a Job and its pods.
+pub async fn delete(jobs: &Api<Job>, name: &str) -> Result<(), Error> {
+    match jobs.delete(name, &DeleteParams::background()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A condition.
+pub fn condition_of(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Time,
+) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: bounded(message),
+        observed_generation: None,
+        last_transition_time: now,
+    }
+}

@@ -1,0 +1,414 @@
+//! Reconciles CodexRestore resources, and makes those of members that wait for their backup.
+//!
+//! The Job writes into the status what it did. Here is written only what no Job can: that it has not begun, may not begin,
+//! or has ended without a word.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use codexstore_api::status::State;
+use codexstore_crds::backup::LocalRef;
+use codexstore_crds::codex_backup::{condition, phase};
+use codexstore_crds::codex_restore::RestoreTarget;
+use codexstore_crds::status::bounded;
+use codexstore_crds::{
+    CodexBackup, CodexRestore, CodexRestoreSpec, CodexRestoreStatus, CodexStore, desired, jobs,
+    names,
+};
+use futures::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::job_run::{self, Run, condition_of, run_of};
+use super::members::Member;
+use super::problem::{self, Problem};
+use super::reconcile::jitter;
+use super::{Error, Shared, api};
+
+/// Until the next look: after a change that another one follows, and when only time brings something new.
+const SOON: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_mins(5);
+/// Until it is seen whether what was missing is there.
+const WAITS: Duration = Duration::from_secs(20);
+/// Seconds until the restore of a member that waits for it is tried again.
+const AGAIN: i64 = 60;
+/// Who writes what is written here.
+const MANAGER: &str = "codexstore-operator-restore";
+
+/// Reconciles the restores of one namespace, or of all, until `stop`.
+pub async fn run(
+    shared: Arc<Shared>,
+    namespace: Option<String>,
+    concurrency: u16,
+    stop: CancellationToken,
+) {
+    let client = &shared.client;
+    let (restores, writer) = reflector::store();
+    let restore_stream = watcher(
+        api::<CodexRestore>(client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .reflect(writer)
+    .touched_objects();
+    let ours = format!("{}={}", super::MANAGED_BY, names::FIELD_MANAGER);
+    let job_stream = watcher(
+        api::<Job>(client, namespace.as_deref()),
+        watcher::Config::default().labels(&ours),
+    )
+    .default_backoff()
+    .touched_objects();
+    Controller::for_stream(restore_stream, restores)
+        .with_config(
+            Config::default()
+                .debounce(Duration::from_millis(200))
+                .concurrency(concurrency),
+        )
+        .watches_stream(job_stream, |job: Job| {
+            let name = job.labels().get(names::RESTORE_LABEL)?;
+            Some(ObjectRef::new(name).within(&job.namespace()?))
+        })
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(look, failed, shared)
+        .for_each(|result| {
+            match result {
+                Ok(_)
+                | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) =>
+                    {}
+                Err(error) => warn!(%error, "watch of restores"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+async fn look(restore: Arc<CodexRestore>, shared: Arc<Shared>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let one = One {
+        shared: &shared,
+        namespace: restore.namespace().unwrap_or_default(),
+        restore: &restore,
+    };
+    // One that is being deleted takes its Job with it.
+    let again = match restore.metadata.deletion_timestamp {
+        None => one.go_on().await?,
+        Some(_) => None,
+    };
+    shared.metrics.reconciled("restore", started.elapsed());
+    Ok(again.map_or_else(Action::await_change, |time| Action::requeue(jitter(time))))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature is the controller's"
+)]
+fn failed(restore: Arc<CodexRestore>, why: &Error, shared: Arc<Shared>) -> Action {
+    error!(restore = restore.name_any(), namespace = restore.namespace(), error = %why, "cannot reconcile the restore");
+    shared.metrics.reconciled("error", Duration::ZERO);
+    Action::requeue(jitter(Duration::from_secs(15)))
+}
+
+/// One look at one restore.
+struct One<'a> {
+    shared: &'a Shared,
+    namespace: String,
+    restore: &'a CodexRestore,
+}
+
+impl One<'_> {
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.shared.client.clone(), &self.namespace)
+    }
+
+    fn restores(&self) -> Api<CodexRestore> {
+        Api::namespaced(self.shared.client.clone(), &self.namespace)
+    }
+
+    async fn go_on(&self) -> Result<Option<Duration>, Error> {
+        let status = self.restore.status.clone().unwrap_or_default();
+        let job = jobs::restore_job_name(&self.restore.name_any());
+        if status.ended() {
+            return self.again(&status, &job).await;
+        }
+        match run_of(&self.jobs(), &job).await? {
+            Run::Going => Ok(Some(LATER)),
+            Run::None if status.phase.as_deref() != Some(phase::RUNNING) => {
+                self.begin(&status).await
+            }
+            ended => {
+                // What a cache does not show yet may have been written by now.
+                let live = self.restores().get_opt(&self.restore.name_any()).await?;
+                let live = live.and_then(|live| live.status).unwrap_or_default();
+                if live.ended() {
+                    return Ok(Some(SOON));
+                }
+                let why = match ended {
+                    Run::Failed(why) => why,
+                    Run::None => "its Job is gone".to_owned(),
+                    _ => "its Job ended without saying how it went".to_owned(),
+                };
+                self.end(&live, &why).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A member that waits goes on waiting, so its restore is tried again.
+    async fn again(
+        &self,
+        status: &CodexRestoreStatus,
+        job: &str,
+    ) -> Result<Option<Duration>, Error> {
+        let good = status.phase.as_deref() == Some(phase::SUCCEEDED);
+        if good || !self.restore.spec.on_start {
+            return Ok(None);
+        }
+        let ended = status.completed_at.as_ref().map_or(0, |t| t.0.as_second());
+        let left = ended + AGAIN - Timestamp::now().as_second();
+        if let Ok(left @ 1..) = u64::try_from(left) {
+            return Ok(Some(Duration::from_secs(left)));
+        }
+        match run_of(&self.jobs(), job).await? {
+            Run::None => self.begin(status).await,
+            Run::Going => Ok(Some(LATER)),
+            Run::Done | Run::Failed(_) => {
+                job_run::delete(&self.jobs(), job).await?;
+                Ok(Some(SOON))
+            }
+        }
+    }
+
+    async fn begin(&self, status: &CodexRestoreStatus) -> Result<Option<Duration>, Error> {
+        let client = || self.shared.client.clone();
+        let named = &self.restore.spec.store_ref.name;
+        let stores = Api::<CodexStore>::namespaced(client(), &self.namespace);
+        let Some(store) = stores.get_opt(named).await? else {
+            return self
+                .pending(status, &format!("there is no CodexStore {named}"))
+                .await;
+        };
+        if store.spec.backup.is_none() {
+            let what = format!("cxs/{named} has no spec.backup, which says where backups are");
+            return self.pending(status, &what).await;
+        }
+        if let Some(other) = self.earlier().await? {
+            let what = format!("cxr/{other} is not done yet");
+            if self.restore.spec.on_start {
+                self.pending(status, &what).await?;
+                return Ok(Some(SOON));
+            }
+            // Who asked for it did not know what the other one brings.
+            let what = format!("refused, since {what}: create it again when that has ended");
+            self.end(status, &what).await?;
+            return Ok(None);
+        }
+        let backups = Api::<CodexBackup>::namespaced(client(), &self.namespace);
+        let backup = match &self.restore.spec.backup_ref {
+            Some(named) => backups.get_opt(&named.name).await?,
+            None => None,
+        };
+        let job = jobs::restore_job(&store, self.restore, backup.as_ref(), &self.shared.jobs);
+        let Some(job) = job else {
+            return Ok(Some(LATER));
+        };
+        let made = job_run::create(&self.jobs(), &job).await?;
+        Ok(Some(if made { LATER } else { SOON }))
+    }
+
+    /// Another restore of the same store that was asked for before this one, by a user, and has not ended.
+    async fn earlier(&self) -> Result<Option<String>, Error> {
+        let order = |r: &CodexRestore| (r.metadata.creation_timestamp.clone(), r.name_any());
+        let all = self.restores().list(&ListParams::default()).await?;
+        let other = all.items.into_iter().find(|other| {
+            other.spec.store_ref == self.restore.spec.store_ref
+                && other.metadata.uid != self.restore.metadata.uid
+                && other.metadata.deletion_timestamp.is_none()
+                && !other.spec.on_start
+                && !other.ended()
+                && order(other) < order(self.restore)
+        });
+        Ok(other.map(|other| other.name_any()))
+    }
+
+    async fn pending(
+        &self,
+        status: &CodexRestoreStatus,
+        what: &str,
+    ) -> Result<Option<Duration>, Error> {
+        if status.message.as_deref() != Some(what) {
+            self.tell(json!({"phase": phase::PENDING, "message": what}))
+                .await?;
+        }
+        Ok(Some(WAITS))
+    }
+
+    /// Writes that it has failed, where no Job did.
+    async fn end(&self, status: &CodexRestoreStatus, why: &str) -> Result<(), Error> {
+        let now = Time(Timestamp::now());
+        let completed = condition_of(
+            condition::COMPLETED,
+            "False",
+            phase::FAILED,
+            why,
+            now.clone(),
+        );
+        // All that is known of it, under our name: the Job's is not heard any more.
+        self.tell(json!(CodexRestoreStatus {
+            phase: Some(phase::FAILED.to_owned()),
+            completed_at: Some(now),
+            message: Some(bounded(why)),
+            conditions: vec![completed],
+            ..status.clone()
+        }))
+        .await?;
+        let about = self.restore.object_ref(&());
+        self.shared
+            .events
+            .warning(&about, problem::RESTORE_FAILED, why)
+            .await;
+        Ok(())
+    }
+
+    async fn tell(&self, status: Value) -> Result<(), Error> {
+        let name = self.restore.name_any();
+        let patch = json!({
+            "apiVersion": CodexRestore::api_version(&()),
+            "kind": CodexRestore::kind(&()),
+            "metadata": {"name": name, "uid": self.restore.metadata.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        self.restores()
+            .patch_status(&name, &params, &Patch::Apply(patch))
+            .await?;
+        Ok(())
+    }
+}
+
+/// Has the members that wait for their backup restored, and says of which that does not succeed.
+pub async fn on_start(
+    shared: &Shared,
+    store: &CodexStore,
+    members: &[Member],
+    restores: &[Arc<CodexRestore>],
+) -> Result<Vec<Problem>, Error> {
+    let namespace = store.namespace().unwrap_or_default();
+    let api = Api::<CodexRestore>::namespaced(shared.client.clone(), &namespace);
+    let named = |pod_uid: Option<String>| restore_name(store, &pod_uid.unwrap_or_default());
+    let mut problems = Vec::new();
+    if store.metadata.deletion_timestamp.is_some() {
+        return Ok(problems);
+    }
+    for member in members {
+        let waits =
+            matches!(&member.answer, Some(Ok(status)) if status.state == State::AwaitingRestore);
+        let lives = member.pod.metadata.deletion_timestamp.is_none();
+        if !waits || !lives {
+            continue;
+        }
+        let name = named(member.pod.uid());
+        let Some(restore) = restores.iter().find(|r| r.name_any() == name) else {
+            let made = api
+                .create(&PostParams::default(), &of_member(store, member, &name))
+                .await;
+            match made {
+                Ok(_) => info!(restore = name, namespace, "a member waits for its backup"),
+                Err(kube::Error::Api(answer)) if answer.code == 409 => {}
+                Err(error) => return Err(error.into()),
+            }
+            continue;
+        };
+        let conditions = restore.status.as_ref().map(|s| s.conditions.as_slice());
+        let failed = conditions
+            .unwrap_or_default()
+            .iter()
+            .find(|c| c.type_ == condition::COMPLETED && c.status == "False");
+        if let Some(failed) = failed {
+            let what = format!(
+                "member {} waits for its backup and does not begin empty: {}",
+                member.pod.name_any(),
+                failed.message
+            );
+            let about = member.pod.object_ref(&());
+            shared
+                .events
+                .warning(&about, problem::RESTORE_FAILED, &what)
+                .await;
+            problems.push(Problem::new(problem::RESTORE_FAILED, what));
+        }
+    }
+    // Of pods that are gone.
+    let done = |r: &CodexRestore| {
+        r.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase::SUCCEEDED)
+    };
+    for restore in restores.iter().filter(|r| r.spec.on_start && !done(r)) {
+        let ours = restore.labels().get(names::STORE_LABEL) == Some(&store.name_any());
+        let name = restore.name_any();
+        if ours && !members.iter().any(|m| named(m.pod.uid()) == name) {
+            match api.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Name of the restore of the member in a pod: one for each, however often it is looked at.
+fn restore_name(store: &CodexStore, pod_uid: &str) -> String {
+    let short: String = pod_uid.chars().take(13).collect();
+    format!("{}-{short}", store.name_any())
+}
+
+fn of_member(store: &CodexStore, member: &Member, name: &str) -> CodexRestore {
+    let mut restore = CodexRestore::new(
+        name,
+        CodexRestoreSpec {
+            store_ref: LocalRef {
+                name: store.name_any(),
+            },
+            members: vec![RestoreTarget {
+                pod: member.pod.name_any(),
+                from: None,
+            }],
+            on_start: true,
+            ..CodexRestoreSpec::default()
+        },
+    );
+    restore.metadata.labels = Some(desired::labels(store, "restore"));
+    restore.metadata.owner_references = Some(desired::owner_reference(store).into_iter().collect());
+    restore
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::fixtures::{pod, store};
+    use codexstore_crds::codex_restore::MAX_RESTORE_NAME;
+
+    #[test]
+    fn a_member_has_one_restore_whose_name_fits() {
+        let mut store = store();
+        store.metadata.name = Some("s".repeat(names::MAX_STORE_NAME));
+        let member = Member {
+            pod: Arc::new(pod("web-0")),
+            answer: None,
+        };
+        let name = restore_name(&store, "0a1b2c3d-4e5f-6789-abcd-ef0123456789");
+        assert!(name.ends_with("-0a1b2c3d-4e5f") && name.len() <= MAX_RESTORE_NAME);
+        let restore = of_member(&store, &member, &name);
+        assert!(restore.spec.on_start);
+        assert_eq!(restore.spec.members[0].pod, "web-0");
+        assert_eq!(restore.metadata.owner_references.unwrap().len(), 1);
+    }
+}

@@ -246,6 +246,13 @@ impl Client {
             .await
     }
 
+    /// The sidecar's metrics, in the text form of Prometheus.
+    pub async fn metrics(&self) -> Result<String> {
+        let call = Call::new(Method::GET, path::METRICS.to_string());
+        let text = self.call(call).await?.into_body();
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Says that the wall clock is right, where the store found it far ahead of its last write.
     pub async fn accept_clock(&self) -> Result<()> {
         self.call(Call::new(Method::POST, path::ACCEPT_CLOCK.to_string()))

@@ -103,6 +103,21 @@ pub enum Command {
         #[arg(default_value = "-")]
         file: PathBuf,
     },
+    /// Put a value if the key has an expected one now
+    ///
+    /// Compares and sets as one step: exits with 8, and changes nothing, when the key is not there or has another value.
+    /// For a key that must not be there: `set --if-absent`.
+    #[command(
+        after_help = "Examples:\n  codexctl cas leader web-0 web-1\n  codexctl cas lock held free --ttl 30s"
+    )]
+    Cas(kv::Cas),
+    /// Show or change when a key expires
+    ///
+    /// Prints the time that is left, or `never`. With a time, the key expires that long from now and keeps its value.
+    #[command(
+        after_help = "Examples:\n  codexctl ttl session/7\n  codexctl ttl session/7 30m\n  codexctl ttl session/7 --persist"
+    )]
+    Ttl(kv::Ttl),
     /// Print changes as they come
     ///
     /// A line for each key of each change, once it is on disk, in order and without a gap, until you stop it. It waits
@@ -120,9 +135,18 @@ pub enum Command {
         after_help = "Examples:\n  codexctl history order/7 --values\n  codexctl history order/7 --from 1000 --limit 10 -o json"
     )]
     History(kv::History),
+    /// Show what a store does, again and again
+    ///
+    /// Requests a second and how long they take, by protocol and operation; commits, syncs, memory and disk. Of the time
+    /// between two looks, until you stop it. Latencies are of the histogram's buckets: an upper bound.
+    #[command(
+        after_help = "Examples:\n  codexctl top\n  codexctl top --interval 10s --count 1 -o json"
+    )]
+    Top(kv::Top),
     /// Show what the store says about itself
     ///
     /// Works also while the store is not ready: state and message then say why.
+    #[command(after_help = "Examples:\n  codexctl status\n  codexctl status -o json")]
     Status {
         #[command(flatten)]
         socket: Socket,
@@ -131,6 +155,7 @@ pub enum Command {
     ///
     /// A store whose last write is more than a year old by the clock does not believe it and lets nothing expire
     /// by it, since a wrong clock would delete what has a time to live. `status` tells when that is so.
+    #[command(after_help = "Example:\n  codexctl accept-clock")]
     AcceptClock {
         #[command(flatten)]
         socket: Socket,
@@ -164,18 +189,20 @@ pub enum Command {
     Salvage(offline::Salvage),
     /// Write a store's entries as JSON Lines
     ///
-    /// Offline. One object per line: `key`, or `keyBase64` if it is no UTF-8; `text`, or `value` in base64;
+    /// Of a store that nobody has open, by its directory, or of one that runs, by its socket. One object per line: `key`, or `keyBase64` if it is no UTF-8; `text`, or `value` in base64;
     /// `expiresAt`; `revision`, `createdRevision` and `version`. Modifies nothing. What is written is not encrypted.
+    /// Of one that runs, each page of a hundred shows one moment, and later pages a later one.
     #[command(
-        after_help = "Examples:\n  codexctl export /data/orders --keyring /keyring --to orders.jsonl\n  codexctl export /data/orders --keyring /keyring --prefix order/ | jq -r .key"
+        after_help = "Examples:\n  codexctl export $CODEXSTORE_SOCKET --to orders.jsonl\n  codexctl export /data/orders --keyring /keyring --to orders.jsonl\n  codexctl export /data/orders --keyring /keyring --prefix order/ | jq -r .key"
     )]
     Export(offline::Export),
     /// Put entries from JSON Lines, Redis, SQLite or a JSON file into a store
     ///
-    /// Offline. The store is made if it is not there. A file is checked to its end before anything is written. Batches
+    /// Into a store that nobody has open, by its directory, which is made if it is not there; or into one that runs, by its
+    /// socket. A file is checked to its end before anything is written. Batches
     /// of a few thousand entries are atomic; an import that fails says how far it came.
     #[command(
-        after_help = "Examples:\n  codexctl import /data/orders orders.jsonl --keyring /keyring\n  codexctl import /data/orders dump.rdb --format rdb --keyring /keyring --on-conflict skip\n  codexctl import /data/orders --sqlite app.db --table kv --key-column k --value-column v --keyring /keyring"
+        after_help = "Examples:\n  codexctl import $CODEXSTORE_SOCKET orders.jsonl\n  codexctl import /data/orders orders.jsonl --keyring /keyring\n  codexctl import /data/orders dump.rdb --format rdb --keyring /keyring --on-conflict skip\n  codexctl import /data/orders --sqlite app.db --table kv --key-column k --value-column v --keyring /keyring"
     )]
     Import(offline::Import),
     /// Change a store's strategy
@@ -246,7 +273,22 @@ pub enum Command {
         after_help = "Examples:\n  codexctl dev -f codexstore.yaml\n  codexctl dev -f codexstore.yaml -- cargo test"
     )]
     Dev(Dev),
+    /// Print a script that completes commands in a shell
+    #[command(
+        after_help = "Examples:\n  source <(codexctl completion bash)\n  codexctl completion zsh > \"${fpath[1]}/_codexctl\""
+    )]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a directory
+    #[command(after_help = "Example:\n  codexctl man ~/.local/share/man/man1")]
+    Man {
+        /// The directory, which is made if it is not there
+        dir: PathBuf,
+    },
     /// Print the version
+    #[command(after_help = "Examples:\n  codexctl version\n  codexctl version -o json")]
     Version,
 }
 
@@ -378,7 +420,8 @@ pub struct Dev {
     pub command: Vec<OsString>,
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// A time above zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Some(time) if !time.is_zero() => Ok(time),
         _ => Err("write for example 500ms, 30s, 1h30m or 7d".to_owned()),

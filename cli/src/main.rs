@@ -2,7 +2,7 @@
 //! what the cluster does.
 //!
 //! - [`args`]: the command line, only parsed.
-//! - [`kv`]: get, set, delete, list, batch, watch, history, status.
+//! - [`kv`]: get, set, delete, list, batch, cas, ttl, watch, history, status.
 //! - [`offline`]: inspect and the like, on the files themselves.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
@@ -43,13 +43,17 @@ fn main() -> ExitCode {
 }
 
 /// The command line; help calls us what we were called.
-fn parse() -> Cli {
-    let mut command = Cli::command();
+fn command() -> clap::Command {
+    let command = Cli::command();
     let called = std::env::args_os().next().unwrap_or_default();
     if Path::new(&called).file_name() == Some(OsStr::new("kubectl-codexstore")) {
-        command = command.bin_name("kubectl codexstore");
+        return command.bin_name("kubectl codexstore");
     }
-    let matches = command.get_matches();
+    command
+}
+
+fn parse() -> Cli {
+    let matches = command().get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
@@ -75,15 +79,18 @@ async fn dispatch(cli: Cli) -> Result<()> {
             actor,
             file,
         } => kv::batch(&socket, &actor, &file, format).await,
+        Command::Cas(cas) => kv::cas(&cas, format).await,
+        Command::Ttl(ttl) => kv::ttl(&ttl, format).await,
         Command::Watch(watch) => kv::watch(&watch, format).await,
         Command::History(history) => kv::history(&history, format).await,
+        Command::Top(top) => kv::top(&top, format).await,
         Command::Status { socket } => kv::status(&socket, format).await,
         Command::AcceptClock { socket } => kv::accept_clock(&socket).await,
         Command::Inspect(inspect) => offline::inspect(&inspect, format),
         Command::Verify(verify) => offline::verify(&verify, format),
         Command::Salvage(salvage) => offline::salvage(&salvage, format),
-        Command::Export(export) => offline::export(&export, format),
-        Command::Import(import) => offline::import(&import, format),
+        Command::Export(export) => offline::export(&export, format).await,
+        Command::Import(import) => offline::import(&import, format).await,
         Command::Convert(convert) => offline::convert(&convert, format),
         Command::MigrateEncryption(migrate) => offline::migrate_encryption(&migrate, format),
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
@@ -92,8 +99,23 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Job(job) => Box::pin(jobs::job(&job)).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,
+        Command::Completion { shell } => {
+            let mut text = Vec::new();
+            let mut command = command();
+            let name = command.get_bin_name().unwrap_or("codexctl").to_owned();
+            clap_complete::generate(shell, &mut command, name, &mut text);
+            output::raw(&text)
+        }
+        Command::Man { dir } => man(&dir),
         Command::Version => version(format),
     }
+}
+
+/// Manual pages: `codexctl.1`, and one for each command.
+fn man(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .with_context(|| format!("write manual pages into {}", dir.display()))
 }
 
 fn version(format: Format) -> Result<()> {

@@ -16,4 +16,5 @@ mod explain;
 mod kv;
 mod offline;
 mod past;
+mod running;
 mod shell;

@@ -20,13 +20,52 @@ fn help_documents_every_exit_code() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in [
-        "get", "set", "delete", "list", "batch", "watch", "history", "inspect", "verify",
-        "salvage", "export", "import", "convert", "backup", "restore", "explain", "dev",
-    ] {
-        let help = run(codexctl().args([command, "--help"])).ok();
-        assert!(help.contains("Example"), "{command}: {help}");
+    // All that there are, by their manual pages: `codexctl-backup-verify.1` is of `codexctl backup verify`.
+    let dir = tempfile::tempdir().unwrap();
+    run(codexctl().arg("man").arg(dir.path())).ok();
+    let mut count = 0;
+    for page in std::fs::read_dir(dir.path()).unwrap() {
+        let page = page.unwrap().file_name().into_string().unwrap();
+        let page = page.trim_end_matches(".1").to_owned();
+        let help = run(codexctl().args(["--help"])).ok();
+        let mut words: Vec<&str> = Vec::new();
+        let mut rest = page.strip_prefix("codexctl").unwrap();
+        // A command may have a dash in its name.
+        while let Some(text) = rest.strip_prefix('-') {
+            let dashed = help
+                .lines()
+                .any(|line| line.trim_start().starts_with(&format!("{text} ")));
+            let end = if dashed {
+                text.len()
+            } else {
+                text.find('-').unwrap_or(text.len())
+            };
+            words.push(&text[..end]);
+            rest = &text[end..];
+        }
+        let help = run(codexctl().args(&words).arg("--help")).ok();
+        assert!(help.contains("Example"), "{words:?}: {help}");
+        count += 1;
     }
+    assert!(count > 25, "{count} commands");
+}
+
+#[test]
+fn shells_complete_what_there_is() {
+    for (shell, says) in [
+        ("bash", "accept-clock"),
+        ("zsh", "#compdef codexctl"),
+        ("fish", "complete -c codexctl"),
+    ] {
+        let script = run(codexctl().args(["completion", shell])).ok();
+        assert!(script.contains(says), "{shell}");
+    }
+    assert_eq!(run(codexctl().args(["completion", "dos"])).code, Some(2));
+    // The script does what it is for.
+    let bash = "source <(\"$0\" completion bash); COMP_WORDS=(codexctl his); COMP_CWORD=1; _codexctl codexctl his codexctl; echo \"${COMPREPLY[*]}\"";
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", bash, env!("CARGO_BIN_EXE_codexctl")]);
+    assert_eq!(run(&mut command).ok().trim(), "history");
 }
 
 #[test]

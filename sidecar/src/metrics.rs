@@ -52,16 +52,16 @@ pub enum Operation {
     History,
     /// Changes as they come; counted when they begin.
     Watch,
-    /// A backup; counted when it begins.
-    Backup,
-    /// A restore.
-    Restore,
     /// The status.
     Status,
     /// Liveness or readiness.
     Health,
     /// Anything else.
     Other,
+    /// A backup, of the admin listener; counted when it begins.
+    Backup,
+    /// A restore, of the admin listener.
+    Restore,
 }
 
 impl Operation {
@@ -75,12 +75,23 @@ impl Operation {
         Operation::Batch,
         Operation::History,
         Operation::Watch,
-        Operation::Backup,
-        Operation::Restore,
         Operation::Status,
         Operation::Health,
         Operation::Other,
+        Operation::Backup,
+        Operation::Restore,
     ];
+
+    /// How many of them, the first ones, there are on the socket.
+    const OF_SOCKET: usize = 12;
+
+    /// Whether the admin listener has it.
+    const fn is_of_admin(self) -> bool {
+        matches!(
+            self,
+            Operation::Status | Operation::Health | Operation::Backup | Operation::Restore
+        )
+    }
 
     /// The label.
     pub fn as_str(self) -> &'static str {
@@ -193,7 +204,7 @@ pub struct Metrics {
     http: Vec<PerOperation>,
     grpc: Vec<PerOperation>,
     redis: Vec<PerOperation>,
-    admin: [Counter; 4],
+    admin: [Option<[Counter; OUTCOMES.len()]>; Operation::ALL.len()],
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
     accepted: AtomicU64,
@@ -243,16 +254,20 @@ impl Metrics {
                     latency: latency.get_or_create_owned(&labels),
                 }
             };
-            Operation::ALL.iter().map(one).collect()
+            let all = Operation::ALL.iter().take(Operation::OF_SOCKET);
+            all.map(one).collect()
         };
         let (http, grpc, redis) = (each("http"), each("grpc"), each("redis"));
-        let admin = OUTCOMES.map(|outcome| {
-            let labels = [
-                ("protocol", "admin"),
-                ("operation", "status"),
-                ("outcome", outcome),
-            ];
-            requests.get_or_create_owned(&labels.to_vec())
+        let admin = Operation::ALL.map(|operation| {
+            let of = |outcome| {
+                let labels = [
+                    ("protocol", "admin"),
+                    ("operation", operation.as_str()),
+                    ("outcome", outcome),
+                ];
+                requests.get_or_create_owned(&labels.to_vec())
+            };
+            operation.is_of_admin().then(|| OUTCOMES.map(of))
         });
         Metrics {
             http,
@@ -293,7 +308,9 @@ impl Metrics {
     ) {
         let operations = match protocol {
             Protocol::Admin => {
-                if let Some(counter) = self.admin.get(outcome as usize) {
+                let counters = self.admin.get(operation as usize);
+                let counters = counters.and_then(Option::as_ref);
+                if let Some(counter) = counters.and_then(|all| all.get(outcome as usize)) {
                     counter.inc();
                 }
                 return;
@@ -527,6 +544,12 @@ mod tests {
             Duration::ZERO,
         );
         assert_eq!(metrics.answered(), 3);
+        metrics.done(
+            Protocol::Admin,
+            Operation::Backup,
+            StatusCode::OK,
+            Duration::ZERO,
+        );
         metrics.turned(Turned::Malformed);
         let _open = metrics.connection();
         let text = metrics.encode(&Health::default()).unwrap();
@@ -537,6 +560,7 @@ mod tests {
             r#"codexstore_requests_total{protocol="redis",operation="get",outcome="ok"} 2"#,
             r#"codexstore_request_duration_seconds_count{protocol="redis",operation="get"} 2"#,
             r#"codexstore_requests_total{protocol="redis",operation="put",outcome="failed"} 1"#,
+            r#"codexstore_requests_total{protocol="admin",operation="backup",outcome="ok"} 1"#,
             r#"codexstore_rejected_total{reason="malformed"} 1"#,
             "codexstore_connections 1",
             "codexstore_ready 0",
@@ -545,6 +569,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} not in:\n{text}");
         }
+        // Each protocol has what it offers, and no more.
+        assert!(!text.contains(r#"protocol="http",operation="backup""#));
+        assert!(!text.contains(r#"protocol="admin",operation="put""#));
         assert_eq!(text.matches("# EOF").count(), 1);
     }
 

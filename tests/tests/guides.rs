@@ -1,4 +1,4 @@
-//! docs/MIGRATE.md and docs/OFFLINE.md, word for word.
+//! docs/MIGRATE.md, docs/OFFLINE.md and docs/CODEXCTL.md, word for word.
 
 #![allow(
     clippy::unwrap_used,
@@ -54,6 +54,11 @@ fn each_command_of_the_migration_guides_prints_what_the_page_says() {
 #[test]
 fn each_command_of_the_offline_page_prints_what_the_page_says() {
     follow("docs/OFFLINE.md");
+}
+
+#[test]
+fn each_command_of_the_page_on_codexctl_prints_what_the_page_says() {
+    follow("docs/CODEXCTL.md");
 }
 
 /// Runs a page's sections in an empty directory that has `docs` in it.

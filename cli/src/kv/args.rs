@@ -1,10 +1,11 @@
 //! Arguments of the commands that look at changes and at the past.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::args::Socket;
+use crate::args::{Socket, positive_duration};
 
 /// `get`.
 #[derive(Debug, Args)]
@@ -17,6 +18,61 @@ pub struct Get {
     /// As it was right after this revision; only a store with the strategy Ledger knows
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub revision: Option<u64>,
+}
+
+/// `cas`.
+#[derive(Debug, Args)]
+pub struct Cas {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Who writes
+    #[command(flatten)]
+    pub actor: Actor,
+    /// The key
+    pub key: OsString,
+    /// The value that it must have now
+    #[arg(allow_hyphen_values = true)]
+    pub expected: OsString,
+    /// The value that it gets
+    #[arg(allow_hyphen_values = true)]
+    pub value: OsString,
+    /// The key expires after this time: 30s, 1h30m, 7d
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub ttl: Option<Duration>,
+}
+
+/// `ttl`.
+#[derive(Debug, Args)]
+pub struct Ttl {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Who writes
+    #[command(flatten)]
+    pub actor: Actor,
+    /// The key
+    pub key: OsString,
+    /// The key expires after this time from now: 30s, 1h30m, 7d
+    #[arg(value_parser = positive_duration)]
+    pub time: Option<Duration>,
+    /// The key does not expire any more
+    #[arg(long, conflicts_with = "time")]
+    pub persist: bool,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Which store
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Time between two looks
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = positive_duration)]
+    pub interval: Duration,
+    /// End after this many
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
 }
 
 /// Who writes.

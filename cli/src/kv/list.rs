@@ -118,7 +118,7 @@ impl Printer {
     }
 }
 
-fn entry(item: &Item) -> Result<Entry> {
+pub(super) fn entry(item: &Item) -> Result<Entry> {
     let (text, value) = match item.value_bytes()? {
         Some(value) => value_fields(&value),
         None => (None, None),

@@ -1,8 +1,11 @@
 //! The commands that talk to a store over its socket.
 
 pub mod args;
+mod change;
 mod history;
 mod list;
+mod top;
+pub mod transfer;
 mod watch;
 
 use std::{
@@ -29,8 +32,10 @@ use crate::{
 
 use args::{Actor, Get};
 
+pub use change::{cas, ttl};
 pub use history::history;
 pub use list::list;
+pub use top::top;
 pub use watch::watch;
 
 /// How long a restarting sidecar is waited for: long enough for a restart, short enough to type.

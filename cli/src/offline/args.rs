@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
@@ -22,15 +23,7 @@ pub struct Data {
 impl Data {
     /// The directory, if there is one: nothing here makes it.
     pub fn there(&self) -> Result<&Path> {
-        if self.dir.is_dir() {
-            return Ok(&self.dir);
-        }
-        let what = if self.dir.exists() {
-            "is not a directory"
-        } else {
-            "is not there"
-        };
-        Err(Coded::not_found(format!("{} {what}", self.dir.display())).into())
+        there(&self.dir)
     }
 }
 
@@ -60,6 +53,38 @@ impl Keys {
     }
 }
 
+/// A store that nobody has open, or one that runs.
+#[derive(Debug, Args)]
+pub struct DataOrSocket {
+    /// Directory of the store's files, or the socket of a store that runs
+    #[arg(value_name = "DIR|SOCKET")]
+    pub dir: PathBuf,
+}
+
+impl DataOrSocket {
+    /// Whether it is the socket of one that runs.
+    pub fn is_live(&self) -> bool {
+        std::fs::metadata(&self.dir).is_ok_and(|found| found.file_type().is_socket())
+    }
+
+    /// The directory, if there is one.
+    pub fn there(&self) -> Result<&Path> {
+        there(&self.dir)
+    }
+}
+
+fn there(dir: &Path) -> Result<&Path> {
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let what = if dir.exists() {
+        "is not a directory"
+    } else {
+        "is not there"
+    };
+    Err(Coded::not_found(format!("{} {what}", dir.display())).into())
+}
+
 /// `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -84,6 +109,24 @@ pub struct KeysIfAny {
 }
 
 impl KeysIfAny {
+    /// Reads the keys, which have to be named.
+    pub fn needed(&self) -> Result<Encryption> {
+        self.encryption()?.ok_or_else(|| {
+            let what =
+                "with which keys? Add --keyring DIR, --passphrase-file FILE or --unencrypted";
+            Coded::invalid(what).into()
+        })
+    }
+
+    /// An error if keys are named: a store that runs has its own.
+    pub fn none_for_live(&self) -> Result<()> {
+        if self.keyring.is_none() && self.passphrase_file.is_none() && !self.unencrypted {
+            return Ok(());
+        }
+        let what = "a store that runs has its keys: name none for a socket";
+        Err(Coded::invalid(what).into())
+    }
+
     /// Reads the keys, if any are named.
     pub fn encryption(&self) -> Result<Option<Encryption>> {
         if self.keyring.is_none() && self.passphrase_file.is_none() && !self.unencrypted {
@@ -131,10 +174,10 @@ pub struct Salvage {
 pub struct Export {
     /// Which store
     #[command(flatten)]
-    pub data: Data,
-    /// With which keys
+    pub data: DataOrSocket,
+    /// With which keys, for a directory
     #[command(flatten)]
-    pub keys: Keys,
+    pub keys: KeysIfAny,
     /// Only keys that begin with this
     #[arg(long)]
     pub prefix: Option<OsString>,
@@ -200,15 +243,15 @@ pub struct Sqlite {
 /// `import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// Which store; it is made if it is not there
+    /// Which store; a directory is made if it is not there
     #[command(flatten)]
-    pub data: Data,
+    pub data: DataOrSocket,
     /// File to import, or `-` for stdin
     #[arg(default_value = "-")]
     pub file: PathBuf,
-    /// With which keys
+    /// With which keys, for a directory
     #[command(flatten)]
-    pub keys: Keys,
+    pub keys: KeysIfAny,
     /// What the file holds
     #[arg(long, value_enum, default_value = "jsonl", conflicts_with = "sqlite")]
     pub format: SourceFormat,

@@ -2,92 +2,150 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Stdout, Write},
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use codexstore::offline::Contents;
 
 use super::{args::Export, line::encode, progress::Bar};
 use crate::{
     failure::{Coded, OutputClosed},
+    kv::transfer::Live,
     output::{self, Format},
 };
 
 /// `export`.
-pub fn export(args: &Export, format: Format) -> Result<()> {
-    let dir = args.data.there()?;
-    let contents = Contents::read(dir, &args.keys.encryption()?)?;
+pub async fn export(args: &Export, format: Format) -> Result<()> {
     let prefix = args.prefix.as_deref().unwrap_or_default().as_bytes();
-    let Some(file) = &args.to else {
-        let mut out = BufWriter::new(io::stdout().lock());
-        let written = write(&contents, prefix, &mut out).and_then(|_| out.flush());
-        return match written {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
-            other => other.context("write to stdout"),
-        };
-    };
-    let count = to_file(&contents, prefix, file)?;
-    match format {
-        Format::Table => output::line(&format!("{count} entries in {}", file.display())),
-        Format::Json => output::json(&serde_json::json!({
+    let bar = Bar::of_entries("exporting");
+    let (mut out, count, revision);
+    if args.data.is_live() {
+        args.keys.none_for_live()?;
+        let live = Live::new(&args.data.dir);
+        // Before the file: a store that cannot be reached leaves none.
+        live.revision().await?;
+        out = Out::open(args.to.as_deref())?;
+        let mut seen = 0;
+        let written = live.lines(prefix, |line| {
+            seen += 1;
+            bar.count(seen);
+            out.line(line)
+        });
+        (count, revision) = written.await.map_err(|e| out.failed(e))?;
+    } else {
+        let dir = args.data.there()?;
+        let contents = Contents::read(dir, &args.keys.needed()?)?;
+        out = Out::open(args.to.as_deref())?;
+        let total = contents.len() as u64;
+        let mut seen = 0;
+        for entry in contents.entries(prefix) {
+            let written = out.line(&encode(&entry));
+            written.map_err(|e| out.failed(e.into()))?;
+            seen += 1;
+            bar.at(seen, total);
+        }
+        (count, revision) = (seen, contents.revision());
+    }
+    drop(bar);
+    let finished = out.finish();
+    finished.map_err(|e| out.failed(e.into()))?;
+    match (&args.to, format) {
+        (None, _) => Ok(()),
+        (Some(file), Format::Table) => {
+            output::line(&format!("{count} entries in {}", file.display()))
+        }
+        (Some(_), Format::Json) => output::json(&serde_json::json!({
             "entries": count,
-            "revision": contents.revision(),
+            "revision": revision,
         })),
     }
 }
 
-/// Under another name first: a file with the name that was asked for is whole.
-fn to_file(contents: &Contents, prefix: &[u8], file: &Path) -> Result<u64> {
-    if file.exists() {
-        return Err(Coded::invalid(format!(
-            "{} is there: it is not written over",
-            file.display()
-        ))
-        .into());
-    }
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let written = (|| {
+/// Where lines go.
+enum Out {
+    Stdout(BufWriter<Stdout>),
+    /// Under another name first: a file with the name that was asked for is whole.
+    File {
+        out: BufWriter<File>,
+        partial: PathBuf,
+        path: PathBuf,
+    },
+}
+
+impl Out {
+    fn open(file: Option<&Path>) -> Result<Out> {
+        let Some(path) = file else {
+            return Ok(Out::Stdout(BufWriter::new(io::stdout())));
+        };
+        if path.exists() {
+            return Err(Coded::invalid(format!(
+                "{} is there: it is not written over",
+                path.display()
+            ))
+            .into());
+        }
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
         // For its owner alone: what was encrypted is not any more.
         let out = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&partial)?;
-        let mut out = BufWriter::with_capacity(256 << 10, out);
-        let count = write(contents, prefix, &mut out)?;
-        let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        out.sync_all()?;
-        fs::rename(&partial, file)?;
-        let parent = match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(parent)?.sync_all()?;
-        Ok(count)
-    })();
-    written.map_err(|e: io::Error| {
-        if e.kind() != io::ErrorKind::AlreadyExists {
-            let _best_effort = fs::remove_file(&partial);
-        }
-        codexstore::Error::io(format!("write {}", partial.display()), e).into()
-    })
-}
-
-fn write(contents: &Contents, prefix: &[u8], out: &mut impl Write) -> io::Result<u64> {
-    let bar = Bar::of_entries("exporting");
-    let total = contents.len() as u64;
-    let mut count = 0;
-    for entry in contents.entries(prefix) {
-        let mut line = encode(&entry);
-        line.push('\n');
-        out.write_all(line.as_bytes())?;
-        count += 1;
-        bar.at(count, total);
+            .open(&partial)
+            .map_err(|e| codexstore::Error::io(format!("write {}", partial.display()), e))?;
+        Ok(Out::File {
+            out: BufWriter::with_capacity(256 << 10, out),
+            partial,
+            path: path.to_owned(),
+        })
     }
-    Ok(count)
+
+    fn line(&mut self, text: &str) -> io::Result<()> {
+        let out: &mut dyn Write = match self {
+            Out::Stdout(out) => out,
+            Out::File { out, .. } => out,
+        };
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")
+    }
+
+    /// Makes a file durable, and gives it its name.
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Out::Stdout(out) => out.flush(),
+            Out::File { out, partial, path } => {
+                out.flush()?;
+                out.get_ref().sync_all()?;
+                fs::rename(partial, &*path)?;
+                let parent = match path.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => parent,
+                    _ => Path::new("."),
+                };
+                File::open(parent)?.sync_all()
+            }
+        }
+    }
+
+    /// What an error means here; a file that is not whole is removed.
+    fn failed(&self, error: anyhow::Error) -> anyhow::Error {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        match (self, kind) {
+            (Out::Stdout(_), Some(io::ErrorKind::BrokenPipe)) => OutputClosed.into(),
+            (Out::Stdout(_), Some(_)) => error.context("write to stdout"),
+            (Out::File { partial, .. }, _) => {
+                let _best_effort = fs::remove_file(partial);
+                match error.downcast::<io::Error>() {
+                    Ok(error) => {
+                        codexstore::Error::io(format!("write {}", partial.display()), error).into()
+                    }
+                    Err(other) => other,
+                }
+            }
+            (Out::Stdout(_), None) => error,
+        }
+    }
 }

@@ -18,65 +18,62 @@ use super::{
 };
 use crate::{
     failure::Coded,
+    kv::transfer::Live,
     output::{self, Format},
 };
 
 /// Entries in one batch.
 const MANY: usize = 4096;
+/// The same where it goes over a socket.
+const MANY_LIVE: usize = 1000;
 /// Bytes of keys and values in one batch.
 const BATCH: usize = 4 << 20;
+/// The same where it goes over a socket, which takes less at a time.
+const BATCH_LIVE: usize = 256 << 10;
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
-struct Done {
-    created: u64,
-    replaced: u64,
-    skipped: u64,
-    expired: u64,
+pub struct Done {
+    /// Keys that are new.
+    pub created: u64,
+    /// Keys that have another value.
+    pub replaced: u64,
+    /// Keys that were there and were left alone.
+    pub skipped: u64,
+    /// Entries that had expired before they came.
+    pub expired: u64,
     /// Lines, rows or the like up to this one are done.
     #[serde(skip)]
     upto: u64,
 }
 
 /// `import`.
-pub fn import(args: &Import, format: Format) -> Result<()> {
+pub async fn import(args: &Import, format: Format) -> Result<()> {
     let unit = source::unit(args);
-    let encryption = args.keys.encryption()?;
-    if args.data.dir.exists() {
-        args.data.there()?;
-    }
     // Before the directory is made: a source that is not there makes no store.
     let records = source::open(args)?;
-    let mut options = Options::new(encryption);
-    options.max_value = record::MAX_VALUE;
-    if args.data.dir.exists()
-        && let Some(strategy) = offline::strategy(&args.data.dir)?
-    {
-        options.strategy = strategy;
-    }
     if source::seekable(args) {
         check(args, unit)?;
     }
-    let store = Store::open(&args.data.dir, options)?;
+    let target = Target::open(args)?;
     if source::seekable(args) && args.on_conflict == Conflict::Fail {
-        no_conflict(args, unit, &store)?;
+        no_conflict(args, unit, &target).await?;
     }
     let mut work = Work {
-        store: &store,
+        target: &target,
         conflict: args.on_conflict,
         done: Done::default(),
         batch: Vec::new(),
         bytes: 0,
     };
     let bar = Bar::of_entries("importing");
-    let result = work.all(args, unit, records, &bar);
+    let result = work.all(args, unit, records, &bar).await;
     drop(bar);
     let done = work.done;
-    let revision = store.status().revision;
     // What was acknowledged is on disk, whatever follows.
-    let closed = store.close();
+    let closed = target.close().await;
     result.map_err(|e| e.context(progress_of(&done, unit)))?;
-    closed?;
+    let revision = closed?;
     match format {
         Format::Table => output::line(&format!(
             "{} created, {} replaced, {} skipped, {} expired before they came",
@@ -101,12 +98,66 @@ fn check(args: &Import, unit: &str) -> Result<()> {
     Ok(())
 }
 
-fn no_conflict(args: &Import, unit: &str, store: &Store) -> Result<()> {
+/// Where entries go.
+enum Target {
+    /// A store that nobody else has open.
+    Store(Store),
+    /// One that runs.
+    Live(Live),
+}
+
+impl Target {
+    fn open(args: &Import) -> Result<Target> {
+        let dir = &args.data.dir;
+        if args.data.is_live() {
+            args.keys.none_for_live()?;
+            return Ok(Target::Live(Live::new(dir)));
+        }
+        let mut options = Options::new(args.keys.needed()?);
+        options.max_value = record::MAX_VALUE;
+        if dir.exists() {
+            args.data.there()?;
+            if let Some(strategy) = offline::strategy(dir)? {
+                options.strategy = strategy;
+            }
+        }
+        Ok(Target::Store(Store::open(dir, options)?))
+    }
+
+    async fn has(&self, key: &[u8]) -> Result<bool> {
+        match self {
+            Target::Store(store) => Ok(store.has(key)?),
+            Target::Live(live) => live.has(key).await,
+        }
+    }
+
+    /// Most entries and bytes in one batch.
+    fn most(&self) -> (usize, usize) {
+        match self {
+            Target::Store(_) => (MANY, BATCH),
+            Target::Live(_) => (MANY_LIVE, BATCH_LIVE),
+        }
+    }
+
+    /// The revision that it has come to.
+    async fn close(self) -> Result<u64> {
+        match self {
+            Target::Store(store) => {
+                let revision = store.status().revision;
+                store.close()?;
+                Ok(revision)
+            }
+            Target::Live(live) => live.revision().await,
+        }
+    }
+}
+
+async fn no_conflict(args: &Import, unit: &str, target: &Target) -> Result<()> {
     for (number, record) in source::open(args)? {
         let record = record.and_then(|record| admit(record, args));
         let record = record.map_err(|what| wrong(unit, number, &what))?;
         if let Some(record) = record
-            && store.has(&record.key)?
+            && target.has(&record.key).await?
         {
             return Err(there(unit, number).context("nothing was imported"));
         }
@@ -123,6 +174,20 @@ fn there(unit: &str, number: u64) -> anyhow::Error {
         "{unit} {number}: its key is there already; --on-conflict skip or replace goes on"
     ))
     .into()
+}
+
+/// What went wrong with a batch.
+fn among(error: anyhow::Error, unit: &str, first: u64, last: u64) -> anyhow::Error {
+    let there = error
+        .downcast_ref::<codexstore_api::Error>()
+        .is_some_and(|error| error.is("precondition-failed"));
+    if there {
+        return Coded::conflict(format!(
+            "{unit}s {first} to {last}: one of their keys is there already; --on-conflict skip or replace goes on"
+        ))
+        .into();
+    }
+    error.context(format!("{unit}s {first} to {last}"))
 }
 
 fn progress_of(done: &Done, unit: &str) -> String {
@@ -167,7 +232,7 @@ fn admit(record: Record, args: &Import) -> Result<Option<Record>, String> {
 }
 
 struct Work<'a> {
-    store: &'a Store,
+    target: &'a Target,
     conflict: Conflict,
     done: Done,
     batch: Vec<(u64, Record)>,
@@ -175,46 +240,58 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn all(
+    async fn all(
         &mut self,
         args: &Import,
         unit: &str,
         records: source::Records,
         bar: &Bar,
     ) -> Result<()> {
+        let (many, bytes) = self.target.most();
         for (number, record) in records {
             let record = record.and_then(|record| admit(record, args));
             let record = match record {
                 Ok(record) => record,
                 Err(what) => {
-                    self.flush(unit)?;
+                    self.flush(unit).await?;
                     return Err(wrong(unit, number, &what));
                 }
             };
             let Some(record) = record else { continue };
             self.bytes += record.key.len() + record.value.len();
             self.batch.push((number, record));
-            if self.bytes >= BATCH || self.batch.len() >= MANY {
-                self.flush(unit)?;
+            if self.bytes >= bytes || self.batch.len() >= many {
+                self.flush(unit).await?;
                 bar.count(self.done.upto);
             }
         }
-        self.flush(unit)
+        self.flush(unit).await
     }
 
     /// One batch: all of it, or nothing.
-    fn flush(&mut self, unit: &str) -> Result<()> {
+    async fn flush(&mut self, unit: &str) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         let Some((last, _)) = batch.last() else {
             return Ok(());
         };
         let last = *last;
+        let store = match self.target {
+            Target::Store(store) => store,
+            Target::Live(live) => {
+                let first = batch.first().map_or(last, |(number, _)| *number);
+                let records = batch.into_iter().map(|(_, record)| record).collect();
+                let put = live.put(records, self.conflict, &mut self.done).await;
+                put.map_err(|error| among(error, unit, first, last))?;
+                self.done.upto = last;
+                return Ok(());
+            }
+        };
         let conflict = self.conflict;
         let mut done = self.done;
         let at = Arc::new(AtomicU64::new(0));
         let place = at.clone();
-        let result = self.store.run(move |txn: &mut Txn<'_>| {
+        let result = store.run(move |txn: &mut Txn<'_>| {
             for (number, record) in &batch {
                 place.store(*number, Ordering::Relaxed);
                 put(txn, record, conflict, &mut done)?;

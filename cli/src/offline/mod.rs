@@ -15,11 +15,13 @@ mod salvage;
 mod source;
 mod verify;
 
+pub use args::Conflict;
 pub use backup::{backup, restore};
 pub use convert::convert;
 pub use export::export;
-pub use import::import;
+pub use import::{Done, import};
 pub use inspect::inspect;
 pub use keys::{migrate_encryption, passphrase};
 pub use salvage::salvage;
+pub use source::Record;
 pub use verify::verify;

@@ -168,7 +168,9 @@ fn a_passphrase_and_no_encryption_are_asked_for_in_so_many_words() {
     let place = Place::new();
     fs::write(place.path("pass"), "correct horse battery staple\n").unwrap();
     fs::write(place.path("in"), "{\"key\":\"a\",\"text\":\"1\"}\n").unwrap();
-    place.run(["import", "data", "in"]).fails_with_usage();
+    let asks = place.run(["import", "data", "in"]).fails(2);
+    assert!(asks.contains("with which keys?"), "{asks}");
+    assert!(!place.path("data").exists());
     for (name, keys) in [
         ("p", &["--passphrase-file", "pass"][..]),
         ("u", &["--unencrypted"]),

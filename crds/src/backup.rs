@@ -4,6 +4,8 @@
     reason = "of retention: names that people know"
 )]
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,8 +43,15 @@ pub struct BackupPolicy {
     #[serde(default)]
     pub retention: Retention,
 
-    /// Whether each backup is opened with the key, apart from the Job that took it, and compared with what the members
-    /// said: `Always` (the default) or `Never`.
+    /// Annotations of the service account that Jobs run as, by which cloud platforms give it an identity: without a Secret, that is
+    /// what they show to the destination. For example `eks.amazonaws.com/role-arn`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && self[key].size() <= 2048)").message("an annotation's key has at most 317 characters, its value 2048"))]
+    pub service_account_annotations: BTreeMap<String, String>,
+
+    /// Which backups are opened with the key, apart from the Job that took them, and compared with what the members said:
+    /// `Always` each one (the default), `Weekly` the first of a week (Monday to Sunday, UTC), `Never` none.
     #[serde(default)]
     pub verify: Verify,
 }
@@ -115,6 +124,7 @@ pub struct Destination {
 /// A bucket.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.kmsKeyId) || (has(self.serverSideEncryption) && self.serverSideEncryption == 'KMS')").message("kmsKeyId is for `serverSideEncryption: KMS`: add it or drop kmsKeyId"))]
 pub struct S3 {
     /// Its name.
     #[schemars(
@@ -151,10 +161,31 @@ pub struct S3 {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<LocalRef>,
 
+    /// What the server encrypts objects with besides, if the bucket does not say it already: `AES256` (keys of the server's) or
+    /// `KMS`. What is stored is encrypted with the store's own key in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_side_encryption: Option<ServerSideEncryption>,
+
+    /// Id or ARN of the key of the server's key management; by default the bucket's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub kms_key_id: Option<String>,
+
     /// ConfigMap in the store's namespace whose entry `ca.crt` has the certificates that the server's is checked against, in
     /// place of the well-known ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_ref: Option<LocalRef>,
+}
+
+/// See [`S3::server_side_encryption`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServerSideEncryption {
+    /// SSE-S3.
+    #[serde(rename = "AES256")]
+    Aes256,
+    /// SSE-KMS.
+    #[serde(rename = "KMS")]
+    Kms,
 }
 
 /// The name of an object in the same namespace.
@@ -214,6 +245,8 @@ pub enum Verify {
     /// Each backup.
     #[default]
     Always,
+    /// The first of each week.
+    Weekly,
     /// None.
     Never,
 }

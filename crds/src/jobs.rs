@@ -137,8 +137,13 @@ pub fn location(destination: &Destination, directory: &str) -> String {
 
 /// The account that all Jobs of a store run as.
 pub fn service_account(store: &CodexStore) -> ServiceAccount {
+    let policy = store.spec.backup.as_ref();
+    let annotations = policy.map(|policy| policy.service_account_annotations.clone());
     ServiceAccount {
-        metadata: owned(store, names::jobs_account(store_name(store))),
+        metadata: ObjectMeta {
+            annotations: annotations.filter(|all| !all.is_empty()),
+            ..owned(store, names::jobs_account(store_name(store)))
+        },
         ..ServiceAccount::default()
     }
 }
@@ -383,6 +388,14 @@ mod tests {
             .spec
             .unwrap();
         assert!(mounted(&pod(spec)).is_empty());
+    }
+
+    #[test]
+    fn the_account_bears_what_gives_it_an_identity() {
+        assert_eq!(service_account(&store(CLAIM)).metadata.annotations, None);
+        let spec = "{backup: {destination: {claim: b}, serviceAccountAnnotations: {eks.amazonaws.com/role-arn: 'arn:x'}}}";
+        let made = service_account(&store(spec)).metadata.annotations.unwrap();
+        assert_eq!(made["eks.amazonaws.com/role-arn"], "arn:x");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use croner::Cron;
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 
-use crate::backup::BackupPolicy;
+use crate::backup::{BackupPolicy, Verify};
 use crate::codex_backup::{CodexBackup, phase};
 use crate::store::CodexStore;
 
@@ -46,7 +46,10 @@ pub fn overdue<'a>(
         let status = backup.status.as_ref()?;
         let whole = status.phase.as_deref() == Some(phase::SUCCEEDED);
         let good = whole
-            && (policy.verify == crate::backup::Verify::Never || status.verified() == Some(true));
+            && match policy.verify {
+                Verify::Always => status.verified() == Some(true),
+                Verify::Weekly | Verify::Never => status.verified() != Some(false),
+            };
         good.then_some(status.completed_at.as_ref()?.0.as_second())
     });
     let last = good.max().unwrap_or(created);
@@ -117,7 +120,7 @@ mod tests {
         assert!(late(&[failed], "2026-11-25T00:46:00Z"));
         // One that should be verified and is not does not count.
         let mut strict = store.clone();
-        strict.spec.backup.as_mut().unwrap().verify = crate::backup::Verify::Always;
+        strict.spec.backup.as_mut().unwrap().verify = Verify::Always;
         assert!(
             overdue(
                 &strict,

@@ -1,10 +1,10 @@
-//! Which backups have expired: a pure function of what there is.
+//! Which backups have expired, and which are to be verified: pure functions of what there is.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use crate::backup::Retention;
+use crate::backup::{Retention, Verify};
 use crate::codex_backup::{CodexBackup, phase};
 
 /// Records of failed backups that stay: they hold no data, but say what went wrong.
@@ -72,6 +72,27 @@ fn week(at: Timestamp) -> Period {
     (monday.unwrap_or(date), 0)
 }
 
+/// Whether a backup that is stored and was not opened yet is to be: each, or the first of a week that none of was.
+pub fn to_be_verified<'a>(
+    backup: &CodexBackup,
+    others: impl IntoIterator<Item = &'a CodexBackup>,
+    verify: Verify,
+) -> bool {
+    match verify {
+        Verify::Always => true,
+        Verify::Never => false,
+        Verify::Weekly => {
+            let Some(seen) = Seen::of(backup) else {
+                return false;
+            };
+            let store = &backup.spec.store_ref;
+            let others = others.into_iter().filter(|b| b.spec.store_ref == *store);
+            let mut verified = others.filter_map(Seen::of).filter(|other| other.verified);
+            !verified.any(|other| week(other.at) == week(seen.at))
+        }
+    }
+}
+
 fn month(at: Timestamp) -> Period {
     (date(at).first_of_month(), 0)
 }
@@ -127,6 +148,23 @@ mod tests {
             ..CodexBackupStatus::default()
         });
         backup
+    }
+
+    #[test]
+    fn one_backup_of_a_week_is_verified() {
+        let ok = phase::SUCCEEDED;
+        let monday = backup("mon", "2026-11-23T00:00:00Z", ok, Some(true));
+        let sunday = backup("sun", "2026-11-22T23:59:59Z", ok, None);
+        let tuesday = backup("tue", "2026-11-24T00:00:00Z", ok, None);
+        let broken = backup("bad", "2026-11-16T00:00:00Z", ok, Some(false));
+        let all = [&monday, &sunday, &tuesday, &broken];
+        let due = |backup, verify| to_be_verified(backup, all, verify);
+        assert!(!due(&tuesday, Verify::Weekly), "Monday's was");
+        assert!(
+            due(&sunday, Verify::Weekly),
+            "of its week only a broken one was"
+        );
+        assert!(due(&tuesday, Verify::Always) && !due(&tuesday, Verify::Never));
     }
 
     fn keep(last: u32) -> Retention {

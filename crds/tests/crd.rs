@@ -186,12 +186,19 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         "{strategy: Ledger, keep: {age: 8760h, revisions: 1}}",
         "{access: [{uids: [1000], prefixes: [a/], verbs: [Read, Write]}, {gids: [0], verbs: [Read]}]}",
         "{restore: {onStart: Never}}",
+        "{backup: {destination: {claim: b}, verify: Weekly, serviceAccountAnnotations: {a.b/c: d}}}",
+        "{backup: {destination: {s3: {bucket: bkt, serverSideEncryption: AES256}}}}",
+        "{backup: {destination: {s3: {bucket: bkt, serverSideEncryption: KMS, kmsKeyId: k}}}}",
         "{restore: {}}",
         "{volume: {claim: {size: 1Gi}}, restore: {onStart: IfEmpty}, backup: {destination: {claim: b}}}",
     ] {
         valid(spec);
     }
     for (spec, words) in [
+        (
+            "{backup: {destination: {s3: {bucket: bkt, serverSideEncryption: AES256, kmsKeyId: k}}}}",
+            "kmsKeyId is for",
+        ),
         (
             "{volume: {claim: {size: 1Gi}}, restore: {onStart: IfEmpty}}",
             "needs `backup`",

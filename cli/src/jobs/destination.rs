@@ -13,7 +13,7 @@ use bytes::Bytes;
 use codexstore_crds::backup as crd;
 use codexstore_crds::jobs::{CA_FILE, DESTINATION_DIR};
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
 use object_store::{BackoffConfig, RetryConfig};
 use object_store::{Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -248,6 +248,18 @@ fn bucket(s3: &crd::S3, ca: &Path) -> Result<Destination> {
         .with_virtual_hosted_style_request(
             s3.virtual_hosted_style.unwrap_or(s3.endpoint.is_none()),
         );
+    if let Some(encryption) = s3.server_side_encryption {
+        let kind = match encryption {
+            crd::ServerSideEncryption::Aes256 => "AES256",
+            crd::ServerSideEncryption::Kms => "aws:kms",
+        };
+        let key: AmazonS3ConfigKey = "aws_server_side_encryption".parse()?;
+        builder = builder.with_config(key, kind);
+    }
+    if let Some(id) = &s3.kms_key_id {
+        let key: AmazonS3ConfigKey = "aws_sse_kms_key_id".parse()?;
+        builder = builder.with_config(key, id);
+    }
     if let Some(endpoint) = &s3.endpoint {
         let plain = endpoint.starts_with("http://");
         options = options.with_allow_http(plain);

@@ -11,12 +11,12 @@ use codexstore_crds::backup::Verify;
 use codexstore_crds::codex_backup::{CodexBackupStatus, DeletionPolicy, condition, phase};
 use codexstore_crds::jobs::{self, Task};
 use codexstore_crds::status::bounded;
-use codexstore_crds::{CodexBackup, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexStore, names, retention};
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -158,7 +158,10 @@ impl One<'_> {
             return Ok(None);
         };
         let policy = store.spec.backup.as_ref().map(|policy| policy.verify);
-        if policy != Some(Verify::Always) {
+        if !self
+            .is_to_be_verified(policy.unwrap_or(Verify::Never))
+            .await?
+        {
             return Ok(None);
         }
         match self
@@ -176,6 +179,14 @@ impl One<'_> {
                 Ok(Some(LATER))
             }
         }
+    }
+
+    async fn is_to_be_verified(&self, verify: Verify) -> Result<bool, Error> {
+        let others = match verify {
+            Verify::Weekly => self.backups().list(&ListParams::default()).await?.items,
+            Verify::Always | Verify::Never => Vec::new(),
+        };
+        Ok(retention::to_be_verified(self.backup, &others, verify))
     }
 
     async fn take(&self, status: &CodexBackupStatus) -> Result<Option<Duration>, Error> {

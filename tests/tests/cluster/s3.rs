@@ -130,6 +130,27 @@ fn a_bucket_holds_backups_in_parts_over_tls_and_what_goes_wrong_is_told() {
     ns.patch("codexstores/orders", &destination(&ns, "backups", true));
     assert_eq!(verified(&take(&ns, "over-tls")), Some("True"));
 
+    // The server's own encryption is asked for; and of a week one backup is verified, which there is already.
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"verify": "Weekly", "destination": {"s3": {"serverSideEncryption": "AES256"}}}}}),
+    );
+    ns.create(&backup("orders", "weekly"));
+    let weekly = backup_is(&ns, "weekly", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    assert_eq!(weekly["phase"], "Succeeded", "{weekly}");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(
+        ns.get("jobs/cxb-weekly-verify")
+            .is_err_and(|e| e.code == 404)
+    );
+    ns.delete_and_wait("codexbackups/weekly");
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"verify": "Always", "destination": {"s3": {"serverSideEncryption": null}}}}}),
+    );
+
     // A server whose certificate nobody vouches for is not spoken to.
     ns.patch(
         "codexstores/orders",

@@ -31,7 +31,7 @@ const PAGE_BYTES: usize = 4 << 20;
     description = "What became of a key, oldest first, a page at a time. Only a store with the strategy Ledger has it. It reads the log from the first revision asked for.",
     params(("key" = String, Path, description = "The key, percent-encoded."),
         ("from" = Option<u64>, Query, description = "From this revision on; by default the oldest that is kept."),
-        ("limit" = Option<u32>, Query, description = "Most versions of the page, 1 to 1,000; 100 by default. A page of large values is shorter."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most versions of the page, 1 to 1,000; 100 by default. A page of large values is shorter."),
         ("values" = Option<bool>, Query, description = "Whether to send values, in base64.")),
     responses((status = 200, description = "A page.", body = History),
         (status = 501, description = "The store keeps the present only.", body = codexstore_api::Problem, content_type = "application/problem+json"),

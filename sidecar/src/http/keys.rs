@@ -139,7 +139,7 @@ pub fn head() {}
     description = "Writes the body as the key's value. With durability always it is on disk when this is answered.",
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The value."),
     params(("key" = String, Path, description = "The key, percent-encoded."),
-        ("ttl" = Option<String>, Query, description = "The value expires after this time: 500ms, 30s, 5m, 1h30m."),
+        ("ttl" = Option<String>, Query, min_length = 1, pattern = r"^([0-9]+(ms|s|m|h|d)?)+$", description = "The value expires after this time: 500ms, 30s, 5m, 1h30m."),
         ("If-Match" = Option<String>, Header, description = "Only if the key has one of these entity tags; *: only if it exists."),
         ("If-None-Match" = Option<String>, Header, description = "*: only if the key does not exist."),
         ("Codexstore-Actor" = Option<String>, Header, description = "Who writes: a label of at most 256 bytes, for history and watchers.")),

@@ -38,7 +38,7 @@ const EXAMINED: usize = 65_536;
         ("match" = Option<String>, Query, description = "Keys that match this pattern: *, ?, [a-z], [^a-z]; a backslash takes the next byte literally."),
         ("from" = Option<String>, Query, description = "Keys from this one on."),
         ("to" = Option<String>, Query, description = "Keys before this one."),
-        ("limit" = Option<u32>, Query, description = "Most entries of the page, 1 to 10,000; 1,000 by default."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 10000, description = "Most entries of the page, 1 to 10,000; 1,000 by default."),
         ("cursor" = Option<String>, Query, description = "The cursor of the page before."),
         ("values" = Option<bool>, Query, description = "Whether to send values, in base64.")),
     responses((status = 200, description = "A page.", body = List),
@@ -159,7 +159,8 @@ pub async fn delete<E: Engine>(
     let prefix = query.take("prefix").ok_or_else(|| {
         wrong("prefix is missing; an empty one, prefix=&all=true, removes every key".into())
     })?;
-    if prefix.is_empty() && !query.flag("all")? {
+    let all = query.flag("all")?;
+    if prefix.is_empty() && !all {
         return Err(wrong(
             "an empty prefix removes every key: say all=true if that is meant".into(),
         ));

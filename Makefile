@@ -6,7 +6,7 @@ SHELL := /usr/bin/env bash
 HOST := $(shell uname -m)-unknown-linux-gnu
 STATIC := CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: help demo demo-cluster check test soak bench bench-docs images crds fmt cluster-up cluster-down clean
+.PHONY: help demo demo-cluster check test coverage soak bench bench-docs images crds fmt cluster-up cluster-down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ check: ## the quick part of the tests: formatting, lints, unit tests
 
 test: ## everything, a real cluster included: 60 minutes at most from nothing, 25 after that
 	@tests/run test
+
+coverage: ## how much of the store its tests run, and which lines of format, recovery and keys they do not; fails below 92 percent
+	@tests/setup build
+	@tests/coverage
 
 soak: ## what depends on chance, over and over, SOAK_MINUTES long (60), and its counters
 	@tests/setup build curl proof redis

@@ -209,17 +209,17 @@ impl Keyring {
             if name.starts_with('.') {
                 continue;
             }
-            if keys.len() >= MAX_KEYS {
-                return Err(Error::new(
-                    Code::InvalidKeyring,
-                    format!("{}: more than {MAX_KEYS} keys", at("read")),
-                ));
-            }
             if name == CURRENT {
                 let text = read_small(&root.join(name), KeyId::MAX + 2).map_err(unreadable)?;
                 let id = std::str::from_utf8(&text).unwrap_or_default().trim();
                 current = Some(KeyId::new(id).map_err(|e| e.context(at("the file current of")))?);
                 continue;
+            }
+            if keys.len() >= MAX_KEYS {
+                return Err(Error::new(
+                    Code::InvalidKeyring,
+                    format!("{}: more than {MAX_KEYS} keys", at("read")),
+                ));
             }
             let id = KeyId::new(name).map_err(|e| e.context(at("a file name of")))?;
             let bytes = read_small(&root.join(name), 33).map_err(unreadable)?;
@@ -414,6 +414,24 @@ mod tests {
     }
 
     const SECRET: &[u8] = b"0123456789abcdefSECRETsecretXYZ!";
+
+    #[test]
+    fn a_keyring_may_have_1024_keys_in_whatever_order_they_are_listed() {
+        use std::os::unix::ffi::OsStrExt;
+        let mount = dir(&[("current", b"k0")]);
+        for n in 0..MAX_KEYS {
+            fs::write(mount.path().join(format!("k{n}")), SECRET).unwrap();
+        }
+        assert_eq!(Keyring::load(mount.path()).unwrap().ids().count(), MAX_KEYS);
+        fs::write(mount.path().join("one-more"), SECRET).unwrap();
+        let error = Keyring::load(mount.path()).unwrap_err();
+        assert!(error.to_string().contains("more than 1024 keys"), "{error}");
+        fs::remove_file(mount.path().join("one-more")).unwrap();
+        let odd = std::ffi::OsStr::from_bytes(b"\xff");
+        fs::write(mount.path().join(odd), SECRET).unwrap();
+        let error = Keyring::load(mount.path()).unwrap_err();
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+    }
 
     #[test]
     fn a_secret_as_kubernetes_mounts_it_is_loaded_with_all_sizes() {

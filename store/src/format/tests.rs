@@ -268,3 +268,50 @@ proptest! {
         check_refused(&file, &encryption, "frame 1 at offset 12288");
     }
 }
+
+#[test]
+fn what_is_printed_of_a_record_has_lengths_and_no_key_or_value() {
+    use super::record::{EntryRef, Op};
+    let (key, value): (&[u8], &[u8]) = (b"secret-key", b"secret-value");
+    let entry = EntryRef {
+        key,
+        value,
+        created: 1,
+        modified: 2,
+        version: 3,
+        expires_at: None,
+    };
+    let all = [
+        format!("{entry:?}"),
+        format!("{:?}", entry.as_op()),
+        format!("{:?}", Op::Delete { key }),
+        format!("{:?}", Op::Expire { key }),
+    ];
+    for text in all {
+        assert!(
+            text.contains("key of 10") && !text.contains("secret"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_could_not_be_read_back_is_never_written() {
+    use super::record::{MAX_ACTOR, MAX_VALUE, Op, put_batch};
+    let set = |value| Op::Set {
+        key: b"k",
+        value,
+        created: 1,
+        version: 1,
+        expires_at: None,
+    };
+    let mut out = b"before".to_vec();
+    let long = "x".repeat(MAX_ACTOR + 1);
+    let refused = put_batch(&mut out, 1, 1, Some(&long), [set(b"v")].into_iter()).unwrap_err();
+    assert_eq!(refused.code(), "invalid-argument");
+    let huge = vec![0; MAX_VALUE + 1];
+    let both = [set(b"v"), set(&huge)];
+    let refused = put_batch(&mut out, 1, 1, None, both.into_iter()).unwrap_err();
+    assert_eq!(refused.code(), "too-large");
+    assert_eq!(out, b"before", "half a batch is left");
+}

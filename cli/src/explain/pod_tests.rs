@@ -251,7 +251,8 @@ fn the_state_of_a_store_that_does_not_open_comes_with_what_to_do() {
     };
     for (state, action) in [
         ("KeyError", "cxs-orders-keyring"),
-        ("IntegrityError", "keep the volume"),
+        ("IntegrityError", "CodexRestore"),
+        ("AwaitingRestore", "kubectl get cxr"),
         ("Locked", "still mounts it"),
         ("IoError", "volume"),
         ("ConfigError", "put the spec back"),

@@ -173,8 +173,13 @@ fn not_ready(facts: &Facts<'_>, member: Option<&MemberStatus>) -> Finding {
             ))
         }
         State::IntegrityError => problem("stored bytes do not verify").action(
-            "keep the volume as it is and bring back the data from a copy; the sidecar changes nothing on it",
+            "restore a backup with a CodexRestore, which sets the data aside, or bring it back from a copy; the sidecar changes nothing on it",
         ),
+        State::AwaitingRestore => {
+            Finding::new(Level::Note, name, format!("the app waits{said}")).action(
+                "kubectl get cxr shows how its restore goes; where that fails, the condition Degraded of the store says why",
+            )
+        }
         State::Locked => problem("another process has the volume").action(
             "find the pod that still mounts it and let it end; the sidecar tries again by itself",
         ),

@@ -406,6 +406,18 @@ mod tests {
         dir
     }
 
+    #[test]
+    fn a_key_has_one_of_three_sizes() {
+        for (bits, bytes) in [(128, 16), (192, 24), (256, 32)] {
+            let size = KeySize::from_bits(bits).unwrap();
+            assert_eq!(size.bytes(), bytes);
+            assert_eq!(Key::new(&vec![1; bytes]).unwrap().size(), size);
+        }
+        for bits in [0, 16, 64, 127, 129, 512] {
+            assert_eq!(KeySize::from_bits(bits), None);
+        }
+    }
+
     #[track_caller]
     fn check_refused(files: &[(&str, &[u8])], message: &str) {
         let error = Keyring::load(dir(files).path()).unwrap_err();

@@ -1,6 +1,6 @@
 //! Programs: what a caller runs inside the committer, and what they see there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::slice;
 
 use crate::batch::{Committed, SetOptions};
@@ -45,8 +45,9 @@ where
 
 /// A key that a batch touched for the first time, and what it was before.
 struct Touched {
-    /// Any entry with the key.
-    key: Entry,
+    /// What it was set to, or what was removed.
+    entry: Entry,
+    set: bool,
     before: Option<Entry>,
 }
 
@@ -54,6 +55,10 @@ struct Touched {
 #[derive(Default)]
 pub(crate) struct Workspace {
     touched: Vec<Touched>,
+    /// Keys that were touched more than once: what they came to stands in the index alone.
+    again: HashSet<Box<[u8]>>,
+    /// Memory of what the batch replaces.
+    replaced: u64,
     /// What this batch deleted, so that a set behind it goes on where the entry was.
     removed: BTreeSet<Entry>,
     scratch: Vec<u8>,
@@ -208,7 +213,7 @@ impl<'a> Txn<'a> {
                 .before
                 .as_ref()
                 .filter(|e| !e.expired(self.at.now_ms));
-            match (before, self.index.peek(touched.key.key())) {
+            match (before, self.after(touched)) {
                 (None, Some(_)) => outcome.created += 1,
                 (Some(_), Some(_)) => outcome.updated += 1,
                 (Some(_), None) => outcome.deleted += 1,
@@ -273,34 +278,43 @@ impl<'a> Txn<'a> {
         };
         let entry = Entry::pack(&fields, &mut self.work.scratch);
         let before = self.index.insert(&entry);
-        if !touched
-            && before
+        if touched
+            || before
                 .as_ref()
-                .is_none_or(|before| before.modified() != revision)
+                .is_some_and(|before| before.modified() == revision)
         {
-            self.work.touched.push(Touched { key: entry, before });
+            self.work.again.insert(key.into());
+        } else {
+            self.work.touch(entry, true, before);
         }
         Ok(())
     }
 
     fn remove(&mut self, key: &[u8]) {
         if let Some(entry) = self.index.remove(key) {
-            if entry.modified() != self.revision() {
-                let before = Some(entry.clone());
-                self.work.touched.push(Touched {
-                    key: entry.clone(),
-                    before,
-                });
+            if entry.modified() == self.revision() {
+                self.work.again.insert(key.into());
+            } else {
+                self.work.touch(entry.clone(), false, Some(entry.clone()));
             }
             self.work.removed.insert(entry);
         }
+    }
+
+    /// What a key came to. A large batch finds it where it left it, and not by a look into the index for each.
+    fn after<'b>(&'b self, touched: &'b Touched) -> Option<Packed<'b>> {
+        let key = touched.entry.key();
+        if !self.work.again.is_empty() && self.work.again.contains(key) {
+            return self.index.peek(key);
+        }
+        touched.set.then(|| touched.entry.packed())
     }
 
     fn changes(&self) -> usize {
         self.work
             .touched
             .iter()
-            .filter(|t| t.before.is_some() || self.index.peek(t.key.key()).is_some())
+            .filter(|t| t.before.is_some() || self.after(t).is_some())
             .count()
     }
 
@@ -314,8 +328,8 @@ impl<'a> Txn<'a> {
         let mut sets = false;
         let mut ops = Vec::with_capacity(changes);
         for touched in &self.work.touched {
-            let key = touched.key.key();
-            match self.index.peek(key) {
+            let key = touched.entry.key();
+            match self.after(touched) {
                 Some(entry) => {
                     sets = true;
                     ops.push(entry.unpack().as_op());
@@ -355,10 +369,10 @@ impl Workspace {
         for touched in self.touched.drain(..).rev() {
             match touched.before {
                 Some(before) => drop(index.insert(&before)),
-                None => drop(index.remove(touched.key.key())),
+                None => drop(index.remove(touched.entry.key())),
             }
         }
-        self.removed.clear();
+        self.finish();
     }
 
     /// What an index is without the batch.
@@ -367,26 +381,29 @@ impl Workspace {
         for touched in self.touched.iter().rev() {
             match &touched.before {
                 Some(before) => drop(index.insert(before)),
-                None => drop(index.remove(touched.key.key())),
+                None => drop(index.remove(touched.entry.key())),
             }
         }
         index
     }
 
+    /// Notes that a key is touched for the first time.
+    fn touch(&mut self, entry: Entry, set: bool, before: Option<Entry>) {
+        self.replaced += before.as_ref().map_or(0, Entry::footprint);
+        self.touched.push(Touched { entry, set, before });
+    }
+
     /// Memory of what the batch replaces.
     pub fn replaced(&self) -> u64 {
-        self.touched
-            .iter()
-            .filter_map(|touched| touched.before.as_ref().map(Entry::footprint))
-            .sum()
+        self.replaced
     }
 
     /// Ends the batch and empties the workspace; returns the memory of what it replaced.
     pub fn finish(&mut self) -> u64 {
-        let replaced = self.replaced();
         self.removed.clear();
         self.touched.clear();
-        replaced
+        self.again.clear();
+        std::mem::take(&mut self.replaced)
     }
 }
 

@@ -24,6 +24,9 @@ fn missing(example: &Path, program: &str) -> Option<&'static str> {
     if program.contains("node") && !root.join("target/test/node/wanted").exists() {
         return Some("clients in JavaScript");
     }
+    if example.join("pom.xml").exists() && !(has("java") && has("mvn")) {
+        return Some("Java and Maven");
+    }
     (example.join("go.mod").exists() && !has("go")).then_some("go")
 }
 

@@ -139,11 +139,6 @@ impl<R: Read> Stream<R> {
         self.opened().damaged_slot
     }
 
-    /// True if payloads are shown.
-    pub fn is_open(&self) -> bool {
-        self.opened().cipher.is_some()
-    }
-
     /// Bytes read so far.
     pub fn offset(&self) -> u64 {
         self.offset

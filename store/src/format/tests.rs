@@ -202,6 +202,40 @@ fn the_newest_good_slot_counts() {
     assert!(Slots::decode(&[]).damaged);
 }
 
+/// A page with a byte changed and its checksum made to fit.
+fn forged(page: &[u8], at: usize, byte: u8) -> Vec<u8> {
+    let mut page = page[..PAGE].to_vec();
+    page[at] = byte;
+    let sum = crate::crypto::sha256(&[&page[..PAGE - 32]]);
+    page[PAGE - 32..].copy_from_slice(&sum);
+    page
+}
+
+#[test]
+fn a_header_or_slot_with_bytes_that_have_no_meaning_yet_is_refused() {
+    let file = new(&encrypted(), Compression::None).prefix;
+    // Kind, cipher, compression, and bytes that are zero in this version; behind the fields too.
+    for (at, byte) in [
+        (10, 0x7f),
+        (11, 0x7f),
+        (12, 0x7f),
+        (13, 1),
+        (15, 1),
+        (PAGE - 33, 1),
+    ] {
+        let prefix = [&forged(&file, at, byte)[..], &file[PAGE..]].concat();
+        let error = open(&prefix, &encrypted()).err().expect("refused");
+        assert_eq!(error.code(), "corrupt", "byte {at}: {error:?}");
+    }
+    let slot = &file[PAGE..2 * PAGE];
+    let slots = |page: &[u8]| Slots::decode(&[page, &vec![0; PAGE]].concat());
+    assert!(!slots(slot).damaged);
+    // Its magic, a generation of 0, and what follows the key's id.
+    for (at, byte) in [(0, b'X'), (8, 0), (30, 1), (PAGE - 33, 1)] {
+        assert!(slots(&forged(slot, at, byte)).damaged, "byte {at}");
+    }
+}
+
 #[test]
 fn a_derivation_is_kept_and_one_beyond_the_limits_is_no_good_slot() {
     use crate::passphrase::{Derivation, Passphrase};
@@ -228,10 +262,7 @@ fn a_derivation_is_kept_and_one_beyond_the_limits_is_no_good_slot() {
     }
     // Bytes of a derivation in a slot that has none, an unknown method, bytes that must be zero.
     for (at, byte) in [(148, 0), (148, 2), (149, 1), (151, 1), (172, 1)] {
-        let mut page = slot(least).encode();
-        page[at] = byte;
-        let sum = crate::crypto::sha256(&[&page[..4064]]);
-        page[4064..].copy_from_slice(&sum);
+        let page = forged(&slot(least).encode(), at, byte);
         assert!(decode(&page).damaged, "byte {at} is {byte}");
     }
 }

@@ -1,10 +1,17 @@
 //! What a power loss, and what damage leaves, in single cases; [`super::explore`] sweeps.
 
-use super::disk::{Fault, Keep, SimDisk};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::disk::{Fault, Files, Keep, SimDisk};
 use super::sim::{Model, Sim};
+use super::states;
 use super::syncs::SyncKind;
 use super::workload::{quick, run};
 use crate::format::Lineage;
+use crate::layout;
+use crate::task::Running;
 use crate::{Batch, Code, Durability, Finding};
 
 #[test]
@@ -131,6 +138,54 @@ fn a_missing_file_is_an_integrity_error_never_an_empty_store() {
     assert!(checked >= 3, "{names:?}");
 }
 
+#[track_caller]
+fn refused(disk: &SimDisk, why: &str) {
+    let error = Sim::open(disk, quick(), 1).err().expect("it is refused");
+    assert!(error.is(Code::Corrupt), "{error:?}");
+    assert!(error.message().contains(why), "{error:?}");
+}
+
+/// The name of the only image.
+fn image_of(disk: &SimDisk) -> String {
+    use crate::Disk;
+    let mut names = disk.list().unwrap().into_iter();
+    names.find(|name| name.starts_with("image-")).unwrap()
+}
+
+#[test]
+fn an_image_that_is_not_whole_or_not_the_one_it_is_named_is_refused() {
+    use crate::Disk;
+    let (disk, _) = closed();
+    let image = image_of(&disk);
+    let revision: u64 = image.trim_start_matches("image-").parse().unwrap();
+    for named in [revision - 1, revision + 1] {
+        let renamed = disk.restart();
+        renamed.rename(&image, &layout::image(named)).unwrap();
+        refused(&renamed, "not the one it is named");
+    }
+    let cut = disk.restart();
+    cut.edit(&image, |bytes| bytes.truncate(bytes.len() - 512));
+    refused(&cut, "its closing frame");
+}
+
+#[test]
+fn an_image_of_a_twin_with_other_content_is_refused() {
+    use crate::Disk;
+    let twin = |value: u8| {
+        let disk = SimDisk::default();
+        let mut sim = Sim::open(&disk, quick(), 1).unwrap();
+        sim.run(Batch::new().set("a", vec![value; 100])).unwrap();
+        // The log goes on in the same journal behind it.
+        disk.create(layout::SUSPECT).unwrap();
+        sim.engine.rewrite().unwrap();
+        disk
+    };
+    let (disk, other) = (twin(1), twin(2));
+    let (image, content) = (image_of(&disk), other.content(&image_of(&other)));
+    disk.edit(&image, |bytes| *bytes = content);
+    refused(&disk, "not the chain that the image names");
+}
+
 #[test]
 fn a_journal_that_was_handed_over_to_cannot_go_missing() {
     use crate::Disk;
@@ -177,6 +232,48 @@ fn missed(broken: Option<SyncKind>) -> bool {
 fn the_hand_over_is_durable_before_the_next_journal_is_written() {
     assert!(missed(None));
     assert!(!missed(Some(SyncKind::HandOver)), "the test sees the sync");
+}
+
+/// Without a past, the old image is all there is of what it holds: it stays until the new one is in place.
+#[test]
+fn a_power_loss_in_a_fold_finds_the_old_image_or_the_new_one() {
+    let disk = SimDisk::default();
+    let mut sim = Sim::open(&disk, quick(), 1).unwrap();
+    let begins = |sim: &Sim| sim.engine.shared.feed.durable().log.first_revision();
+    let folding = |sim: &Sim| matches!(sim.engine.running, Some(Running::Image { .. }));
+    for n in 0_u32.. {
+        if sim.engine.gauges.folds > 0 && begins(&sim) > 1 && folding(&sim) {
+            break;
+        }
+        let key = format!("{}", n % 10);
+        let value = vec![n.to_le_bytes()[0]; 20_000];
+        sim.run(Batch::new().set(key, value)).unwrap();
+    }
+    let seen: Arc<Mutex<Vec<Files>>> = Arc::default();
+    let log = seen.clone();
+    disk.watch(move |files| log.lock().push(files.clone()));
+    let (model, folds) = (sim.content(), sim.engine.gauges.folds);
+    while sim.engine.gauges.folds == folds {
+        sim.engine.tick();
+    }
+    let seen = std::mem::take(&mut *seen.lock());
+    assert!(
+        seen.len() > 3,
+        "created, written, named, the old one removed"
+    );
+    for (at, files) in seen.iter().enumerate() {
+        for keep in [
+            Keep::Nothing,
+            Keep::Everything,
+            Keep::Some(1),
+            Keep::Some(2),
+        ] {
+            let left = disk.with_files(states::after(files, keep));
+            let sim = Sim::open(&left, quick(), 2)
+                .unwrap_or_else(|e| panic!("change {at}, {keep:?}: {e:?}"));
+            assert!(sim.content() == model, "change {at}, {keep:?}");
+        }
+    }
 }
 
 /// Whether a store that was closed well is known to be so after a power loss.

@@ -357,6 +357,17 @@ impl SimDisk {
         self.with_files(self.files())
     }
 
+    /// The same where writing back the page cache failed: all can be read, is taken for written,
+    /// and is not on disk.
+    pub fn restart_unwritten(&self) -> SimDisk {
+        let mut files = self.files();
+        for inode in &mut files.inodes {
+            let pending = &mut Arc::make_mut(inode).pending;
+            pending.retain(|(_, effect)| matches!(effect, Effect::Length(_)));
+        }
+        self.with_files(files)
+    }
+
     /// What a machine finds after a power loss.
     pub fn power_loss(&self, keep: Keep) -> SimDisk {
         self.with_files(super::states::after(&self.files(), keep))

@@ -98,6 +98,22 @@ fn an_error_at_any_call_of_a_ledger_loses_nothing_acknowledged() {
     println!("lasting, ledger: {lasting}");
 }
 
+/// The kernel fails to write what a killed owner left in the page cache, and nobody is there to be told: what
+/// the next owner reads is not on disk.
+#[test]
+fn a_writeback_that_fails_behind_a_killed_owner_loses_nothing_that_was_seen() {
+    let undisturbed = SimDisk::default();
+    assert!(run(&undisturbed, &quick(), 1).error.is_none());
+    for change in 1..=undisturbed.changes() {
+        let disk = SimDisk::default();
+        disk.arm(change, Fault::PowerLoss);
+        let trace = run(&disk, &quick(), 1);
+        check(&disk.restart_unwritten(), &quick(), &trace)
+            .unwrap_or_else(|what| panic!("killed at change {change}: {what}"));
+    }
+    println!("failed writebacks: {}", undisturbed.changes());
+}
+
 #[test]
 fn with_an_interval_a_write_whose_payload_a_failure_threw_away_is_not_answered_with_success() {
     let mut tried = 0;

@@ -1,7 +1,7 @@
 //! Restores: of members whose volumes are gone, on their start, and of members that run, when somebody asks.
 
 use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{Namespace, namespace, wait};
+use codexstore_tests::{Cluster, Namespace, SYSTEM, exclusive, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::{backup, backup_is, take};
@@ -47,6 +47,12 @@ fn of_member(ns: &Namespace, pod: &str, wanted: impl Fn(&Value) -> bool) -> Valu
         let found = own.find(|r| wanted(&r["status"]));
         found.cloned().ok_or_else(|| json!(all).to_string())
     })
+}
+
+/// Somebody else uses the destination, and goes on to.
+fn hold_destination(ns: &Namespace) {
+    ns.create(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "cxs-orders-backup"},
+        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3600, "renewTime": "2999-01-01T00:00:00.000000Z"}}));
 }
 
 #[track_caller]
@@ -210,10 +216,8 @@ fn a_member_that_runs_gets_another_past_and_what_it_had_is_set_aside() {
     assert!(refused.is_err(), "one member twice");
 
     // Somebody else uses the destination: it waits, and another one does not line up behind it.
-    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "cxs-orders-backup"},
-        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3600, "renewTime": "2999-01-01T00:00:00.000000Z"}});
     ns.delete("leases/cxs-orders-backup");
-    ns.create(&lease);
+    hold_destination(&ns);
     let one =
         json!({"backupRef": {"name": "first"}, "members": [{"pod": "app-0"}, {"pod": "gone-0"}]});
     ns.create(&restore("one", one));
@@ -279,6 +283,59 @@ fn a_member_that_runs_gets_another_past_and_what_it_had_is_set_aside() {
     assert!(heal["members"][0]["setAside"].is_string(), "{heal}");
     ns.pod_ready("app-1");
     assert_eq!(ns.value("app-1", "later"), Some("app-1".to_owned()));
+}
+
+#[test]
+fn a_restore_goes_on_where_its_job_and_the_operator_died() {
+    let Some((cluster, _alone)) = exclusive() else {
+        return;
+    };
+    let ns = Namespace::alone(cluster, "taken-up");
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store("orders", orders("Never"));
+    ns.create(&objects::pod("app-0", Some("orders")));
+    ns.pod_ready("app-0");
+    assert_eq!(ns.put("app-0", "k", "v"), 201);
+    take(&ns, "first");
+    assert_eq!(ns.put("app-0", "later", "goes"), 201);
+    ns.delete("leases/cxs-orders-backup");
+    hold_destination(&ns);
+    // Before the operator has made the Job, and while the Job waits: it dies either time, and so does the Job's pod.
+    ns.create(&restore("back", json!({})));
+    kill_operator(cluster);
+    let job = |not: &str| {
+        wait::until("a pod runs the restore", 2 * wait::LONG, || {
+            let pods = ns.list("pods?labelSelector=batch.kubernetes.io%2Fjob-name");
+            let mut running = pods.iter().filter(|p| p["status"]["phase"] == "Running");
+            let name = |p: &Value| p["metadata"]["name"].as_str().unwrap().to_owned();
+            let other = running.find(|p| !name(p).starts_with("cxb-") && name(p) != not);
+            other.map(name).ok_or_else(|| json!(pods).to_string())
+        })
+    };
+    let first = job("");
+    restore_is(&ns, "back", "it waits", |s| s["phase"] == "Running");
+    kill_operator(cluster);
+    cluster.kill_pod(&ns.name, &first).unwrap();
+    job(&first);
+    ns.delete("leases/cxs-orders-backup");
+    let back = restore_is(&ns, "back", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    assert_eq!(
+        (&back["phase"], &back["ready"]),
+        (&json!("Succeeded"), &json!("1/1")),
+        "{back}"
+    );
+    assert_eq!(ns.keys("app-0", ""), ["k"]);
+    assert_eq!(ns.put("app-0", "after", "it goes on"), 201);
+    cluster.operator_ready();
+}
+
+fn kill_operator(cluster: &Cluster) {
+    for pod in cluster.operator_pods() {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        cluster.kill_pod(SYSTEM, name).unwrap();
+    }
 }
 
 #[test]

@@ -207,6 +207,7 @@ async fn answer<E: Engine>(
         operation,
         response.status(),
         started.elapsed(),
+        None,
     );
     response
 }

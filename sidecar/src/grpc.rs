@@ -31,6 +31,7 @@ use crate::engine::Engine;
 use crate::http::answer::Body;
 use crate::http::{App, InWork};
 use crate::metrics::{Operation, Protocol};
+use crate::trace;
 use intake::{Intake, Share};
 
 type Call = Request<tonic::body::Body>;
@@ -120,6 +121,7 @@ pub async fn answer<E: Engine>(
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
     let counted = InWork::new(&app.in_work);
     let operation = operation(request.uri().path());
+    let trace = trace::of(request.headers());
     let response = if in_work >= app.limits.max_requests && operation != Operation::Health {
         status::of("overloaded", "too many requests are in work").into_http()
     } else {
@@ -128,8 +130,13 @@ pub async fn answer<E: Engine>(
     let code = response.headers().get(Status::GRPC_STATUS);
     let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     let took = started.elapsed();
-    app.metrics
-        .done(Protocol::Grpc, operation, as_http(code), took);
+    app.metrics.done(
+        Protocol::Grpc,
+        operation,
+        as_http(code),
+        took,
+        trace.as_ref(),
+    );
     tracing::debug!(
         operation = operation.as_str(),
         code = ?code,

@@ -31,6 +31,7 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::serve::connections::Connections;
 use crate::settings::{Identity, Limits, Settings};
+use crate::trace;
 use answer::{Body, Reject};
 use body::Intake;
 use route::Route;
@@ -134,6 +135,7 @@ pub async fn answer<E: Engine>(
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
     let http2 = request.version() == Version::HTTP_2;
+    let trace = trace::of(request.headers());
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
     let counted = InWork::new(&app.in_work);
     let full = in_work >= app.limits.max_requests;
@@ -145,7 +147,8 @@ pub async fn answer<E: Engine>(
     }
     let took = started.elapsed();
     let status = response.status();
-    app.metrics.done(Protocol::Http, operation, status, took);
+    app.metrics
+        .done(Protocol::Http, operation, status, took, trace.as_ref());
     tracing::debug!(
         operation = operation.as_str(),
         status = status.as_u16(),

@@ -24,6 +24,7 @@ mod run;
 mod scrape;
 mod serve;
 mod settings;
+mod trace;
 mod units;
 mod watch;
 

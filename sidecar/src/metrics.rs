@@ -2,20 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use codexstore_api::status::State;
 use http::StatusCode;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Health;
 use crate::log::Throttle;
+use crate::trace::TraceId;
 
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,10 +196,62 @@ impl Turned {
 
 type Labels = Vec<(&'static str, &'static str)>;
 
+/// How long requests took.
+#[derive(Debug, Clone)]
+enum Latency {
+    /// Of a protocol whose requests belong to no trace: it counts with one lock less.
+    Plain(Histogram),
+    /// With the trace of a request of each bucket.
+    Traced(HistogramWithExemplars<Vec<(&'static str, String)>>),
+}
+
+impl Latency {
+    fn observe(&self, seconds: f64, trace: Option<&TraceId>) {
+        match self {
+            Latency::Plain(histogram) => histogram.observe(seconds),
+            Latency::Traced(histogram) => {
+                let of = |trace: &TraceId| vec![("trace_id", trace.as_str().to_owned())];
+                histogram.observe(seconds, trace.map(of), trace.map(|_| SystemTime::now()));
+            }
+        }
+    }
+}
+
+/// Makes them: traced ones while it is true.
+#[derive(Debug, Clone)]
+struct NewLatency(Arc<AtomicBool>);
+
+impl MetricConstructor<Latency> for NewLatency {
+    fn new_metric(&self) -> Latency {
+        if self.0.load(Ordering::Relaxed) {
+            Latency::Traced(HistogramWithExemplars::new(BUCKETS.into_iter()))
+        } else {
+            Latency::Plain(Histogram::new(BUCKETS))
+        }
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Latency::Plain(histogram) => histogram.encode(encoder),
+            Latency::Traced(histogram) => histogram.encode(encoder),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// One operation's counters, looked up once.
 struct PerOperation {
     outcomes: [Counter; 4],
-    latency: Histogram,
+    latency: Latency,
 }
 
 /// All counters.
@@ -208,6 +264,8 @@ pub struct Metrics {
     turned: Vec<Counter>,
     connections: Arc<AtomicI64>,
     accepted: AtomicU64,
+    /// When a backup was last sent whole: seconds since 1970.
+    backed_up: AtomicU64,
     slow: Duration,
 }
 
@@ -225,9 +283,8 @@ impl Metrics {
     pub fn new(slow: Duration) -> Metrics {
         let mut registry = Registry::with_prefix("codexstore");
         let requests = Family::<Labels, Counter>::default();
-        let latency = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-            Histogram::new(BUCKETS)
-        });
+        let traced = Arc::new(AtomicBool::new(true));
+        let latency = Family::new_with_constructor(NewLatency(Arc::clone(&traced)));
         let turned = Family::<Labels, Counter>::default();
         registry.register("requests", "Requests answered", requests.clone());
         registry.register_with_unit(
@@ -257,7 +314,9 @@ impl Metrics {
             let all = Operation::ALL.iter().take(Operation::OF_SOCKET);
             all.map(one).collect()
         };
-        let (http, grpc, redis) = (each("http"), each("grpc"), each("redis"));
+        let (http, grpc) = (each("http"), each("grpc"));
+        traced.store(false, Ordering::Relaxed);
+        let redis = each("redis");
         let admin = Operation::ALL.map(|operation| {
             let of = |outcome| {
                 let labels = [
@@ -280,6 +339,7 @@ impl Metrics {
                 .collect(),
             connections: Arc::default(),
             accepted: AtomicU64::new(0),
+            backed_up: AtomicU64::new(0),
             slow,
             registry,
         }
@@ -287,24 +347,26 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered request.
+    /// Counts an answered request of a trace, or of none.
     pub fn done(
         &self,
         protocol: Protocol,
         operation: Operation,
         status: StatusCode,
         took: Duration,
+        trace: Option<&TraceId>,
     ) {
-        self.count(protocol, operation, outcome(status), took);
+        self.count(protocol, operation, outcome(status), took, trace);
     }
 
-    /// Counts an answered request.
+    /// Counts an answered request of a trace, or of none.
     pub fn count(
         &self,
         protocol: Protocol,
         operation: Operation,
         outcome: Outcome,
         took: Duration,
+        trace: Option<&TraceId>,
     ) {
         let operations = match protocol {
             Protocol::Admin => {
@@ -319,17 +381,23 @@ impl Metrics {
             Protocol::Grpc => &self.grpc,
             Protocol::Redis => &self.redis,
         };
-        self.slow(protocol, operation, took);
+        self.slow(protocol, operation, took, trace);
         if let Some(counters) = operations.get(operation as usize) {
             if let Some(counter) = counters.outcomes.get(outcome as usize) {
                 counter.inc();
             }
-            counters.latency.observe(took.as_secs_f64());
+            counters.latency.observe(took.as_secs_f64(), trace);
         }
     }
 
     /// Logs a request that took long: what it was, and never of which key.
-    fn slow(&self, protocol: Protocol, operation: Operation, took: Duration) {
+    fn slow(
+        &self,
+        protocol: Protocol,
+        operation: Operation,
+        took: Duration,
+        trace: Option<&TraceId>,
+    ) {
         if took < self.slow {
             return;
         }
@@ -338,6 +406,7 @@ impl Metrics {
                 protocol = ?protocol,
                 operation = operation.as_str(),
                 millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                trace_id = trace.map(TraceId::as_str),
                 held_back,
                 "a request was slow"
             );
@@ -350,7 +419,7 @@ impl Metrics {
             let slow = self.redis.iter().zip(Operation::ALL).zip(&tally.counts);
             let slow = slow.filter(|(_, counts)| counts.iter().any(|count| *count > 0));
             for ((_, operation), _) in slow {
-                self.slow(Protocol::Redis, operation, took);
+                self.slow(Protocol::Redis, operation, took, None);
             }
         }
         let took = took.as_secs_f64();
@@ -358,7 +427,7 @@ impl Metrics {
             for (counter, count) in counters.outcomes.iter().zip(counts) {
                 if *count > 0 {
                     counter.inc_by(u64::from(*count));
-                    (0..*count).for_each(|_| counters.latency.observe(took));
+                    (0..*count).for_each(|_| counters.latency.observe(took, None));
                     *count = 0;
                 }
             }
@@ -370,6 +439,13 @@ impl Metrics {
     pub fn answered(&self) -> u64 {
         let outcomes = self.redis.iter().flat_map(|counters| &counters.outcomes);
         outcomes.map(Counter::get).sum()
+    }
+
+    /// Notes that a backup was sent whole just now.
+    pub fn backed_up(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.backed_up
+            .store(now.map_or(0, |now| now.as_secs()), Ordering::Relaxed);
     }
 
     /// Counts what was turned away.
@@ -395,6 +471,14 @@ impl Metrics {
         }
         let open = self.connections.load(Ordering::Relaxed);
         now.register("connections", "Open connections", ConstGauge::new(open));
+        let backed_up = self.backed_up.load(Ordering::Relaxed);
+        if backed_up > 0 {
+            now.register(
+                "backup_sent_timestamp_seconds",
+                "When a backup was last sent whole by this process",
+                ConstGauge::new(backed_up),
+            );
+        }
         let counters: [(&str, &str, u64); 7] = [
             (
                 "connections_accepted",
@@ -514,22 +598,32 @@ impl Drop for ConnectionGuard {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+
     use super::*;
 
     #[test]
     fn counters_appear_with_their_labels() {
         let metrics = Metrics::new(Duration::from_secs(1));
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let parent = [(
+            HeaderName::from_static("traceparent"),
+            HeaderValue::from_static(parent),
+        )];
+        let trace = crate::trace::of(&parent.into_iter().collect());
         metrics.done(
             Protocol::Http,
             Operation::Put,
             StatusCode::CREATED,
             Duration::from_millis(2),
+            trace.as_ref(),
         );
         metrics.done(
             Protocol::Http,
             Operation::Get,
             StatusCode::NOT_FOUND,
             Duration::ZERO,
+            None,
         );
         let mut tally = Tally::default();
         tally.add(Operation::Get, Outcome::Ok);
@@ -542,6 +636,7 @@ mod tests {
             Operation::Put,
             Outcome::Failed,
             Duration::ZERO,
+            None,
         );
         assert_eq!(metrics.answered(), 3);
         metrics.done(
@@ -549,6 +644,7 @@ mod tests {
             Operation::Backup,
             StatusCode::OK,
             Duration::ZERO,
+            None,
         );
         metrics.turned(Turned::Malformed);
         let _open = metrics.connection();
@@ -562,6 +658,8 @@ mod tests {
             r#"codexstore_requests_total{protocol="redis",operation="put",outcome="failed"} 1"#,
             r#"codexstore_requests_total{protocol="admin",operation="backup",outcome="ok"} 1"#,
             r#"codexstore_rejected_total{reason="malformed"} 1"#,
+            // The trace of one that took so long.
+            r#"le="0.0025",protocol="http",operation="put"} 1 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.002 "#,
             "codexstore_connections 1",
             "codexstore_ready 0",
             "codexstore_sync_seconds_total 0",

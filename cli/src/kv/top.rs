@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use codexstore_api::Status;
@@ -61,6 +61,8 @@ async fn look(client: &Client, socket: &Socket) -> Result<Look> {
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.filter_map(|line| {
+        // Behind it may stand the trace of one that it counts.
+        let line = line.split_once(" # ").map_or(line, |(line, _)| line);
         let (name, value) = line.rsplit_once(' ')?;
         Some((name.to_owned(), value.parse().ok()?))
     });
@@ -82,6 +84,8 @@ struct Seen {
     sync_seconds: Option<f64>,
     connections: f64,
     queued: f64,
+    /// When a backup was last sent whole: seconds since 1970; none since the sidecar's start.
+    backup_sent_at: Option<f64>,
 }
 
 /// One operation of one protocol.
@@ -158,6 +162,10 @@ impl Seen {
             sync_seconds: per_sync(grown("codexstore_sync_seconds_total")),
             connections: value("codexstore_connections"),
             queued: value("codexstore_queued"),
+            backup_sent_at: now
+                .samples
+                .get("codexstore_backup_sent_timestamp_seconds")
+                .copied(),
         }
     }
 
@@ -191,6 +199,13 @@ impl Seen {
         row(
             "Connections",
             format!("{:.0}, {:.0} writes wait", self.connections, self.queued),
+        );
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0.0, |now| now.as_secs_f64());
+        let sent = self.backup_sent_at.map(|at| age(now - at));
+        row(
+            "Backup",
+            sent.unwrap_or_else(|| "none since the sidecar's start".to_owned()),
         );
         let mut table = Table::new(&[
             "PROTOCOL",
@@ -248,6 +263,17 @@ fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
     let total = buckets.last().map(|(_, count)| *count)?;
     let found = buckets.iter().find(|(_, count)| *count >= total * share);
     found.filter(|_| total > 0.0).map(|(bound, _)| *bound)
+}
+
+/// How long ago something was.
+fn age(seconds: f64) -> String {
+    let (unit, name) = match seconds {
+        ..120.0 => (1.0, 's'),
+        ..7_200.0 => (60.0, 'm'),
+        ..172_800.0 => (3_600.0, 'h'),
+        _ => (86_400.0, 'd'),
+    };
+    format!("{:.0}{name} ago", (seconds / unit).max(0.0).floor())
 }
 
 /// A time as people read it.
@@ -310,6 +336,22 @@ codexstore_sync_seconds_total 1.1
         assert!((seen.sync_seconds.unwrap() - 0.002).abs() < 1e-9);
         let text = seen.text(&Status::default());
         assert!(text.contains("21.0") && text.contains("over 10s"), "{text}");
+    }
+
+    #[test]
+    fn the_trace_behind_a_sample_is_no_part_of_its_value() {
+        let line = "codexstore_commits_total 7 # {trace_id=\"4bf9\"} 0.002 1700000000.0";
+        assert_eq!(samples(line).get("codexstore_commits_total"), Some(&7.0));
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let ages = [-1.0, 0.4, 119.9, 120.0, 7_199.0, 7_200.0, 172_800.0];
+        let said = ages.map(age).join(", ");
+        assert_eq!(
+            said,
+            "0s ago, 0s ago, 119s ago, 2m ago, 119m ago, 2h ago, 2d ago"
+        );
     }
 
     #[test]

@@ -44,9 +44,9 @@ pub fn backup<E: Engine>(
         pieces,
         part: BytesMut::new(),
     };
-    let engine = Arc::clone(&app.engine);
+    let own = Arc::clone(app);
     tokio::task::spawn_blocking(move || {
-        let made = engine.backup(&mut pipe);
+        let made = own.engine.backup(&mut pipe);
         // Of this and what follows nobody may be there to read it.
         let _ = pipe.flush();
         let trailers = match made {
@@ -69,7 +69,11 @@ pub fn backup<E: Engine>(
                 trailer(PROBLEM, Some(problem.to_json()))
             }
         };
-        let _ = pipe.pieces.blocking_send(Frame::trailers(trailers));
+        let whole = trailers.contains_key(BACKUP);
+        let sent = pipe.pieces.blocking_send(Frame::trailers(trailers));
+        if whole && sent.is_ok() {
+            own.metrics.backed_up();
+        }
         drop(place);
     });
     let frames = ReceiverStream::new(stream).map(Ok::<_, std::convert::Infallible>);

@@ -313,7 +313,7 @@ impl<E: Engine> Dialogue<E> {
             self.first += 1;
             let outcome = reply.outcome();
             let metrics = &self.redis.app.metrics;
-            metrics.count(Protocol::Redis, operation, outcome, took);
+            metrics.count(Protocol::Redis, operation, outcome, took, None);
             self.write(reply);
         }
         if self.pending.is_empty() {

@@ -10,6 +10,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::destination::{Azure, Destination, Gcs, LocalRef, S3, ServerSideEncryption};
+
 /// Backups of a store's members.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,7 +38,7 @@ pub struct BackupPolicy {
     #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('30s') && duration(self) <= duration('168h')").message("backup.deadline is between 30s and 168h: write for example 1h"))]
     pub deadline: String,
 
-    /// Where backups are kept: exactly one of `claim` and `s3`.
+    /// Where backups are kept: exactly one of `claim`, `s3`, `gcs` and `azure`.
     pub destination: Destination,
 
     /// How long backups are kept; by default the last 7.
@@ -101,102 +103,6 @@ pub enum OnStart {
     Never,
     /// It waits for its backup.
     IfEmpty,
-}
-
-/// Where backups are kept.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.claim) != has(self.s3)").message("backup.destination needs exactly one of `claim: NAME` and `s3: {bucket: NAME}`"))]
-pub struct Destination {
-    /// Name of a PersistentVolumeClaim in the store's namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-    )]
-    pub claim: Option<String>,
-
-    /// A bucket of S3, or of a server that speaks its protocol.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub s3: Option<S3>,
-}
-
-/// A bucket.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.kmsKeyId) || (has(self.serverSideEncryption) && self.serverSideEncryption == 'KMS')").message("kmsKeyId is for `serverSideEncryption: KMS`: add it or drop kmsKeyId"))]
-pub struct S3 {
-    /// Its name.
-    #[schemars(
-        length(min = 3, max = 63),
-        regex(pattern = r"^[a-z0-9][-a-z0-9.]*[a-z0-9]$")
-    )]
-    pub bucket: String,
-
-    /// What the names of all objects start with; by default nothing. Namespace and store follow it in any case.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 256),
-        regex(pattern = r"^[-a-zA-Z0-9_.]+(/[-a-zA-Z0-9_.]+)*$")
-    )]
-    pub prefix: Option<String>,
-
-    /// Its region; by default us-east-1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
-    pub region: Option<String>,
-
-    /// Address of the server, such as `https://s3.example.com:9000`; by default Amazon's of the region.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), regex(pattern = r"^https?://[^/?#]+/?$"))]
-    pub endpoint: Option<String>,
-
-    /// Whether the bucket's name is part of the host name (`bucket.host`), and not of the path. By default it is for Amazon,
-    /// and not with `endpoint`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub virtual_hosted_style: Option<bool>,
-
-    /// Secret in the store's namespace with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` if there
-    /// is one. Without it, the identity of the Job's service account.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credentials_ref: Option<LocalRef>,
-
-    /// What the server encrypts objects with besides, if the bucket does not say it already: `AES256` (keys of the server's) or
-    /// `KMS`. What is stored is encrypted with the store's own key in any case.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_side_encryption: Option<ServerSideEncryption>,
-
-    /// Id or ARN of the key of the server's key management; by default the bucket's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub kms_key_id: Option<String>,
-
-    /// ConfigMap in the store's namespace whose entry `ca.crt` has the certificates that the server's is checked against, in
-    /// place of the well-known ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_ref: Option<LocalRef>,
-}
-
-/// See [`S3::server_side_encryption`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ServerSideEncryption {
-    /// SSE-S3.
-    #[serde(rename = "AES256")]
-    Aes256,
-    /// SSE-KMS.
-    #[serde(rename = "KMS")]
-    Kms,
-}
-
-/// The name of an object in the same namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct LocalRef {
-    /// Its name.
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-    )]
-    pub name: String,
 }
 
 /// How long backups are kept: what any of the rules keeps. Of a period (an hour, a day, …, in UTC) the latest backup counts, and

@@ -24,7 +24,7 @@ use pod::{job_spec, pod_labels};
 pub const CODEXCTL: &str = "/codexctl";
 /// Where a claim of backups is mounted.
 pub const DESTINATION_DIR: &str = "/destination";
-/// Where the certificates of an S3 server are mounted.
+/// Where the certificates of a destination's server are mounted.
 pub const CA_FILE: &str = "/etc/codexstore/ca/ca.crt";
 /// How long an ended Job stays to be looked at, in seconds.
 const TTL: i32 = 3600;
@@ -121,18 +121,25 @@ pub fn restored_from<'a>(
 
 /// A destination as people write it.
 pub fn location(destination: &Destination, directory: &str) -> String {
-    match (&destination.claim, &destination.s3) {
-        (Some(claim), _) => format!("pvc/{claim}:/{directory}"),
-        (None, Some(s3)) => {
-            let prefix = s3.prefix.as_ref().map(|p| format!("{p}/"));
-            format!(
-                "s3://{}/{}{directory}",
-                s3.bucket,
-                prefix.unwrap_or_default()
-            )
-        }
-        (None, None) => directory.to_owned(),
+    let prefix = destination.prefix();
+    let Destination {
+        claim,
+        s3,
+        gcs,
+        azure,
+    } = destination;
+    if let Some(claim) = claim {
+        return format!("pvc/{claim}:/{directory}");
     }
+    let s3 = s3.as_ref().map(|s3| format!("s3://{}", s3.bucket));
+    let gcs = gcs.as_ref().map(|gcs| format!("gs://{}", gcs.bucket));
+    let azure = azure.as_ref();
+    let azure = azure.map(|azure| format!("azure://{}/{}", azure.account, azure.container));
+    let bucket = s3.or(gcs).or(azure);
+    bucket.map_or_else(
+        || directory.to_owned(),
+        |bucket| format!("{bucket}/{prefix}{directory}"),
+    )
 }
 
 /// The account that all Jobs of a store run as.
@@ -286,7 +293,7 @@ pub fn restore_job(
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::batch::v1::JobSpec;
-    use k8s_openapi::api::core::v1::PodSpec;
+    use k8s_openapi::api::core::v1::{EnvVar, PodSpec};
 
     use super::*;
     use crate::codex_backup::{CodexBackupSpec, CodexBackupStatus};
@@ -451,5 +458,30 @@ mod tests {
             ),
             "s3://bkt/a/b/shop/orders/now"
         );
+    }
+
+    #[test]
+    fn each_cloud_has_its_credentials_or_an_identity() {
+        let of = |destination: &str| {
+            let store = store(&format!("{{backup: {{destination: {destination}}}}}"));
+            let made = job(&store, &backup(&store, "now"), Task::Backup, &cfg()).unwrap();
+            let template = made.spec.unwrap().template;
+            let env = template.spec.unwrap().containers[0].env.clone().unwrap();
+            let secret = |e: &EnvVar| e.value_from.as_ref()?.secret_key_ref.clone();
+            let keys: Vec<_> = env.iter().filter_map(secret).map(|s| s.key).collect();
+            let labels = template.metadata.unwrap().labels.unwrap();
+            let identity = labels.contains_key("azure.workload.identity/use");
+            let destination = store.spec.backup.unwrap().destination;
+            (location(&destination, "a/b"), keys, identity)
+        };
+        let (at, keys, identity) = of("{gcs: {bucket: bkt, credentialsRef: {name: g}}}");
+        assert_eq!((at.as_str(), identity), ("gs://bkt/a/b", false));
+        assert_eq!(keys, ["GOOGLE_SERVICE_ACCOUNT_KEY"]);
+        let (at, keys, identity) = of("{azure: {account: acc, container: bkt, prefix: x}}");
+        assert_eq!((at.as_str(), identity), ("azure://acc/bkt/x/a/b", true));
+        assert!(keys.is_empty());
+        let (_, keys, identity) =
+            of("{azure: {account: acc, container: bkt, credentialsRef: {name: a}}}");
+        assert_eq!((keys.len(), identity), (5, false));
     }
 }

@@ -27,6 +27,8 @@ pub mod status;
 
 pub mod backup;
 
+pub mod destination;
+
 pub mod codex_backup;
 
 pub mod codex_restore;

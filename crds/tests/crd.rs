@@ -207,6 +207,14 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
             "{restore: {onStart: IfEmpty}, backup: {destination: {claim: b}}}",
             "`volume.claim`",
         ),
+        (
+            "{backup: {destination: {}}}",
+            "backup.destination needs exactly one",
+        ),
+        (
+            "{backup: {destination: {claim: b, gcs: {bucket: bkt}}}}",
+            "backup.destination needs exactly one",
+        ),
         ("{keep: {revisions: 5}}", "keep is for `strategy: Ledger`"),
         ("{strategy: Ledger, keep: {}}", "keep says nothing"),
         (

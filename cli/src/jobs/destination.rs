@@ -6,33 +6,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use codexstore_crds::backup as crd;
 use codexstore_crds::jobs::{CA_FILE, DESTINATION_DIR};
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
-use object_store::{BackoffConfig, RetryConfig};
-use object_store::{Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use rustix::fs::Mode;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 
-use crate::failure::Coded;
+use super::bucket;
 
 /// Bytes of one part of an upload. S3 takes 10,000 parts: enough for 64 GiB, the longest backup.
 const PART: usize = 8 << 20;
 /// Parts that are on their way at once.
 const PARTS: usize = 2;
-/// How long a server may be away: requests are sent again for as long.
-const AWAY: Duration = Duration::from_mins(1);
-/// Longest pause before one is sent again.
-const PAUSE: Duration = Duration::from_secs(5);
-/// How long a server may say nothing.
-const REQUEST: Duration = Duration::from_mins(2);
 
 /// A place that keeps backups.
 #[derive(Debug)]
@@ -42,7 +33,7 @@ pub enum Destination {
     /// A bucket, and what the names of its objects start with.
     Bucket {
         /// The bucket.
-        store: Arc<AmazonS3>,
+        store: Arc<dyn ObjectStore>,
         /// Empty, or with `/` at its end.
         prefix: String,
     },
@@ -51,13 +42,13 @@ pub enum Destination {
 impl Destination {
     /// The destination that a store names, from within one of its Jobs.
     pub fn of(destination: &crd::Destination) -> Result<Destination> {
-        match (&destination.claim, &destination.s3) {
-            (Some(_), _) => Ok(Destination::Dir(PathBuf::from(DESTINATION_DIR))),
-            (None, Some(s3)) => bucket(s3, Path::new(CA_FILE)),
-            (None, None) => {
-                Err(Coded::invalid("the destination names no claim and no bucket").into())
-            }
+        if destination.claim.is_some() {
+            return Ok(Destination::Dir(PathBuf::from(DESTINATION_DIR)));
         }
+        Ok(Destination::Bucket {
+            store: bucket::of(destination, Path::new(CA_FILE))?,
+            prefix: destination.prefix(),
+        })
     }
 
     /// Begins a new file, for its owner alone.
@@ -78,9 +69,8 @@ impl Destination {
             }
             Destination::Bucket { store, prefix } => {
                 let path = object_store::path::Path::from(format!("{prefix}{path}"));
-                let store: Arc<dyn ObjectStore> = Arc::<AmazonS3>::clone(store);
-                let writer =
-                    BufWriter::with_capacity(store, path, PART).with_max_concurrency(PARTS);
+                let writer = BufWriter::with_capacity(Arc::clone(store), path, PART)
+                    .with_max_concurrency(PARTS);
                 Ok(Upload::Object(Box::new(writer)))
             }
         }
@@ -226,62 +216,6 @@ impl Upload {
             }
         }
     }
-}
-
-fn bucket(s3: &crd::S3, ca: &Path) -> Result<Destination> {
-    let mut options = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(REQUEST)
-        .with_connect_timeout(Duration::from_secs(10));
-    if s3.ca_ref.is_some() {
-        let pem = std::fs::read(ca).context("read the certificates of the S3 server")?;
-        let all = Certificate::from_pem_bundle(&pem);
-        for certificate in all.context("read the certificates of the S3 server")? {
-            options = options.with_root_certificate(certificate);
-        }
-        options = options.with_no_system_certificates(true);
-    }
-    // From the environment: credentials that a Secret or the platform gives.
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(&s3.bucket)
-        .with_region(s3.region.as_deref().unwrap_or("us-east-1"))
-        .with_virtual_hosted_style_request(
-            s3.virtual_hosted_style.unwrap_or(s3.endpoint.is_none()),
-        );
-    if let Some(encryption) = s3.server_side_encryption {
-        let kind = match encryption {
-            crd::ServerSideEncryption::Aes256 => "AES256",
-            crd::ServerSideEncryption::Kms => "aws:kms",
-        };
-        let key: AmazonS3ConfigKey = "aws_server_side_encryption".parse()?;
-        builder = builder.with_config(key, kind);
-    }
-    if let Some(id) = &s3.kms_key_id {
-        let key: AmazonS3ConfigKey = "aws_sse_kms_key_id".parse()?;
-        builder = builder.with_config(key, id);
-    }
-    if let Some(endpoint) = &s3.endpoint {
-        let plain = endpoint.starts_with("http://");
-        options = options.with_allow_http(plain);
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
-    }
-    let retry = RetryConfig {
-        max_retries: usize::MAX,
-        retry_timeout: AWAY,
-        backoff: BackoffConfig {
-            max_backoff: PAUSE,
-            ..BackoffConfig::default()
-        },
-    };
-    let store = builder
-        .with_client_options(options)
-        .with_retry(retry)
-        .build();
-    let prefix = s3.prefix.as_ref().map(|prefix| format!("{prefix}/"));
-    Ok(Destination::Bucket {
-        store: Arc::new(store.with_context(|| format!("use the bucket {}", s3.bucket))?),
-        prefix: prefix.unwrap_or_default(),
-    })
 }
 
 /// The files in the directories below one within `root`.

@@ -1,7 +1,8 @@
 //! `job`: what the Jobs of a CodexStore run. Each does one step on one CodexBackup or CodexRestore, can be run again, and writes what
 //! became of it into the status.
 
-pub mod cluster;
+pub mod bucket;
+mod cluster;
 pub mod destination;
 mod lease;
 mod member;

@@ -19,6 +19,9 @@ use crate::desired::{labels, store_name};
 use crate::names;
 use crate::store::CodexStore;
 
+/// Label of pods that are to have an identity in Azure.
+const WORKLOAD_IDENTITY: &str = "azure.workload.identity/use";
+
 /// Labels of Jobs' pods: not the one that asks for a sidecar.
 pub(super) fn pod_labels(store: &CodexStore) -> BTreeMap<String, String> {
     let mut all = labels(store, COMPONENT);
@@ -53,6 +56,11 @@ pub(super) fn job_spec(
         ),
         Task::Verify | Task::Prune => {}
     }
+    let mut labels = pod_labels(store);
+    if destination.azure.is_some() && destination.credentials().is_none() {
+        // By this Azure's webhook gives a pod the identity of its service account.
+        labels.insert(WORKLOAD_IDENTITY.to_owned(), "true".to_owned());
+    }
     let container = container(task, args, &mut parts, cfg);
     let deadline = match task {
         Task::Backup => policy.deadline_seconds(),
@@ -65,7 +73,7 @@ pub(super) fn job_spec(
         ttl_seconds_after_finished: Some(TTL),
         template: PodTemplateSpec {
             metadata: Some(ObjectMeta {
-                labels: Some(pod_labels(store)),
+                labels: Some(labels),
                 ..ObjectMeta::default()
             }),
             spec: Some(PodSpec {
@@ -170,22 +178,15 @@ impl Parts {
             };
             parts.mount(source, DESTINATION_DIR, read_only);
         }
-        let Some(s3) = &destination.s3 else {
-            return parts;
-        };
-        if let Some(secret) = &s3.credentials_ref {
-            for (key, optional) in [
-                ("AWS_ACCESS_KEY_ID", false),
-                ("AWS_SECRET_ACCESS_KEY", false),
-                ("AWS_SESSION_TOKEN", true),
-            ] {
+        if let Some((secret, entries)) = destination.credentials() {
+            for (key, optional) in entries {
                 parts.env.push(EnvVar {
-                    name: key.to_owned(),
+                    name: (*key).to_owned(),
                     value: None,
                     value_from: Some(EnvVarSource {
                         secret_key_ref: Some(SecretKeySelector {
                             name: secret.name.clone(),
-                            key: key.to_owned(),
+                            key: (*key).to_owned(),
                             optional: optional.then_some(true),
                         }),
                         ..EnvVarSource::default()
@@ -193,7 +194,7 @@ impl Parts {
                 });
             }
         }
-        if let Some(ca) = &s3.ca_ref {
+        if let Some(ca) = destination.ca_ref() {
             let source = Volume {
                 name: "ca".to_owned(),
                 config_map: Some(ConfigMapVolumeSource {

@@ -7,8 +7,7 @@ const BARS: &[(&str, &str, f64)] = &[
     ("store.set.durable.t32", "SQLite", 20.0),
     ("store.set.durable.t32", "redb", 10.0),
     ("store.set.durable.t32", "fjall", 5.0),
-    ("store.set.durable.t1", "SQLite, one connection", 0.95),
-    ("store.set.durable.t1", "SQLite", 1.3),
+    ("store.set.durable.t1", "SQLite", 0.95),
     ("store.set.durable.t1", "redb", 1.3),
     ("store.set.group-size.t32", "", 2.0),
     // It does not see what is committed meanwhile.

@@ -34,45 +34,83 @@ pub struct Destination {
 /// each may be missing.
 pub type Credentials = [(&'static str, bool)];
 
+const AWS: &Credentials = &[
+    ("AWS_ACCESS_KEY_ID", false),
+    ("AWS_SECRET_ACCESS_KEY", false),
+    ("AWS_SESSION_TOKEN", true),
+];
+const GOOGLE: &Credentials = &[("GOOGLE_SERVICE_ACCOUNT_KEY", false)];
+const AZURE: &Credentials = &[
+    ("AZURE_STORAGE_ACCOUNT_KEY", true),
+    ("AZURE_STORAGE_SAS_KEY", true),
+    ("AZURE_STORAGE_CLIENT_ID", true),
+    ("AZURE_STORAGE_CLIENT_SECRET", true),
+    ("AZURE_STORAGE_TENANT_ID", true),
+];
+
+/// What buckets of all clouds have.
+struct Bucket<'a> {
+    /// As people write it.
+    address: String,
+    prefix: Option<&'a String>,
+    credentials: Option<&'a LocalRef>,
+    entries: &'static Credentials,
+    ca: Option<&'a LocalRef>,
+}
+
 impl Destination {
+    fn bucket(&self) -> Option<Bucket<'_>> {
+        if let Some(s3) = &self.s3 {
+            return Some(Bucket {
+                address: format!("s3://{}", s3.bucket),
+                prefix: s3.prefix.as_ref(),
+                credentials: s3.credentials_ref.as_ref(),
+                entries: AWS,
+                ca: s3.ca_ref.as_ref(),
+            });
+        }
+        if let Some(gcs) = &self.gcs {
+            return Some(Bucket {
+                address: format!("gs://{}", gcs.bucket),
+                prefix: gcs.prefix.as_ref(),
+                credentials: gcs.credentials_ref.as_ref(),
+                entries: GOOGLE,
+                ca: gcs.ca_ref.as_ref(),
+            });
+        }
+        self.azure.as_ref().map(|azure| Bucket {
+            address: format!("azure://{}/{}", azure.account, azure.container),
+            prefix: azure.prefix.as_ref(),
+            credentials: azure.credentials_ref.as_ref(),
+            entries: AZURE,
+            ca: azure.ca_ref.as_ref(),
+        })
+    }
+
+    /// A directory in it, as people write it.
+    pub fn location(&self, directory: &str) -> String {
+        if let Some(claim) = &self.claim {
+            return format!("pvc/{claim}:/{directory}");
+        }
+        let address = self.bucket().map(|bucket| bucket.address + "/");
+        address.unwrap_or_default() + &self.prefix() + directory
+    }
+
     /// What the names of all objects start with, with `/` at its end; empty for a claim.
     pub fn prefix(&self) -> String {
-        let s3 = self.s3.as_ref().map(|s3| &s3.prefix);
-        let gcs = self.gcs.as_ref().map(|gcs| &gcs.prefix);
-        let azure = self.azure.as_ref().map(|azure| &azure.prefix);
-        let prefix = s3.or(gcs).or(azure).and_then(Option::as_ref);
+        let prefix = self.bucket().and_then(|bucket| bucket.prefix);
         prefix.map_or_else(String::new, |prefix| format!("{prefix}/"))
     }
 
     /// The Secret with the credentials, and its entries.
     pub fn credentials(&self) -> Option<(&LocalRef, &'static Credentials)> {
-        const AWS: &Credentials = &[
-            ("AWS_ACCESS_KEY_ID", false),
-            ("AWS_SECRET_ACCESS_KEY", false),
-            ("AWS_SESSION_TOKEN", true),
-        ];
-        const GOOGLE: &Credentials = &[("GOOGLE_SERVICE_ACCOUNT_KEY", false)];
-        const AZURE: &Credentials = &[
-            ("AZURE_STORAGE_ACCOUNT_KEY", true),
-            ("AZURE_STORAGE_SAS_KEY", true),
-            ("AZURE_STORAGE_CLIENT_ID", true),
-            ("AZURE_STORAGE_CLIENT_SECRET", true),
-            ("AZURE_STORAGE_TENANT_ID", true),
-        ];
-        let s3 = self.s3.as_ref().map(|s3| (&s3.credentials_ref, AWS));
-        let gcs = self.gcs.as_ref().map(|gcs| (&gcs.credentials_ref, GOOGLE));
-        let azure = self.azure.as_ref();
-        let azure = azure.map(|azure| (&azure.credentials_ref, AZURE));
-        let (secret, entries) = s3.or(gcs).or(azure)?;
-        secret.as_ref().map(|secret| (secret, entries))
+        let bucket = self.bucket()?;
+        Some((bucket.credentials?, bucket.entries))
     }
 
     /// The ConfigMap with the certificates that the server's is checked against.
     pub fn ca_ref(&self) -> Option<&LocalRef> {
-        let s3 = self.s3.as_ref().map(|s3| &s3.ca_ref);
-        let gcs = self.gcs.as_ref().map(|gcs| &gcs.ca_ref);
-        let azure = self.azure.as_ref().map(|azure| &azure.ca_ref);
-        s3.or(gcs).or(azure).and_then(Option::as_ref)
+        self.bucket()?.ca
     }
 }
 

@@ -121,25 +121,7 @@ pub fn restored_from<'a>(
 
 /// A destination as people write it.
 pub fn location(destination: &Destination, directory: &str) -> String {
-    let prefix = destination.prefix();
-    let Destination {
-        claim,
-        s3,
-        gcs,
-        azure,
-    } = destination;
-    if let Some(claim) = claim {
-        return format!("pvc/{claim}:/{directory}");
-    }
-    let s3 = s3.as_ref().map(|s3| format!("s3://{}", s3.bucket));
-    let gcs = gcs.as_ref().map(|gcs| format!("gs://{}", gcs.bucket));
-    let azure = azure.as_ref();
-    let azure = azure.map(|azure| format!("azure://{}/{}", azure.account, azure.container));
-    let bucket = s3.or(gcs).or(azure);
-    bucket.map_or_else(
-        || directory.to_owned(),
-        |bucket| format!("{bucket}/{prefix}{directory}"),
-    )
+    destination.location(directory)
 }
 
 /// The account that all Jobs of a store run as.

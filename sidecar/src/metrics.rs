@@ -1,25 +1,26 @@
 //! Counters, in the names and units of Prometheus. Labels are few and fixed: no key ever is one.
 
+mod gauges;
+mod latency;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use codexstore_api::status::State;
 use http::StatusCode;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::exemplar::HistogramWithExemplars;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Health;
 use crate::log::Throttle;
 use crate::trace::TraceId;
+
+use gauges::gauges;
+use latency::{Latency, NewLatency};
 
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,58 +197,6 @@ impl Turned {
 
 type Labels = Vec<(&'static str, &'static str)>;
 
-/// How long requests took.
-#[derive(Debug, Clone)]
-enum Latency {
-    /// Of a protocol whose requests belong to no trace: it counts with one lock less.
-    Plain(Histogram),
-    /// With the trace of a request of each bucket.
-    Traced(HistogramWithExemplars<Vec<(&'static str, String)>>),
-}
-
-impl Latency {
-    fn observe(&self, seconds: f64, trace: Option<&TraceId>) {
-        match self {
-            Latency::Plain(histogram) => histogram.observe(seconds),
-            Latency::Traced(histogram) => {
-                let of = |trace: &TraceId| vec![("trace_id", trace.as_str().to_owned())];
-                histogram.observe(seconds, trace.map(of), trace.map(|_| SystemTime::now()));
-            }
-        }
-    }
-}
-
-/// Makes them: traced ones while it is true.
-#[derive(Debug, Clone)]
-struct NewLatency(Arc<AtomicBool>);
-
-impl MetricConstructor<Latency> for NewLatency {
-    fn new_metric(&self) -> Latency {
-        if self.0.load(Ordering::Relaxed) {
-            Latency::Traced(HistogramWithExemplars::new(BUCKETS.into_iter()))
-        } else {
-            Latency::Plain(Histogram::new(BUCKETS))
-        }
-    }
-}
-
-impl TypedMetric for Latency {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for Latency {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        match self {
-            Latency::Plain(histogram) => histogram.encode(encoder),
-            Latency::Traced(histogram) => histogram.encode(encoder),
-        }
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
 /// One operation's counters, looked up once.
 struct PerOperation {
     outcomes: [Counter; 4],
@@ -268,12 +217,6 @@ pub struct Metrics {
     backed_up: AtomicU64,
     slow: Duration,
 }
-
-/// Latency buckets in seconds: a read takes microseconds, a durable write a disk's sync.
-const BUCKETS: [f64; 14] = [
-    0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5,
-    2.5, 10.0,
-];
 
 /// Slow requests in the log.
 static SLOW: Throttle = Throttle::new();
@@ -517,74 +460,6 @@ impl Metrics {
         encode(&mut text, &now)?;
         Ok(text)
     }
-}
-
-/// The store's numbers of this moment: name, help, value.
-fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 17] {
-    let stats = &health.stats;
-    [
-        (
-            "ready",
-            "1 while the store is open for reads and writes",
-            u64::from(health.state.is_ready()),
-        ),
-        (
-            "poisoned",
-            "1 while writes are refused after a failed one",
-            u64::from(health.state == State::Poisoned),
-        ),
-        ("revision", "The newest revision", stats.revision),
-        ("keys", "Live keys", stats.keys),
-        ("live_bytes", "Bytes of live keys and values", stats.bytes),
-        ("disk_bytes", "Bytes of the store's files", stats.disk_bytes),
-        ("disk_limit_bytes", "Budget of disk_bytes", stats.max_disk),
-        (
-            "memory_bytes",
-            "Bytes of memory that entries take",
-            stats.memory_bytes,
-        ),
-        (
-            "memory_limit_bytes",
-            "Budget of memory_bytes",
-            stats.max_memory,
-        ),
-        (
-            "journal_bytes",
-            "Bytes of journal since the image",
-            stats.journal_bytes,
-        ),
-        ("queued", "Writes waiting for the committer", stats.queued),
-        (
-            "log_bytes",
-            "Bytes of the log on disk, what is kept for watches and history included",
-            stats.log_bytes,
-        ),
-        (
-            "first_revision",
-            "The lowest revision that can be watched from",
-            stats.first_revision,
-        ),
-        (
-            "data_key_messages",
-            "Messages under the data key in use",
-            stats.data_key_messages,
-        ),
-        (
-            "data_key_messages_limit",
-            "Messages at which a fresh data key is taken",
-            stats.max_data_key_messages,
-        ),
-        (
-            "clock_jump_seconds",
-            "How far the wall clock is ahead, where that is not believed; 0 otherwise",
-            stats.clock_jump_ms.unwrap_or(0) / 1000,
-        ),
-        (
-            "findings",
-            "What was unusual at the last open and was dealt with",
-            stats.findings.len() as u64,
-        ),
-    ]
 }
 
 /// An open connection, for the gauge.

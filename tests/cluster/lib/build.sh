@@ -11,15 +11,16 @@ build() {
   packages
   mkdir -p "$BIN"
   local stamp
-  stamp=$(cd "$HERE" && cat go.mod go.sum tools.go pause/main.go lib/build.sh | sha256sum)
+  stamp=$(cd "$HERE" && cat go.mod go.sum tools.go coredns/main.go pause/main.go lib/build.sh | sha256sum)
   [ "$(cat "$BIN/.stamp" 2>/dev/null)" = "$stamp" ] && return 0
   go_toolchain
   say "compiling Kubernetes $K8S_VERSION, CoreDNS and helm into $BIN: once, 10 to 15 minutes on two cores"
   local version=k8s.io/component-base/version
-  (cd "$HERE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=auto go build -trimpath \
+  # What a debugger needs is left out where packages are compiled, not only where they are linked.
+  (cd "$HERE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=auto go build -trimpath -gcflags=all=-dwarf=false \
     -ldflags "-s -w -X $version.gitVersion=$K8S_VERSION -X $version.gitMajor=1 -X $version.gitMinor=34" -o "$BIN/" \
     k8s.io/kubernetes/cmd/kube-{apiserver,controller-manager,scheduler,proxy} k8s.io/kubernetes/cmd/kube{let,ctl} \
-    github.com/coredns/coredns helm.sh/helm/v3/cmd/helm) 9>&-
+    ./coredns helm.sh/helm/v3/cmd/helm) 9>&-
   (cd "$HERE/pause" && CGO_ENABLED=0 GO111MODULE=off go build -trimpath -ldflags "-s -w" -o "$BIN/pause" main.go) 9>&-
   pause_image
   echo "$stamp" >"$BIN/.stamp"

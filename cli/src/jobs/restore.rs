@@ -10,7 +10,7 @@ use bytes::Bytes;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_api::encoding::hex;
-use codexstore_crds::backup::BackupPolicy;
+use codexstore_crds::backup::{BackupPolicy, Destination as Place};
 use codexstore_crds::codex_backup::{BackupMember, CodexBackupStatus, condition, phase};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
@@ -26,7 +26,7 @@ use super::cluster::{Cluster, RESTORER};
 use super::destination::Destination;
 use super::lease::Holder;
 use super::member::{self, Credentials};
-use super::source::{self, Source};
+use super::source::{self, Chosen, Source};
 use super::take::{is_member, took};
 use crate::failure::Coded;
 
@@ -90,6 +90,7 @@ struct Run<'a> {
 /// Where backups are read, and what is known of them.
 struct Stock {
     destination: Destination,
+    place: Place,
     location: String,
     sources: Vec<Source>,
     /// Those that must not be used.
@@ -143,8 +144,11 @@ impl Run<'_> {
     /// What there is to restore from.
     async fn stock(&self) -> Result<Stock> {
         let name = self.store.name_any();
-        let known = self.cluster.backups_of(&name).await?;
+        let mut known = self.cluster.backups_of(&name).await?;
         let named = self.restore.spec.backup_ref.as_ref().map(|b| &b.name);
+        if let Some(named) = named {
+            known.retain(|backup| backup.name_any() == *named);
+        }
         let object = known.iter().find(|b| Some(&b.name_any()) == named);
         let place = jobs::restored_from(self.store, object);
         let place = place.ok_or_else(|| {
@@ -173,6 +177,7 @@ impl Run<'_> {
         let uid = self.store.metadata.uid.as_deref().unwrap_or_default();
         Ok(Stock {
             destination,
+            place: place.clone(),
             location,
             sources,
             useless,
@@ -183,7 +188,7 @@ impl Run<'_> {
 
     async fn one(&self, stock: &Stock, pod: &Pod, from: &str) -> Result<RestoredMember> {
         let on_start = self.restore.spec.on_start;
-        let found = source::newest(&stock.sources, from, &stock.useless);
+        let found = stock.newest(from)?;
         let client = member::connect(pod, &stock.credentials).await?;
         let allowed = self
             .store
@@ -317,6 +322,19 @@ impl Run<'_> {
 }
 
 impl Stock {
+    /// The latest backup of that member, if the cluster knows of no later one that should be here.
+    fn newest(&self, pod: &str) -> Result<Option<Chosen<'_>>> {
+        let (sources, useless) = (&self.sources, &self.useless);
+        source::newest(sources, pod, useless, &self.known, &self.place).map_err(|lacks| {
+            anyhow!(
+                "cxb/{} says that it holds {pod}, and what is at {} is not what it says. Restore another with a \
+                 CodexRestore that names it, or delete this one",
+                lacks.name_any(),
+                self.location
+            )
+        })
+    }
+
     /// An error if the cluster knows of a backup that should be here: a member must not begin empty then.
     fn check_none(&self, pod: &str) -> Result<()> {
         let said = self.known.iter().find(|backup| {

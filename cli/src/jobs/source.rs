@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use codexstore_crds::codex_backup::BackupMember;
+use codexstore_crds::CodexBackup;
+use codexstore_crds::backup::Destination as Place;
+use codexstore_crds::codex_backup::{BackupMember, CodexBackupStatus, MAX_BACKUP_MEMBERS};
 use codexstore_crds::jobs::{MANIFEST, Manifest};
+use kube::ResourceExt as _;
 use tokio::io::AsyncReadExt as _;
 
 use super::destination::Destination;
@@ -66,24 +69,65 @@ fn backup_of<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
         .then_some(backup)
 }
 
-/// The latest backup of a member, among those that are not known to be of no use.
-pub fn newest<'a>(
+/// A backup of a member, as [`newest`] chooses it.
+pub type Chosen<'a> = (&'a Source, &'a BackupMember);
+
+/// The latest backup of a member, among those that are not known to be of no use. Of a backup that the cluster knows, the
+/// manifest must say what its CodexBackup says. The error is a later one that the cluster knows to be at `place` and that
+/// is not there like that: who can write there must not be able to put an older one in its place, or to take it away.
+pub fn newest<'a, 'k>(
     sources: &'a [Source],
     pod: &str,
     useless: &BTreeSet<String>,
-) -> Option<(&'a Source, &'a BackupMember)> {
+    known: &'k [CodexBackup],
+    place: &Place,
+) -> Result<Option<Chosen<'a>>, &'k CodexBackup> {
     let usable = sources
         .iter()
         .filter(|source| !useless.contains(&source.backup));
     let stored = usable.filter_map(|source| {
         let member = source.members.iter().find(|m| m.pod == pod && m.stored)?;
-        Some((source, member))
+        let object = known.iter().find(|b| b.name_any() == source.backup);
+        let said = object.and_then(said);
+        said.is_none_or(|said| agrees(said, member))
+            .then_some((source, member))
     });
-    stored.max_by_key(|(source, _)| (source.stored_at, &source.backup))
+    let stored: Vec<_> = stored.collect();
+    let last = stored
+        .iter()
+        .max_by_key(|(source, _)| (source.stored_at, &source.backup));
+    let lacks = known.iter().find(|backup| {
+        let name = backup.name_any();
+        let there = || stored.iter().any(|(source, _)| source.backup == name);
+        let expected = |said: &CodexBackupStatus| {
+            let ended = said.completed_at.as_ref().map_or(0, |t| t.0.as_second());
+            let at = said.destination.as_ref().map(|at| at.location(""));
+            at == Some(place.location(""))
+                && said.members.iter().any(|m| m.pod == pod && m.stored)
+                && last.is_none_or(|(source, _)| ended > source.stored_at)
+        };
+        !useless.contains(&name) && said(backup).is_some_and(expected) && !there()
+    });
+    lacks.map_or_else(|| Ok(last.copied()), Err)
+}
+
+/// What a backup that has ended well enough says of itself in the cluster.
+fn said(backup: &CodexBackup) -> Option<&CodexBackupStatus> {
+    backup.status.as_ref().filter(|status| status.usable())
+}
+
+/// Whether a manifest says of a member what the cluster says, which lists the first members only.
+fn agrees(said: &CodexBackupStatus, member: &BackupMember) -> bool {
+    match said.members.iter().find(|m| m.pod == member.pod) {
+        Some(listed) => listed.stored && listed.sha256 == member.sha256,
+        None => said.members.len() >= MAX_BACKUP_MEMBERS,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn source(backup: &str, stored_at: i64, pods: &[(&str, bool)]) -> Source {
@@ -109,13 +153,79 @@ mod tests {
         ];
         let chosen = |pod, useless: &[&str]| {
             let useless = useless.iter().map(|name| (*name).to_owned()).collect();
-            newest(&all, pod, &useless).map(|(source, _)| source.backup.as_str())
+            let found = newest(&all, pod, &useless, &[], &place("backups")).unwrap();
+            found.map(|(source, _)| source.backup.as_str())
         };
         assert_eq!(chosen("web-0", &[]), Some("c"));
         assert_eq!(chosen("web-0", &["c"]), Some("b"));
         assert_eq!(chosen("web-1", &[]), Some("a"), "c does not hold it");
         assert_eq!(chosen("web-2", &[]), None);
         assert_eq!(chosen("web-0", &["a", "b", "c"]), None);
+    }
+
+    fn place(claim: &str) -> Place {
+        serde_json::from_value(json!({"claim": claim})).unwrap()
+    }
+
+    /// A CodexBackup of web-0 that ended then.
+    fn object(name: &str, ended: i64, claim: &str, sha256: &str, phase: &str) -> CodexBackup {
+        serde_json::from_value(json!({
+            "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name},
+            "spec": {"storeRef": {"name": "orders"}},
+            "status": {
+                "phase": phase, "destination": place(claim),
+                "completedAt": k8s_openapi::jiff::Timestamp::from_second(ended).unwrap().to_string(),
+                "members": [{"pod": "web-0", "stored": true, "sha256": sha256}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_the_cluster_says_of_a_backup_binds_its_manifest() {
+        let with_sum = |backup, stored_at, sum: &str| {
+            let mut source = source(backup, stored_at, &[("web-0", true)]);
+            source.members[0].sha256 = Some(sum.to_owned());
+            source
+        };
+        let all = [with_sum("a", 10, "aa"), with_sum("b", 20, "bb")];
+        let chosen = |all: &[Source], known: &[CodexBackup], useless: &[&str]| {
+            let useless = useless.iter().map(|name| (*name).to_owned()).collect();
+            match newest(all, "web-0", &useless, known, &place("backups")) {
+                Ok(found) => found.map_or("none".to_owned(), |(source, m)| {
+                    format!("{} {}", source.backup, m.sha256.as_deref().unwrap_or("-"))
+                }),
+                Err(lacks) => format!("lacks {}", lacks.name_any()),
+            }
+        };
+        let a = object("a", 11, "backups", "aa", "Succeeded");
+        let b = object("b", 21, "backups", "bb", "PartiallyFailed");
+        let both = [a.clone(), b.clone()];
+        assert_eq!(chosen(&all, &both, &[]), "b bb");
+        // The files and the manifest of a, where b's were.
+        let rolled_back = [with_sum("a", 10, "aa"), with_sum("b", 20, "aa")];
+        assert_eq!(chosen(&rolled_back, &both, &[]), "lacks b");
+        assert_eq!(chosen(&rolled_back, &both, &["b"]), "a aa");
+        assert_eq!(chosen(&all[..1], &both, &[]), "lacks b");
+        assert_eq!(chosen(&[], &both, &[]), "lacks a");
+        // An earlier one that is gone is no reason to refuse.
+        assert_eq!(chosen(&all[1..], &both, &[]), "b bb");
+        // One that is elsewhere is not missing here, one that has not ended says nothing yet, and one that failed never will.
+        for (claim, phase) in [
+            ("others", "Succeeded"),
+            ("backups", "Running"),
+            ("backups", "Failed"),
+        ] {
+            let other = object("b", 21, claim, "bb", phase);
+            assert_eq!(
+                chosen(&all[..1], &[a.clone(), other], &[]),
+                "a aa",
+                "{claim} {phase}"
+            );
+        }
+        // Of a backup whose Job was run twice, the manifest that the cluster speaks of.
+        let twice = [with_sum("b", 20, "bb"), with_sum("b", 22, "cc")];
+        assert_eq!(chosen(&twice, &both, &[]), "b bb");
     }
 
     #[test]

@@ -179,17 +179,24 @@ fn a_destination_that_cannot_be_read_is_not_taken_for_an_empty_one() {
     assert_eq!(ns.put("web-0", "k", "v"), 201);
     take(&ns, "first");
 
-    // The cluster says that there is a backup, but its files are not there: that is not none either.
-    let files = |command: &str| ns.sh("s3", "app", command).success(command);
-    files("mv /data/backups/team /data/moved");
+    assert_eq!(ns.put("web-0", "k2", "v"), 201);
+    take(&ns, "second");
+
+    // Who can write to the destination put the first backup, with its manifest, in the place of the second: that is neither
+    // restored nor taken for none.
+    let files = |command: &str| {
+        let command = format!("cd /data/backups/team/a/*/orders && {command}");
+        ns.sh("s3", "app", &command).success(&command)
+    };
+    files("mv second /data/moved && mv first second");
     ns.delete("statefulsets/web");
     gone(&ns, "pods/web-0");
     ns.delete_and_wait("persistentvolumeclaims/cxs-orders-web-0");
     ns.create(&set);
     degraded("says that it holds web-0");
-    files("mv /data/moved /data/backups/team");
+    files("mv second first && mv /data/moved second");
     ns.pod_ready("web-0");
-    assert_eq!(ns.value("web-0", "k"), Some("v".to_owned()));
+    assert_eq!(ns.keys("web-0", ""), ["k", "k2"]);
 }
 
 #[test]
@@ -331,7 +338,7 @@ fn a_restore_goes_on_where_its_job_and_the_operator_died() {
     cluster.operator_ready();
 }
 
-fn kill_operator(cluster: &Cluster) {
+pub fn kill_operator(cluster: &Cluster) {
     for pod in cluster.operator_pods() {
         let name = pod["metadata"]["name"].as_str().unwrap();
         cluster.kill_pod(SYSTEM, name).unwrap();

@@ -10,7 +10,7 @@ use crate::encoding::{base64, unbase64};
 use crate::time::parse_duration;
 use crate::{Error, Result};
 
-pub use backup::{BackupTold, RestoreTold};
+pub use backup::{BackupTold, RestoreTold, RewrapTold};
 pub use changes::{HistoryQuery, WatchQuery};
 
 /// One key of a [`List`].

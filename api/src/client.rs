@@ -28,7 +28,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::bodies::{Batch, Committed, Deleted, List, ListQuery};
+use crate::bodies::{Batch, Committed, Deleted, List, ListQuery, RewrapTold};
 use crate::codes::Retry;
 use crate::encoding::percent;
 use crate::{Error, Result, Status, header, path};
@@ -244,6 +244,14 @@ impl Client {
     pub async fn status(&self) -> Result<Status> {
         self.json(Call::new(Method::GET, path::STATUS.to_string()))
             .await
+    }
+
+    /// Wraps the data keys of all files of the member in that pod with the current key of its keyring: on the admin
+    /// listener, for the operator.
+    pub async fn rewrap(&self, pod_uid: &str) -> Result<RewrapTold> {
+        let mut call = Call::new(Method::POST, path::REWRAP.to_string());
+        call.header(header::POD_UID, pod_uid)?;
+        self.json(call).await
     }
 
     /// The sidecar's metrics, in the text form of Prometheus.

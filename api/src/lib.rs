@@ -87,6 +87,8 @@ pub mod path {
     pub const BACKUP: &str = "/v1/backup";
     /// A backup to restore, on the admin listener.
     pub const RESTORE: &str = "/v1/restore";
+    /// Wrap the data keys of all files with the keyring's current key, on the admin listener.
+    pub const REWRAP: &str = "/v1/rewrap";
     /// Word that there is nothing to restore, on the admin listener.
     pub const OPEN_EMPTY: &str = "/v1/restore/none";
     /// The member's state, as JSON.

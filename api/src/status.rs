@@ -122,6 +122,12 @@ pub struct Status {
     pub key_id: String,
     /// Ids of all keys that are loaded.
     pub loaded_key_ids: Vec<String>,
+    /// Ids of the keys that the store's files need; absent while it is not open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_key_ids: Option<Vec<String>>,
+    /// Ids of the keys that what restores set aside on the volume needs; absent while that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside_key_ids: Option<Vec<String>>,
     /// When this sidecar started, RFC 3339.
     pub started_at: String,
     /// Seconds since then.
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(status.state, State::Unknown);
         assert_eq!(status.revision, 7);
         assert!(status.loaded_key_ids.is_empty());
+        assert_eq!(status.needed_key_ids, None, "not known, and not none");
     }
 
     #[test]

@@ -65,24 +65,29 @@ fn one_hour() -> String {
 impl BackupPolicy {
     /// The deadline in seconds.
     pub fn deadline_seconds(&self) -> i64 {
-        let mut seconds: i64 = 0;
-        let mut number: i64 = 0;
-        for c in self.deadline.chars() {
-            let unit = match c {
-                'h' => 3600,
-                'm' => 60,
-                's' => 1,
-                digit => {
-                    let digit = i64::from(digit.to_digit(10).unwrap_or_default());
-                    number = number.saturating_mul(10).saturating_add(digit);
-                    continue;
-                }
-            };
-            seconds = seconds.saturating_add(number.saturating_mul(unit));
-            number = 0;
-        }
-        seconds
+        seconds(&self.deadline)
     }
+}
+
+/// Hours, minutes and seconds, such as `1h30m`, in seconds. The schema has checked the form.
+pub(crate) fn seconds(text: &str) -> i64 {
+    let mut seconds: i64 = 0;
+    let mut number: i64 = 0;
+    for c in text.chars() {
+        let unit = match c {
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            digit => {
+                let digit = i64::from(digit.to_digit(10).unwrap_or_default());
+                number = number.saturating_mul(10).saturating_add(digit);
+                continue;
+            }
+        };
+        seconds = seconds.saturating_add(number.saturating_mul(unit));
+        number = 0;
+    }
+    seconds
 }
 
 /// What becomes of members whose volume is empty.

@@ -18,9 +18,11 @@
 //! assert!(refusal.message.contains("has no CodexStore orders"));
 //! ```
 
+pub mod encryption;
 pub mod names;
 pub mod observe;
 pub mod quantity;
+
 pub mod store;
 
 pub mod status;
@@ -32,6 +34,10 @@ pub mod destination;
 pub mod codex_backup;
 
 pub mod codex_restore;
+
+pub mod codex_key_rotation;
+
+pub mod rotation;
 
 pub mod overdue;
 
@@ -48,6 +54,7 @@ pub mod inject;
 pub mod manifest;
 
 pub use codex_backup::{CodexBackup, CodexBackupSpec, CodexBackupStatus};
+pub use codex_key_rotation::{CodexKeyRotation, CodexKeyRotationSpec, CodexKeyRotationStatus};
 pub use codex_restore::{CodexRestore, CodexRestoreSpec, CodexRestoreStatus};
 pub use inject::{
     Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, check_injected, decide,

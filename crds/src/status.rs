@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Members listed one by one; above that only the counts are complete.
 pub const MAX_MEMBERS: usize = 500;
+/// Keys listed one by one.
+pub const MAX_KEYS: usize = 64;
 /// Longest message in a status, in characters.
 pub const MAX_MESSAGE: usize = 1024;
 
@@ -56,6 +58,15 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring: Option<KeyringStatus>,
 
+    /// The keys in the keyring, sorted by id; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub encryption_keys: Vec<KeyStatus>,
+
+    /// By which schedule the key is rotated, and since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_schedule: Option<RotationSchedule>,
+
     /// The latest backup that has something stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
@@ -86,6 +97,33 @@ pub struct LastBackup {
     /// Whether it was opened with its keys and is what the members said; absent while nobody has looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<bool>,
+}
+
+/// A schedule that is in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationSchedule {
+    /// The schedule.
+    #[schemars(length(max = 100))]
+    pub schedule: String,
+    /// The last time that was made use of, or when the schedule was first seen: what is later and has passed is due.
+    pub since: Time,
+}
+
+/// A key of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyStatus {
+    /// Its id.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// Active (it wraps what is written now), Adding (it is to become that) or Retiring (it was that).
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// What needs it: members, claims that no member has mounted, backups. Empty: nothing that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 512)))]
+    pub needed_by: Vec<String>,
 }
 
 /// The keyring of a store.

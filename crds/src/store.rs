@@ -3,12 +3,11 @@
 //! Each field's documentation becomes its description in the CRD. Defaults stand in the schema too, so
 //! the API server fills them in and `kubectl get -o yaml` shows what is in force.
 
-use std::borrow::Cow;
-
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::encryption::{Empty, Encryption, KeySize, Keys, Managed};
 use crate::{
     Quantity,
     backup::{BackupPolicy, OnStart, RestorePolicy},
@@ -158,114 +157,6 @@ pub enum Compression {
     Gzip,
     /// Snappy: the least CPU.
     Snappy,
-}
-
-/// Encryption at rest: `keys` (the default, also for `{}`) or `none`.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.none) && has(self.keys))").message("encryption has both `none` and `keys`: write `keys: {managed: {}}` to encrypt, or `none: {}` not to"))]
-#[x_kube(validation = Rule::new("!has(self.none) || !has(self.keySize) || self.keySize == 256").message("encryption has both `none` and `keySize`: drop `keySize`, or write `keys: {managed: {}}` instead of `none` to encrypt"))]
-pub struct Encryption {
-    /// Where the keys come from; by default `managed`. Encryption cannot be turned on or off later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub keys: Option<Keys>,
-
-    /// `none: {}` leaves the data unencrypted (it is still checksummed and chained). Not the default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub none: Option<Empty>,
-
-    /// Bits of the AES-GCM key: 256 (the default), 192 or 128. A change holds for files written after it.
-    #[serde(default)]
-    pub key_size: KeySize,
-}
-
-impl Default for Encryption {
-    fn default() -> Self {
-        Self {
-            keys: Some(Keys::default()),
-            none: None,
-            key_size: KeySize::default(),
-        }
-    }
-}
-
-impl Encryption {
-    /// Whether the store is encrypted.
-    pub fn is_on(&self) -> bool {
-        self.none.is_none()
-    }
-}
-
-/// Where a store's keys come from. Cannot be changed.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Keys {
-    /// The operator makes the key, once, in the Secret `cxs-NAME-keyring`, and never replaces or deletes it.
-    #[serde(default)]
-    pub managed: Empty,
-}
-
-/// An object without fields: its presence says everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Empty {}
-
-/// Size of an AES key in bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
-pub enum KeySize {
-    /// AES-128.
-    Aes128,
-    /// AES-192.
-    Aes192,
-    /// AES-256.
-    #[default]
-    Aes256,
-}
-
-impl KeySize {
-    /// In bits.
-    pub fn bits(self) -> u16 {
-        match self {
-            Self::Aes128 => 128,
-            Self::Aes192 => 192,
-            Self::Aes256 => 256,
-        }
-    }
-
-    /// In bytes: the length of the raw key.
-    pub fn bytes(self) -> usize {
-        usize::from(self.bits() / 8)
-    }
-}
-
-impl From<KeySize> for u16 {
-    fn from(size: KeySize) -> Self {
-        size.bits()
-    }
-}
-
-impl TryFrom<u16> for KeySize {
-    type Error = String;
-    fn try_from(bits: u16) -> Result<Self, String> {
-        match bits {
-            128 => Ok(Self::Aes128),
-            192 => Ok(Self::Aes192),
-            256 => Ok(Self::Aes256),
-            _ => Err(format!("keySize is {bits}: write 128, 192 or 256")),
-        }
-    }
-}
-
-impl JsonSchema for KeySize {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "KeySize".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "integer", "format": "int32", "enum": [128, 192, 256]})
-    }
 }
 
 /// Where the data lives: exactly one of the three. The kind cannot be changed.

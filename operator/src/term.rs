@@ -253,9 +253,8 @@ mod tests {
                     let mut running = running(&term, std::future::pending());
                     let shared = Arc::clone(&running.shared);
                     running.tasks.spawn(async move {
-                        reconcile(&shared, &store(), Found::default())
-                            .await
-                            .unwrap();
+                        // It shows what it saw before it writes the status, which may fail already.
+                        let _ = reconcile(&shared, &store(), Found::default()).await;
                         std::future::pending::<()>().await;
                     });
                     running

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use codexstore_api::bodies::RewrapTold;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -188,6 +189,7 @@ async fn answer<E: Engine>(
     let operation = match request.uri().path() {
         codexstore_api::path::BACKUP => Operation::Backup,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Operation::Restore,
+        codexstore_api::path::REWRAP => Operation::Rewrap,
         codexstore_api::path::HEALTH => Operation::Health,
         _ => Operation::Status,
     };
@@ -224,18 +226,19 @@ async fn decide<E: Engine>(
         codexstore_api::path::HEALTH => Verb::Health,
         codexstore_api::path::BACKUP => Verb::Backup,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Verb::Restore,
+        codexstore_api::path::REWRAP => Verb::Rewrap,
         _ => {
             return Err(Reject::new(
                 "no-such-route",
-                "the admin listener has /v1/status, /v1/backup, /v1/restore and /healthz",
+                "the admin listener has /v1/status, /v1/backup, /v1/restore, /v1/rewrap and /healthz",
             ));
         }
     };
     match (verb, request.method()) {
-        (Verb::Restore, &Method::POST)
+        (Verb::Restore | Verb::Rewrap, &Method::POST)
         | (Verb::Backup, &Method::GET)
         | (Verb::Status | Verb::Health, &Method::GET | &Method::HEAD) => {}
-        (Verb::Restore, _) => return Err(Reject::method_not_allowed("POST")),
+        (Verb::Restore | Verb::Rewrap, _) => return Err(Reject::method_not_allowed("POST")),
         (Verb::Backup, _) => return Err(Reject::method_not_allowed("GET")),
         _ => return Err(Reject::method_not_allowed("GET, HEAD")),
     }
@@ -261,6 +264,18 @@ async fn decide<E: Engine>(
     match verb {
         Verb::Status => json(&crate::http::status_of(app)),
         Verb::Health => Ok(crate::http::health()),
+        Verb::Rewrap => {
+            let done = app.engine.rewrap().await?;
+            tracing::info!(
+                files = done.files,
+                slots = done.slots,
+                "the data keys were wrapped anew"
+            );
+            json(&RewrapTold {
+                files: done.files,
+                slots: done.slots,
+            })
+        }
         Verb::Backup => match Arc::clone(&streams.backups).try_acquire_owned() {
             Ok(place) => backup::backup(app, place),
             Err(_) => Err(Reject::new("overloaded", "a backup is being read already")),

@@ -9,12 +9,15 @@ pub mod local;
 pub mod owner;
 pub mod restore;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use codexstore::backup::BackupInfo;
-use codexstore::{Batch, Committed, Entry, Error, Page, Program, Scan, Stats, Version, Watch};
+use codexstore::{
+    Batch, Committed, Entry, Error, KeyId, Page, Program, Rewrapped, Scan, Stats, Version, Watch,
+};
 use codexstore_api::status::State;
 
 pub use condition::{Conditions, Tag};
@@ -89,6 +92,8 @@ pub struct Health {
     pub error: Option<Error>,
     /// Numbers, all zero while nothing is open.
     pub stats: Stats,
+    /// The keys that what restores set aside needs, where that is known.
+    pub set_aside_keys: Option<BTreeSet<KeyId>>,
 }
 
 /// What reads look at: the store, a point in time of it, or a transaction.
@@ -156,6 +161,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Believes the wall clock after a jump that was not believed at the start.
     fn accept_clock(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Wraps the data keys of all files with the keyring's current key.
+    fn rewrap(&self) -> impl Future<Output = Result<Rewrapped>> + Send;
 
     /// One page of scans, one behind the other, at one point in time and at most as much as each
     /// bounds. It may compute for a while and is called off the I/O thread.

@@ -67,10 +67,12 @@ pub enum Operation {
     Backup,
     /// A restore, of the admin listener.
     Restore,
+    /// The data keys wrapped anew.
+    Rewrap,
 }
 
 impl Operation {
-    const ALL: [Operation; 14] = [
+    const ALL: [Operation; 15] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -85,6 +87,7 @@ impl Operation {
         Operation::Other,
         Operation::Backup,
         Operation::Restore,
+        Operation::Rewrap,
     ];
 
     /// How many of them, the first ones, there are on the socket.
@@ -94,7 +97,11 @@ impl Operation {
     const fn is_of_admin(self) -> bool {
         matches!(
             self,
-            Operation::Status | Operation::Health | Operation::Backup | Operation::Restore
+            Operation::Status
+                | Operation::Health
+                | Operation::Backup
+                | Operation::Restore
+                | Operation::Rewrap
         )
     }
 
@@ -112,6 +119,7 @@ impl Operation {
             Operation::Watch => "watch",
             Operation::Backup => "backup",
             Operation::Restore => "restore",
+            Operation::Rewrap => "rewrap",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",

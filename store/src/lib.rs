@@ -134,7 +134,7 @@ pub use migrate::{Migrated, Progress, migrate_encryption};
 pub use options::{Durability, Options, Retention, Strategy};
 pub use passphrase::{Derivation, Passphrase};
 pub use replace::{Replacement, SetAside};
-pub use rewrap::{Rewrapped, check_keys, rewrap};
+pub use rewrap::{Rewrapped, check_keys, needed_keys, rewrap};
 pub use scan::{Page, Scan};
 pub use snapshot::Snapshot;
 pub use stats::{Finding, Stats};

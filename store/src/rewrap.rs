@@ -6,6 +6,7 @@
 //! more, and either slot may be damaged later. Whoever copied files and had the old key keeps what
 //! he has: after a key was seen by someone, [`crate::migrate_encryption`] is the way.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +45,19 @@ pub fn check_keys(dir: &Path, keys: &Encryption) -> Result<u64> {
         return Err(layout::no_store());
     }
     Ok(files as u64)
+}
+
+/// Ids of the keys that wrap the files of the store in `dir`, which is not open. No key is needed for that, and nothing is
+/// modified. Fails with `locked` if it is open, `corrupt` if a file's header does not verify.
+pub fn needed_keys(dir: &Path) -> Result<BTreeSet<KeyId>> {
+    let disk = OsDisk::open_there(dir)?;
+    let mut needed = BTreeSet::new();
+    for name in data_files(&disk)? {
+        if let Some(file) = SlotFile::open(&disk, &name)? {
+            needed.extend(format::open_without_key(&file.prefix)?.key_id);
+        }
+    }
+    Ok(needed)
 }
 
 /// Wraps the data keys of the store in `dir`, which is not open, with what `new` wraps new files

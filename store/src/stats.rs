@@ -87,6 +87,8 @@ pub struct Stats {
     pub key_id: Option<KeyId>,
     /// The keys that are loaded.
     pub loaded_keys: Vec<KeyId>,
+    /// The keys that present files are wrapped with: without one of them the store could not be opened.
+    pub needed_keys: Vec<KeyId>,
     /// The store's time: milliseconds since 1970.
     pub now_ms: u64,
     /// How far the wall clock was ahead of the log at open, where that was not believed: expiry is

@@ -313,7 +313,10 @@ impl Store {
         let seat = &shared.seat;
         let view = shared.view.load();
         let gauges = *shared.gauges.lock();
-        let key_id = shared.keys.lock().current.clone();
+        let keys = shared.keys.lock();
+        let key_id = keys.current.clone();
+        let needed_keys = keys.needed.iter().cloned().collect();
+        drop(keys);
         let now_ms = seat.time.now_ms();
         let encryption = seat.encryption.lock();
         let cipher = match &*encryption {
@@ -342,6 +345,7 @@ impl Store {
             cipher: cipher.as_str(),
             key_id,
             loaded_keys,
+            needed_keys,
             now_ms,
             clock_jump_ms: seat.time.jump_ms(),
             queued: self.inner.committer.queue.len() as u64,

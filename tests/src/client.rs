@@ -29,7 +29,9 @@ pub fn path_of(namespace: &str, resource: &str) -> String {
         "deployments" | "statefulsets" | "replicasets" | "daemonsets" => "/apis/apps/v1",
         "jobs" | "cronjobs" => "/apis/batch/v1",
         "leases" => "/apis/coordination.k8s.io/v1",
-        "codexstores" | "codexbackups" | "codexrestores" => "/apis/codexstore.dev/v1alpha1",
+        "codexstores" | "codexbackups" | "codexrestores" | "codexkeyrotations" => {
+            "/apis/codexstore.dev/v1alpha1"
+        }
         "mutatingwebhookconfigurations" | "validatingwebhookconfigurations" => {
             "/apis/admissionregistration.k8s.io/v1"
         }

@@ -35,6 +35,16 @@ pub struct BackupTold {
     pub history: Option<u64>,
 }
 
+/// The files of a store whose data keys the current key wraps now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RewrapTold {
+    /// Files.
+    pub files: u64,
+    /// Key slots that were written for that; 0 if nothing was left to do.
+    pub slots: u64,
+}
+
 /// A store that was restored and is served now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -110,7 +110,7 @@ namespaceSelector:
   resources: [codexstores]
   verbs: [get, list, watch]
 - apiGroups: [codexstore.dev]
-  resources: [codexstores/status, codexbackups/status, codexrestores/status]
+  resources: [codexstores/status, codexbackups/status, codexrestores/status, codexkeyrotations/status]
   verbs: [patch]
 # The patch sets and removes the finalizer, the delete is for what has expired.
 - apiGroups: [codexstore.dev]
@@ -119,6 +119,10 @@ namespaceSelector:
 # The restores of members that wait for theirs are made and deleted.
 - apiGroups: [codexstore.dev]
   resources: [codexrestores]
+  verbs: [get, list, watch, create, delete]
+# The rotations that a schedule asks for are made, and deleted when there are many.
+- apiGroups: [codexstore.dev]
+  resources: [codexkeyrotations]
   verbs: [get, list, watch, create, delete]
 # For owner references that block deletion, where the cluster asks for it.
 - apiGroups: [codexstore.dev]

@@ -266,6 +266,8 @@ fn collection(path: &str) -> bool {
         "pods",
         "codexstores",
         "configmaps",
+        "codexbackups",
+        "codexrestores",
     ]
     .iter()
     .any(|plural| path.ends_with(&format!("/{plural}")))

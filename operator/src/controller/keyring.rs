@@ -193,7 +193,7 @@ fn recorded(record: &ConfigMap) -> Recorded {
 }
 
 /// Reads a Secret as a keyring, by the rules that the sidecar has. The error never repeats what is in it.
-fn facts(secret: &Secret) -> Result<Facts, String> {
+pub fn facts(secret: &Secret) -> Result<Facts, String> {
     let empty = BTreeMap::new();
     let data: &BTreeMap<String, ByteString> = secret.data.as_ref().unwrap_or(&empty);
     let current = data
@@ -345,17 +345,28 @@ async fn holders(
 
 /// A new keyring of one random key.
 fn fresh(store: &CodexStore) -> Result<Secret, kube::Error> {
-    let random = |bytes: &mut [u8]| {
-        getrandom::fill(bytes)
-            .map_err(|e| kube::Error::Service(std::io::Error::other(e.to_string()).into()))
-    };
+    let key = random_key(store)?;
+    Ok(desired::keyring_secret(store, &random_id()?, &key))
+}
+
+/// A key of the size that the spec asks for.
+pub fn random_key(store: &CodexStore) -> Result<Vec<u8>, kube::Error> {
     let mut key = vec![0; store.spec.encryption.key_size.bytes()];
     random(&mut key)?;
+    Ok(key)
+}
+
+/// An id for a new key: the day, and what tells it from others of that day.
+pub fn random_id() -> Result<String, kube::Error> {
     let mut suffix = [0; 2];
     random(&mut suffix)?;
     let date = jiff::Timestamp::now().strftime("%Y%m%d");
-    let id = format!("{date}-{:04x}", u16::from_be_bytes(suffix));
-    Ok(desired::keyring_secret(store, &id, &key))
+    Ok(format!("{date}-{:04x}", u16::from_be_bytes(suffix)))
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), kube::Error> {
+    getrandom::fill(bytes)
+        .map_err(|e| kube::Error::Service(std::io::Error::other(e.to_string()).into()))
 }
 
 fn post() -> PostParams {
@@ -365,7 +376,7 @@ fn post() -> PostParams {
     }
 }
 
-fn patch_params() -> PatchParams {
+pub(super) fn patch_params() -> PatchParams {
     PatchParams {
         field_manager: Some(names::FIELD_MANAGER.to_owned()),
         ..PatchParams::default()

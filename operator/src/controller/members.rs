@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore_api::Status;
+use codexstore_api::bodies::RewrapTold;
+use codexstore_api::{Status, header, path};
 use codexstore_crds::{CodexStore, MemberStatus, names, spec_hash};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::Request;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt as _;
 use rustls::pki_types::ServerName;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
@@ -20,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use super::problem::Problem;
 use super::tls::Credentials;
 
-/// Largest status that is read: a member is not trusted with the operator's memory.
+/// Largest answer that is read: a member is not trusted with the operator's memory.
 const MAX_STATUS: usize = 64 << 10;
 
 /// State of a member that cannot be asked, though it runs.
@@ -216,6 +218,36 @@ impl Poller {
     }
 
     async fn one(&self, pod: &Pod, credentials: &Credentials) -> Result<Status, Unreachable> {
+        let status: Status = self
+            .exchange(pod, credentials, Method::GET, path::STATUS)
+            .await?;
+        // The certificate says which store, this says which pod: an address may be another pod's by now.
+        if pod.uid().is_none_or(|uid| uid != status.pod_uid) {
+            return Err(Unreachable(format!(
+                "its admin port belongs to another pod than {}",
+                pod.name_any()
+            )));
+        }
+        Ok(status)
+    }
+
+    /// Has a member wrap the data keys of all its files with the current key of its keyring.
+    pub async fn rewrap(
+        &self,
+        pod: &Pod,
+        credentials: &Credentials,
+    ) -> Result<RewrapTold, Unreachable> {
+        self.exchange(pod, credentials, Method::POST, path::REWRAP)
+            .await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        pod: &Pod,
+        credentials: &Credentials,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Unreachable> {
         let Ok(_slot) = self.slots.acquire().await else {
             return Err(Unreachable("the operator is stopping".to_owned()));
         };
@@ -230,27 +262,35 @@ impl Poller {
         };
         let address = std::net::SocketAddr::new(ip, port);
         let unreachable = |why: String| Unreachable(format!("its admin port {address} {why}"));
-        let status = match tokio::time::timeout(self.timeout, status(address, credentials)).await {
-            Ok(Ok(status)) => status,
+        let mut request = Request::builder()
+            .uri(path)
+            .header(hyper::header::HOST, credentials.server_name.as_str());
+        if method == Method::POST {
+            // Another pod that has the address now is not to do it.
+            request = request.header(header::POD_UID, pod.uid().unwrap_or_default());
+        }
+        let request = request.method(method).body(Empty::<Bytes>::new());
+        let request = request.map_err(|e| unreachable(e.to_string()))?;
+        let answer = tokio::time::timeout(self.timeout, send(address, credentials, request)).await;
+        let body = match answer {
+            Ok(Ok(body)) => body,
             Ok(Err(why)) => return Err(unreachable(why)),
             Err(_) => {
                 let hint = "did not answer in time (does a NetworkPolicy keep the operator out?)";
                 return Err(unreachable(hint.to_owned()));
             }
         };
-        // The certificate says which store, this says which pod: an address may be another pod's by now.
-        if pod.uid().is_none_or(|uid| uid != status.pod_uid) {
-            return Err(unreachable("belongs to another pod".to_owned()));
-        }
-        Ok(status)
+        serde_json::from_slice(&body)
+            .map_err(|e| unreachable(format!("answered something else than was asked for: {e}")))
     }
 }
 
 /// One request over one connection.
-async fn status(
+async fn send(
     address: std::net::SocketAddr,
     credentials: &Credentials,
-) -> Result<Status, String> {
+    request: Request<Empty<Bytes>>,
+) -> Result<Bytes, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|e| format!("cannot be connected to: {e}"))?;
@@ -266,10 +306,6 @@ async fn status(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
-    let request = Request::get(codexstore_api::path::STATUS)
-        .header(hyper::header::HOST, credentials.server_name.as_str())
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| e.to_string())?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(failed)?;
         if !response.status().is_success() {
@@ -278,9 +314,7 @@ async fn status(
         let body = Limited::new(response.into_body(), MAX_STATUS)
             .collect()
             .await;
-        let body = body.map_err(|e| format!("broke off: {e}"))?.to_bytes();
-        serde_json::from_slice(&body)
-            .map_err(|e| format!("answered something else than a status: {e}"))
+        Ok(body.map_err(|e| format!("broke off: {e}"))?.to_bytes())
     };
     tokio::pin!(exchange);
     tokio::select! {

@@ -9,6 +9,7 @@ pub mod backups;
 pub mod claims;
 pub mod events;
 pub mod job_run;
+pub mod key_needs;
 pub mod keyring;
 pub mod live;
 pub mod members;
@@ -17,7 +18,9 @@ pub mod problem;
 pub mod reconcile;
 pub mod report;
 pub mod restores;
+pub mod rotation;
 pub mod schedule;
+pub mod tell;
 pub mod tls;
 
 #[cfg(test)]
@@ -30,18 +33,20 @@ mod scripted;
 mod stale;
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use codexstore_crds::jobs::JobConfig;
-use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
-use futures::StreamExt as _;
+use codexstore_crds::{CodexBackup, CodexKeyRotation, CodexRestore, CodexStore, names};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -149,6 +154,7 @@ struct Scope {
     claims: Store<PersistentVolumeClaim>,
     backups: Store<CodexBackup>,
     restores: Store<CodexRestore>,
+    rotations: Store<CodexKeyRotation>,
 }
 
 /// Longest pause after repeated failures.
@@ -165,42 +171,20 @@ pub async fn run(
 ) {
     let client = &shared.client;
     let managed = format!("{}={}", MANAGED_BY, names::FIELD_MANAGER);
-    let (pods, pod_writer) = reflector::store();
-    let pod_stream = watcher(
-        api::<Pod>(client, namespace.as_deref()),
+    let (pods, pod_stream) = cached::<Pod>(
+        api(client, namespace.as_deref()),
         watcher::Config::default().labels(names::STORE_LABEL),
-    )
-    .default_backoff()
-    .modify(|pod| pod.managed_fields_mut().clear())
-    .reflect(pod_writer)
-    .touched_objects();
-    let (claims, claim_writer) = reflector::store();
-    let claim_stream = watcher(
-        api::<PersistentVolumeClaim>(client, namespace.as_deref()),
+    );
+    let (claims, claim_stream) = cached::<PersistentVolumeClaim>(
+        api(client, namespace.as_deref()),
         watcher::Config::default().labels(&managed),
-    )
-    .default_backoff()
-    .modify(|claim| claim.managed_fields_mut().clear())
-    .reflect(claim_writer)
-    .touched_objects();
-    let (backups, backup_writer) = reflector::store();
-    let backup_stream = watcher(
-        api::<CodexBackup>(client, namespace.as_deref()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .modify(|backup| backup.managed_fields_mut().clear())
-    .reflect(backup_writer)
-    .touched_objects();
-    let (restores, restore_writer) = reflector::store();
-    let restore_stream = watcher(
-        api::<CodexRestore>(client, namespace.as_deref()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .modify(|restore| restore.managed_fields_mut().clear())
-    .reflect(restore_writer)
-    .touched_objects();
+    );
+    let all = watcher::Config::default;
+    let (backups, backup_stream) = cached::<CodexBackup>(api(client, namespace.as_deref()), all());
+    let (restores, restore_stream) =
+        cached::<CodexRestore>(api(client, namespace.as_deref()), all());
+    let (rotations, rotation_stream) =
+        cached::<CodexKeyRotation>(api(client, namespace.as_deref()), all());
     let record_stream = watcher(
         api::<ConfigMap>(client, namespace.as_deref()),
         watcher::Config::default().labels(&managed),
@@ -225,6 +209,7 @@ pub async fn run(
         claims,
         backups,
         restores,
+        rotations,
     });
     let config = Config::default()
         .debounce(Duration::from_millis(200))
@@ -243,6 +228,10 @@ pub async fn run(
             let store = &restore.spec.store_ref.name;
             Some(ObjectRef::new(store).within(&restore.namespace()?))
         })
+        .watches_stream(rotation_stream, |rotation: CodexKeyRotation| {
+            let store = &rotation.spec.store_ref.name;
+            Some(ObjectRef::new(store).within(&rotation.namespace()?))
+        })
         .watches_stream(record_stream, |record: ConfigMap| store_of(&record))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(look, failed, scope)
@@ -259,6 +248,23 @@ pub async fn run(
             std::future::ready(())
         })
         .await;
+}
+
+/// Watches objects, and keeps what was seen of them last.
+fn cached<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> (Store<K>, impl Stream<Item = watcher::Result<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, config)
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects();
+    (store, stream)
 }
 
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -304,6 +310,7 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
     filled("claims", scope.claims.wait_until_ready()).await?;
     filled("backups", scope.backups.wait_until_ready()).await?;
     filled("restores", scope.restores.wait_until_ready()).await?;
+    filled("key rotations", scope.rotations.wait_until_ready()).await?;
     let mine = |labels: &std::collections::BTreeMap<String, String>, namespace: Option<String>| {
         labels.get(names::STORE_LABEL) == store.metadata.name.as_ref()
             && namespace == store.metadata.namespace
@@ -320,11 +327,16 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
         store.metadata.name.as_ref() == Some(&r.spec.store_ref.name)
             && r.namespace() == store.metadata.namespace
     });
+    let rotations = scope.rotations.state_filter(|r| {
+        store.metadata.name.as_ref() == Some(&r.spec.store_ref.name)
+            && r.namespace() == store.metadata.namespace
+    });
     let found = reconcile::Found {
         pods: &pods,
         claims: &claims,
         backups: &backups,
         restores: &restores,
+        rotations: &rotations,
     };
     let done = reconcile::reconcile(shared, store, found).await?;
     let key = (store.namespace().unwrap_or_default(), store.name_any());

@@ -52,5 +52,9 @@ pub const BACKUP_INVALID: &str = "BackupInvalid";
 pub const BACKUP_OVERDUE: &str = "BackupOverdue";
 /// A member waits for its backup, which cannot be restored.
 pub const RESTORE_FAILED: &str = "RestoreFailed";
+/// The schedule of key rotations is none.
+pub const ROTATION_INVALID: &str = "RotationInvalid";
+/// A rotation of keys was given up.
+pub const ROTATION_FAILED: &str = "RotationFailed";
 /// A pod has the label but no sidecar.
 pub const INJECTION_MISSING: &str = "InjectionMissing";

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use codexstore_crds::{
-    CodexBackup, CodexRestore, CodexStore, CodexStoreStatus, is_injected, names,
+    CodexBackup, CodexKeyRotation, CodexRestore, CodexStore, CodexStoreStatus, is_injected, names,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,14 +15,16 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::key_needs::Places;
 use super::keyring::{self, Happened, Keyring, conflict};
 use super::members;
-use super::problem::{self, Problem};
+use super::problem::Problem;
 use super::report;
 use super::restores;
+use super::rotation;
+use super::tell::{show, show_backups, tell_of_claims, tell_of_members, uninjected, warn_of};
 use super::tls::{self, Certificates, Credentials};
 use super::{Error, Shared, claims, schedule};
-use crate::metrics::StoreLabels;
 
 /// Time until the next look: when all is well, when something is under way, and when somebody else was faster.
 const STEADY: Duration = Duration::from_secs(30);
@@ -40,6 +42,13 @@ pub struct Memory {
     credentials: Option<(Instant, Credentials)>,
     /// The objects that backups need.
     pub(super) applied: schedule::Applied,
+}
+
+impl Memory {
+    /// The keyring was changed: the next look reads it.
+    pub(super) fn forget_keyring(&mut self) {
+        self.keyring = None;
+    }
 }
 
 /// What a look ended with.
@@ -62,6 +71,8 @@ pub struct Found<'a> {
     pub backups: &'a [Arc<CodexBackup>],
     /// Its restores.
     pub restores: &'a [Arc<CodexRestore>],
+    /// The rotations of its keys.
+    pub rotations: &'a [Arc<CodexKeyRotation>],
 }
 
 /// Looks at one store.
@@ -71,7 +82,6 @@ pub async fn reconcile(
     found: Found<'_>,
 ) -> Result<Done, Error> {
     let pods = found.pods;
-    let about = store.object_ref(&());
     let mut problems = Vec::new();
     let mut waiting = Vec::new();
     let changed = pods_changed(shared, store, pods);
@@ -97,14 +107,7 @@ pub async fn reconcile(
     }
 
     let volumes = claims::ensure(&shared.client, store, pods, found.claims).await?;
-    for name in &volumes.made {
-        let note = format!("PersistentVolumeClaim {name} made");
-        shared.events.normal(&about, "ClaimCreated", &note).await;
-    }
-    for name in &volumes.grown {
-        let note = format!("PersistentVolumeClaim {name} grows");
-        shared.events.normal(&about, "ClaimGrown", &note).await;
-    }
+    tell_of_claims(shared, store, &volumes).await;
     problems.extend(volumes.problems);
     let backups = schedule::ensure(shared, store, found.backups, found.restores).await?;
     let held_up = held_up(&keyring, pods, volumes.of_pods);
@@ -122,6 +125,24 @@ pub async fn reconcile(
         .ask(injected, credentials.as_ref().map_err(String::as_str))
         .await;
     problems.extend(restores::on_start(shared, store, &answers, found.restores).await?);
+    let keys = rotation::ensure(
+        rotation::Look {
+            shared,
+            store,
+            rotations: found.rotations,
+            credentials: credentials.as_ref().ok(),
+            places: Places {
+                store,
+                members: &answers,
+                claims: found.claims,
+                backups: found.backups,
+                restores: found.restores,
+            },
+        },
+        &keyring,
+    )
+    .await?;
+    let soon = keys.again;
     let members: Vec<_> = answers
         .iter()
         .map(|m| {
@@ -139,6 +160,7 @@ pub async fn reconcile(
     show_backups(shared, store, &backups);
     let seen = report::Seen {
         keyring: &keyring,
+        keys,
         members,
         backups,
         problems,
@@ -147,24 +169,11 @@ pub async fn reconcile(
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let status = report::status(store, seen, &now);
     show(shared, store, &status, &keyring);
-    for condition in &status.conditions {
-        if condition.type_ == "Degraded"
-            && condition.status == "True"
-            && [problem::MEMBER_UNREACHABLE, problem::MEMBER_FAILED]
-                .contains(&condition.reason.as_str())
-        {
-            let reason = match condition.reason.as_str() {
-                problem::MEMBER_FAILED => problem::MEMBER_FAILED,
-                _ => problem::MEMBER_UNREACHABLE,
-            };
-            shared
-                .events
-                .warning(&about, reason, &condition.message)
-                .await;
-        }
-    }
+    tell_of_members(shared, store, &status).await;
     write(shared, store, &status).await?;
-    Ok(done(&status, &keyring))
+    let mut done = done(&status, &keyring);
+    done.again = soon.map_or(done.again, |soon| soon.min(done.again));
+    Ok(done)
 }
 
 fn done(status: &CodexStoreStatus, keyring: &Keyring) -> Done {
@@ -287,21 +296,6 @@ async fn look_at_keyring(
     Ok(keyring)
 }
 
-async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
-    let note = format!(
-        "the pod has the label {} but no sidecar, since it was created while the webhook was not there: create it again to give it one",
-        names::STORE_LABEL
-    );
-    shared
-        .events
-        .warning(&pod.object_ref(&()), problem::INJECTION_MISSING, &note)
-        .await;
-    Some(Problem::new(
-        problem::INJECTION_MISSING,
-        format!("pod {}: {note}", pod.name_any()),
-    ))
-}
-
 /// What holds single pods up: a keyring that those which have not started wait for, and claims that are not theirs.
 fn held_up(
     keyring: &Keyring,
@@ -316,86 +310,6 @@ fn held_up(
         held_up.extend(waiting.map(|p| (Arc::clone(p), problem.clone())));
     }
     held_up
-}
-
-/// Tells of problems on the store, and on the pods that they hold up: who looks at a pod that waits should not have to
-/// know where else to look.
-async fn warn_of(
-    shared: &Shared,
-    store: &CodexStore,
-    keyring: &Keyring,
-    problems: &[Problem],
-    held_up: &[(Arc<Pod>, Problem)],
-) {
-    let about = store.object_ref(&());
-    for problem in problems
-        .iter()
-        .filter(|p| p.reason != problem::INJECTION_MISSING)
-    {
-        shared
-            .events
-            .warning(&about, problem.reason, &problem.message)
-            .await;
-    }
-    if let Keyring::Broken(problem, _) = keyring {
-        shared
-            .events
-            .warning(&about, problem.reason, &problem.message)
-            .await;
-    }
-    for (pod, problem) in held_up {
-        shared
-            .events
-            .warning(&pod.object_ref(&()), problem.reason, &problem.message)
-            .await;
-    }
-}
-
-fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring: &Keyring) {
-    let labels = StoreLabels {
-        namespace: store.namespace().unwrap_or_default(),
-        store: store.name_any(),
-    };
-    let metrics = &shared.metrics;
-    metrics
-        .members_ready
-        .get_or_create(&labels)
-        .set(status.ready_members.into());
-    metrics
-        .members_total
-        .get_or_create(&labels)
-        .set(status.total_members.into());
-    metrics
-        .members_outdated
-        .get_or_create(&labels)
-        .set(status.outdated_members.into());
-    let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
-    metrics.keyring_ok.get_or_create(&labels).set(ok.into());
-}
-
-/// For a store that is to have backups.
-fn show_backups(shared: &Shared, store: &CodexStore, backups: &schedule::Backups) {
-    let labels = StoreLabels {
-        namespace: store.namespace().unwrap_or_default(),
-        store: store.name_any(),
-    };
-    let metrics = &shared.metrics;
-    let Some((succeeded, ..)) = backups.condition else {
-        metrics.forget_backups(&labels);
-        return;
-    };
-    metrics
-        .backup_overdue
-        .get_or_create(&labels)
-        .set(backups.overdue.into());
-    let good = metrics.backup_succeeded.get_or_create(&labels);
-    good.set((succeeded != Some(false)).into());
-    if let Some(last) = &backups.last {
-        metrics
-            .backup_timestamp
-            .get_or_create(&labels)
-            .set(last.time.0.as_second());
-    }
 }
 
 /// Writes the status if it changed. The UID keeps it off a store that was recreated meanwhile.

@@ -8,6 +8,7 @@ use kube::ResourceExt as _;
 use super::keyring::Keyring;
 use super::members;
 use super::problem::{self, Problem};
+use super::rotation::Keys;
 use super::schedule::Backups;
 
 /// What was seen.
@@ -15,6 +16,8 @@ use super::schedule::Backups;
 pub struct Seen<'a> {
     /// The keyring.
     pub keyring: &'a Keyring,
+    /// Each of its keys.
+    pub keys: Keys,
     /// The members.
     pub members: Vec<MemberStatus>,
     /// What else is wrong (volumes, foreign objects, pods without sidecar).
@@ -42,6 +45,8 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         observed_generation: generation,
         key_id: before.key_id,
         keyring: before.keyring,
+        encryption_keys: seen.keys.keys,
+        rotation_schedule: seen.keys.schedule,
         conditions: before.conditions,
         ..CodexStoreStatus::default()
     };
@@ -51,6 +56,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         problems.push(problem.clone());
     }
     problems.extend(seen.problems);
+    problems.extend(seen.keys.problems);
     problems.extend(seen.backups.problems);
     status.last_backup = seen.backups.last;
     problems.extend(member_problems(&seen.members));

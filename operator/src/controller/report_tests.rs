@@ -27,6 +27,7 @@ fn member(pod: &str, state: &str) -> MemberStatus {
 fn seen(keyring: &Keyring, members: Vec<MemberStatus>) -> Seen<'_> {
     Seen {
         keyring,
+        keys: crate::controller::rotation::Keys::default(),
         backups: crate::controller::schedule::Backups::default(),
         members,
         problems: Vec::new(),

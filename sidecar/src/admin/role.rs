@@ -13,8 +13,6 @@ pub enum Role {
     Backup,
     /// A restore job.
     Restore,
-    /// A key rotation.
-    Rotate,
 }
 
 /// What a client wants.
@@ -28,6 +26,8 @@ pub enum Verb {
     Backup,
     /// Other data in the place of what it has.
     Restore,
+    /// The data keys of all its files under the keyring's current key.
+    Rewrap,
 }
 
 impl Role {
@@ -54,7 +54,6 @@ impl Role {
             "operator" => Role::Operator,
             "backup" => Role::Backup,
             "restore" => Role::Restore,
-            "rotate" => Role::Rotate,
             _ => return None,
         })
     }
@@ -65,7 +64,6 @@ impl Role {
             Role::Operator => "operator",
             Role::Backup => "backup",
             Role::Restore => "restore",
-            Role::Rotate => "rotate",
         }
     }
 
@@ -73,7 +71,7 @@ impl Role {
     pub fn may(self, verb: Verb) -> bool {
         match verb {
             Verb::Health => true,
-            Verb::Status => matches!(self, Role::Operator),
+            Verb::Status | Verb::Rewrap => matches!(self, Role::Operator),
             Verb::Backup => matches!(self, Role::Backup),
             Verb::Restore => matches!(self, Role::Restore),
         }
@@ -121,8 +119,8 @@ mod tests {
         assert!(Role::Backup.may(Verb::Backup) && !Role::Restore.may(Verb::Backup));
         assert!(Role::Restore.may(Verb::Restore) && !Role::Backup.may(Verb::Restore));
         assert!(!Role::Operator.may(Verb::Restore));
-        for role in [Role::Backup, Role::Restore, Role::Rotate] {
-            assert!(!role.may(Verb::Status) && role.may(Verb::Health));
+        for role in [Role::Backup, Role::Restore] {
+            assert!(!role.may(Verb::Status) && !role.may(Verb::Rewrap) && role.may(Verb::Health));
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The engine that is the store in this pod.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use codexstore::backup::BackupInfo;
 use codexstore::{
-    Batch, Code, Committed, Entry, Error, Kind, Page, Program, Scan, SetOptions, Snapshot, Store,
-    Txn, Version, Watch,
+    Batch, Code, Committed, Entry, Error, KeyId, Kind, Page, Program, Rewrapped, Scan, SetOptions,
+    Snapshot, Store, Txn, Version, Watch,
 };
 use codexstore_api::status::State;
 use tokio::sync::oneshot;
@@ -25,6 +26,8 @@ pub struct Local {
     slot: ArcSwap<Slot>,
     /// What is wrong with the keyring although the store serves.
     notice: Mutex<Option<String>>,
+    /// The keys that what a restore set aside needs, as far as that is known.
+    aside: Mutex<Option<BTreeSet<KeyId>>>,
 }
 
 impl Default for Local {
@@ -32,6 +35,7 @@ impl Default for Local {
         Local {
             slot: ArcSwap::from_pointee(Slot::Closed(State::Starting, None)),
             notice: Mutex::default(),
+            aside: Mutex::default(),
         }
     }
 }
@@ -61,6 +65,11 @@ impl Local {
     /// Sets or clears what is wrong with the keyring although the store serves.
     pub fn notice(&self, notice: Option<String>) {
         *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = notice;
+    }
+
+    /// Takes note of the keys that what was set aside needs.
+    pub fn aside(&self, keys: Option<BTreeSet<KeyId>>) {
+        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     async fn submit<P: Program>(
@@ -307,6 +316,14 @@ impl Engine for Local {
             .unwrap_or_else(|_| Err(Error::internal("accepting the clock ended early").into()))
     }
 
+    async fn rewrap(&self) -> Result<Rewrapped> {
+        let store = self.store()?;
+        // It waits for the disk.
+        let work = tokio::task::spawn_blocking(move || Ok(store.rewrap()?));
+        work.await
+            .unwrap_or_else(|_| Err(Error::internal("a rewrap ended early").into()))
+    }
+
     fn scan(&self, scans: &[Scan]) -> Result<Page> {
         Ok(self.store()?.scan_all(scans)?)
     }
@@ -366,6 +383,8 @@ impl Engine for Local {
     }
 
     fn health(&self) -> Health {
+        let aside = self.aside.lock();
+        let aside = aside.unwrap_or_else(PoisonError::into_inner).clone();
         let notice = self
             .notice
             .lock()
@@ -386,6 +405,7 @@ impl Engine for Local {
                     state,
                     message,
                     error,
+                    set_aside_keys: aside,
                     stats: numbers,
                 }
             }

@@ -4,11 +4,12 @@
 //! It runs on a thread of its own, since all of it blocks. A store that cannot be opened never
 //! ends the process: the reason stays visible, and a Secret put right heals it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codexstore::{Code, Error, Keyring, Options, Replacement, Store};
+use codexstore::{Code, Error, Keyring, Options, Replacement, Store, needed_keys};
 use codexstore_api::status::State;
 use tracing::{error, info, warn};
 
@@ -211,11 +212,23 @@ impl Owner {
         // A restore that was cut after its decision, and room for what it set aside.
         let replacement = Replacement::of(&self.settings.data_dir);
         replacement.finish()?;
+        let mut aside_keys = Some(BTreeSet::new());
         for aside in replacement.set_aside()? {
+            match needed_keys(&aside.path) {
+                Ok(keys) => aside_keys
+                    .iter_mut()
+                    .for_each(|all| all.extend(keys.clone())),
+                Err(why) => {
+                    warn!(path = %aside.path.display(), code = why.code(), error = %why,
+                        "what was set aside does not say which keys it needs: none is taken for superfluous while it is there");
+                    aside_keys = None;
+                }
+            }
             let left = options.max_disk.saturating_sub(aside.bytes);
             options.max_disk = left.max(Options::MIN_DISK);
             info!(path = %aside.path.display(), bytes = aside.bytes, "set aside by a restore; it counts for the disk budget");
         }
+        self.local.aside(aside_keys);
         Store::open(&self.settings.data_dir, options)
     }
 

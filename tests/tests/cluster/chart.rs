@@ -124,7 +124,7 @@ fn expected(rule: &Value) -> bool {
     let verbs = words("verbs");
     words("resources").iter().all(|resource| {
         let most: &[&str] = match *resource {
-            "codexstores" | "codexbackups" | "codexrestores" => &[
+            "codexstores" | "codexbackups" | "codexrestores" | "codexkeyrotations" => &[
                 "get",
                 "list",
                 "watch",
@@ -134,9 +134,10 @@ fn expected(rule: &Value) -> bool {
                 "delete",
                 "deletecollection",
             ],
-            "codexstores/status" | "codexbackups/status" | "codexrestores/status" => {
-                &["get", "list", "watch", "patch"]
-            }
+            "codexstores/status"
+            | "codexbackups/status"
+            | "codexrestores/status"
+            | "codexkeyrotations/status" => &["get", "list", "watch", "patch"],
             "codexstores/finalizers" | "codexbackups/finalizers" | "codexrestores/finalizers" => {
                 &["update"]
             }

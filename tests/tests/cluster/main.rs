@@ -19,6 +19,7 @@ mod protocol;
 mod quickstart;
 mod refusals;
 mod restores;
+mod rotation;
 mod s3;
 mod secrecy;
 mod space;

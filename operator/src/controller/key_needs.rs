@@ -1,0 +1,220 @@
+//! What needs a key. Pure: what was seen goes in, and who would lose data without the key comes out.
+//!
+//! Whatever is not known counts as a need: a member that does not answer, a claim that no member has mounted, a backup that is
+//! not done. A key that is deleted too late costs nothing; one that is deleted too early costs all that it wrapped.
+
+use std::sync::Arc;
+
+use codexstore_api::status::State;
+use codexstore_crds::codex_backup::MAX_BACKUP_MEMBERS;
+use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt as _;
+
+use super::members::{self, Member};
+
+/// Where keys may be needed.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// The store.
+    pub store: &'a CodexStore,
+    /// Its members, and what each said.
+    pub members: &'a [Member],
+    /// Its claims.
+    pub claims: &'a [Arc<PersistentVolumeClaim>],
+    /// Its backups.
+    pub backups: &'a [Arc<CodexBackup>],
+    /// Its restores.
+    pub restores: &'a [Arc<CodexRestore>],
+}
+
+impl Places<'_> {
+    /// What needs the key of this id, in words; empty if nothing that is known does.
+    pub fn needing(&self, id: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for member in self.members {
+            let name = member.pod.name_any();
+            match keys_of(member) {
+                Some(ids) if !ids.contains(&id) => {}
+                Some(_) => found.push(format!("pod {name}")),
+                // It never ran: what its volume holds is said of its claim.
+                None if !members::has_started(&member.pod) => {}
+                None => found.push(format!("pod {name} (it does not say which keys it needs)")),
+            }
+        }
+        for claim in self.claims {
+            let pod = claim.annotations().get(names::POD_ANNOTATION);
+            let told = self
+                .members
+                .iter()
+                .any(|member| Some(&member.pod.name_any()) == pod && keys_of(member).is_some());
+            if !told {
+                let what = "no member that has it mounted says which keys it needs";
+                found.push(format!("claim {} ({what})", claim.name_any()));
+            }
+        }
+        if self.store.spec.volume.pod_volume.is_some() {
+            found.push("volumes of your own (podVolume), which may not be mounted now".to_owned());
+        }
+        found.extend(
+            self.backups
+                .iter()
+                .filter_map(|backup| of_backup(backup, id)),
+        );
+        let going = self.restores.iter().filter(|restore| !restore.ended());
+        found.extend(going.map(|restore| format!("cxr/{} (not done)", restore.name_any())));
+        found
+    }
+}
+
+fn of_backup(backup: &CodexBackup, id: &str) -> Option<String> {
+    let name = backup.name_any();
+    let status = backup.status.as_ref();
+    if !status.is_some_and(codexstore_crds::CodexBackupStatus::ended) {
+        return Some(format!("cxb/{name} (not done)"));
+    }
+    let members = status.map(|s| s.members.as_slice()).unwrap_or_default();
+    let needs = members.iter().any(|m| m.key_id.as_deref() == Some(id));
+    (needs || members.len() >= MAX_BACKUP_MEMBERS).then(|| format!("cxb/{name}"))
+}
+
+/// The keys that a member's volume needs, if it says so of all that is there.
+pub fn keys_of(member: &Member) -> Option<Vec<&str>> {
+    let status = member.answer.as_ref()?.as_ref().ok()?;
+    let needed = status.needed_key_ids.as_ref()?;
+    let aside = status.set_aside_key_ids.as_ref()?;
+    Some(needed.iter().chain(aside).map(String::as_str).collect())
+}
+
+/// Whether a member has its store open, with the keyring that it has loaded.
+pub fn is_open(member: &Member) -> bool {
+    let state = member
+        .answer
+        .as_ref()
+        .and_then(|answer| answer.as_ref().ok());
+    state.is_some_and(|status| matches!(status.state, State::Ready | State::Poisoned))
+}
+
+#[cfg(test)]
+mod tests {
+    use codexstore_api::Status;
+    use serde_json::json;
+
+    use super::super::fixtures::{claim_store, pod_of};
+    use super::super::members::Unreachable;
+    use super::*;
+
+    fn member(name: &str, answer: Option<Result<Status, Unreachable>>) -> Member {
+        let mut pod = pod_of(&claim_store("1Gi"), name);
+        if answer.is_some() {
+            let ran = json!({"initContainerStatuses": [{"name": names::CONTAINER, "image": "", "imageID": "", "ready": true,
+                "restartCount": 0, "state": {"running": {}}}]});
+            pod.status = serde_json::from_value(ran).unwrap();
+        }
+        Member {
+            pod: Arc::new(pod),
+            answer,
+        }
+    }
+
+    fn says(needed: &[&str], aside: Option<&[&str]>) -> Status {
+        let texts = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+        Status {
+            state: State::Ready,
+            needed_key_ids: Some(texts(needed)),
+            set_aside_key_ids: aside.map(texts),
+            ..Status::default()
+        }
+    }
+
+    fn claim(pod: &str) -> Arc<PersistentVolumeClaim> {
+        let claim = json!({"metadata": {"name": format!("cxs-orders-{pod}"), "annotations": {names::POD_ANNOTATION: pod}}});
+        Arc::new(serde_json::from_value(claim).unwrap())
+    }
+
+    fn backup(name: &str, phase: &str, key: &str) -> Arc<CodexBackup> {
+        let backup = json!({
+            "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name},
+            "spec": {"storeRef": {"name": "orders"}},
+            "status": {"phase": phase, "members": [{"pod": "web-0", "stored": true, "keyId": key}]},
+        });
+        Arc::new(serde_json::from_value(backup).unwrap())
+    }
+
+    #[test]
+    fn what_is_not_known_counts_as_a_need() {
+        let store = claim_store("1Gi");
+        let check = |members: &[Member], claims: &[&str], backups: &[Arc<CodexBackup>]| {
+            let claims: Vec<_> = claims.iter().map(|pod| claim(pod)).collect();
+            let places = Places {
+                store: &store,
+                members,
+                claims: &claims,
+                backups,
+                restores: &[],
+            };
+            places.needing("old").join("; ")
+        };
+        let new = || member("web-0", Some(Ok(says(&["new"], Some(&[])))));
+        assert_eq!(check(&[new()], &["web-0"], &[]), "");
+        assert_eq!(
+            check(
+                &[member("web-0", Some(Ok(says(&["new", "old"], Some(&[])))))],
+                &["web-0"],
+                &[]
+            ),
+            "pod web-0"
+        );
+        assert_eq!(
+            check(
+                &[member("web-0", Some(Ok(says(&["new"], Some(&["old"])))))],
+                &[],
+                &[]
+            ),
+            "pod web-0"
+        );
+        // What was set aside cannot be read, it does not answer, it is of an earlier version.
+        for answer in [
+            Ok(says(&["new"], None)),
+            Err(Unreachable("no answer".into())),
+            Ok(Status {
+                state: State::Ready,
+                ..Status::default()
+            }),
+        ] {
+            let said = check(&[member("web-0", Some(answer))], &["web-0"], &[]);
+            assert!(
+                said.contains("pod web-0 (it does not say")
+                    && said.contains("claim cxs-orders-web-0"),
+                "{said}"
+            );
+        }
+        // Scaled down, and a pod that has not started yet.
+        assert!(check(&[new()], &["web-0", "web-1"], &[]).starts_with("claim cxs-orders-web-1 ("));
+        assert!(
+            check(&[member("web-1", None)], &["web-1"], &[])
+                .starts_with("claim cxs-orders-web-1 (")
+        );
+        let kept = [
+            backup("b", "Succeeded", "old"),
+            backup("c", "PartiallyFailed", "new"),
+        ];
+        assert_eq!(check(&[new()], &[], &kept), "cxb/b");
+        assert_eq!(
+            check(&[new()], &[], &[backup("d", "Running", "new")]),
+            "cxb/d (not done)"
+        );
+        let mut own = claim_store("1Gi");
+        own.spec.volume.claim = None;
+        own.spec.volume.pod_volume = Some("work".to_owned());
+        let members = [new()];
+        let places = Places {
+            store: &own,
+            members: &members,
+            claims: &[],
+            backups: &[],
+            restores: &[],
+        };
+        assert!(places.needing("old").join("").contains("podVolume"));
+    }
+}

@@ -1,0 +1,136 @@
+//! What is told of a look: events and metrics.
+
+use std::sync::Arc;
+
+use codexstore_crds::{CodexStore, CodexStoreStatus, names};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Resource as _, ResourceExt as _};
+
+use super::keyring::Keyring;
+use super::problem::{self, Problem};
+use super::{Shared, claims, schedule};
+use crate::metrics::StoreLabels;
+
+/// Tells of problems on the store, and on the pods that they hold up: who looks at a pod that waits should not have to
+/// know where else to look.
+pub async fn warn_of(
+    shared: &Shared,
+    store: &CodexStore,
+    keyring: &Keyring,
+    problems: &[Problem],
+    held_up: &[(Arc<Pod>, Problem)],
+) {
+    let about = store.object_ref(&());
+    for problem in problems
+        .iter()
+        .filter(|p| p.reason != problem::INJECTION_MISSING)
+    {
+        shared
+            .events
+            .warning(&about, problem.reason, &problem.message)
+            .await;
+    }
+    if let Keyring::Broken(problem, _) = keyring {
+        shared
+            .events
+            .warning(&about, problem.reason, &problem.message)
+            .await;
+    }
+    for (pod, problem) in held_up {
+        shared
+            .events
+            .warning(&pod.object_ref(&()), problem.reason, &problem.message)
+            .await;
+    }
+}
+
+/// Tells of a pod without a sidecar.
+pub async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
+    let note = format!(
+        "the pod has the label {} but no sidecar, since it was created while the webhook was not there: create it again to give it one",
+        names::STORE_LABEL
+    );
+    shared
+        .events
+        .warning(&pod.object_ref(&()), problem::INJECTION_MISSING, &note)
+        .await;
+    Some(Problem::new(
+        problem::INJECTION_MISSING,
+        format!("pod {}: {note}", pod.name_any()),
+    ))
+}
+
+/// Tells of claims that were made or grow.
+pub async fn tell_of_claims(shared: &Shared, store: &CodexStore, volumes: &claims::Outcome) {
+    let about = store.object_ref(&());
+    for name in &volumes.made {
+        let note = format!("PersistentVolumeClaim {name} made");
+        shared.events.normal(&about, "ClaimCreated", &note).await;
+    }
+    for name in &volumes.grown {
+        let note = format!("PersistentVolumeClaim {name} grows");
+        shared.events.normal(&about, "ClaimGrown", &note).await;
+    }
+}
+
+/// Tells of members that do not serve, in the words of the condition.
+pub async fn tell_of_members(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus) {
+    let degraded = status.condition("Degraded").filter(|c| c.status == "True");
+    let reasons = [problem::MEMBER_UNREACHABLE, problem::MEMBER_FAILED];
+    let told = degraded.and_then(|c| {
+        let reason = reasons.into_iter().find(|reason| c.reason == *reason)?;
+        Some((reason, &c.message))
+    });
+    if let Some((reason, message)) = told {
+        let about = store.object_ref(&());
+        shared.events.warning(&about, reason, message).await;
+    }
+}
+
+/// Shows what was seen in the metrics.
+pub fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring: &Keyring) {
+    let labels = StoreLabels {
+        namespace: store.namespace().unwrap_or_default(),
+        store: store.name_any(),
+    };
+    let metrics = &shared.metrics;
+    metrics
+        .members_ready
+        .get_or_create(&labels)
+        .set(status.ready_members.into());
+    metrics
+        .members_total
+        .get_or_create(&labels)
+        .set(status.total_members.into());
+    metrics
+        .members_outdated
+        .get_or_create(&labels)
+        .set(status.outdated_members.into());
+    let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
+    metrics.keyring_ok.get_or_create(&labels).set(ok.into());
+}
+
+/// For a store that is to have backups.
+pub fn show_backups(shared: &Shared, store: &CodexStore, backups: &schedule::Backups) {
+    let labels = StoreLabels {
+        namespace: store.namespace().unwrap_or_default(),
+        store: store.name_any(),
+    };
+    let metrics = &shared.metrics;
+    let Some((succeeded, ..)) = backups.condition else {
+        metrics.forget_backups(&labels);
+        return;
+    };
+    metrics
+        .backup_overdue
+        .get_or_create(&labels)
+        .set(backups.overdue.into());
+    let good = metrics.backup_succeeded.get_or_create(&labels);
+    good.set((succeeded != Some(false)).into());
+    if let Some(last) = &backups.last {
+        metrics
+            .backup_timestamp
+            .get_or_create(&labels)
+            .set(last.time.0.as_second());
+    }
+}

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use codexstore_api::status::State;
-use codexstore_crds::codex_backup::MAX_BACKUP_MEMBERS;
+use codexstore_crds::codex_backup::{BackupMember, MAX_BACKUP_MEMBERS};
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
@@ -74,7 +74,9 @@ fn of_backup(backup: &CodexBackup, id: &str) -> Option<String> {
         return Some(format!("cxb/{name} (not done)"));
     }
     let members = status.map(|s| s.members.as_slice()).unwrap_or_default();
-    let needs = members.iter().any(|m| m.key_id.as_deref() == Some(id));
+    // One that does not say which key it needs may need any.
+    let needs = |m: &BackupMember| m.stored && m.key_id.as_deref().is_none_or(|key| key == id);
+    let needs = members.iter().any(needs);
     (needs || members.len() >= MAX_BACKUP_MEMBERS).then(|| format!("cxb/{name}"))
 }
 
@@ -132,11 +134,13 @@ mod tests {
         Arc::new(serde_json::from_value(claim).unwrap())
     }
 
-    fn backup(name: &str, phase: &str, key: &str) -> Arc<CodexBackup> {
+    fn backup<'a>(name: &str, phase: &str, key: impl Into<Option<&'a str>>) -> Arc<CodexBackup> {
+        let key: Option<&str> = key.into();
         let backup = json!({
             "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name},
             "spec": {"storeRef": {"name": "orders"}},
-            "status": {"phase": phase, "members": [{"pod": "web-0", "stored": true, "keyId": key}]},
+            "status": {"phase": phase, "members": [{"pod": "web-0", "stored": true, "keyId": key},
+                {"pod": "web-1", "stored": false}]},
         });
         Arc::new(serde_json::from_value(backup).unwrap())
     }
@@ -200,6 +204,8 @@ mod tests {
             backup("c", "PartiallyFailed", "new"),
         ];
         assert_eq!(check(&[new()], &[], &kept), "cxb/b");
+        let silent = backup("e", "Succeeded", None);
+        assert_eq!(check(&[new()], &[], &[silent]), "cxb/e", "it does not say");
         assert_eq!(
             check(&[new()], &[], &[backup("d", "Running", "new")]),
             "cxb/d (not done)"

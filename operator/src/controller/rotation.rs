@@ -1,7 +1,7 @@
 //! Rotation of keys: what becomes of each CodexKeyRotation, those that a schedule makes, and the deletion of keys that nothing needs any more.
 //!
 //! A rotation puts a new key into the keyring, waits until each running member says that it has loaded it, makes it current, and has
-//! each member wrap the data keys of its files with it. [`plan`] decides by what is there (keyring and members), not by what
+//! each member wrap the data keys of its files with it. `plan` decides by what is there (keyring and members), not by what
 //! was done, so each step can be repeated and another operator goes on where this one ended. The Secret is changed one entry at
 //! a time, by a patch that fails if somebody else was faster.
 //!

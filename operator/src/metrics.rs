@@ -69,6 +69,10 @@ pub struct Metrics {
     pub members_outdated: Family<StoreLabels, Gauge>,
     /// 1 when the keyring is there and good.
     pub keyring_ok: Family<StoreLabels, Gauge>,
+    /// 1 while a rotation of keys is not done.
+    pub key_rotation_going: Family<StoreLabels, Gauge>,
+    /// 1 when the latest rotation of keys that has ended was given up.
+    pub key_rotation_failed: Family<StoreLabels, Gauge>,
     /// 1 when there should be a newer backup by now.
     pub backup_overdue: Family<StoreLabels, Gauge>,
     /// 0 when the latest backup that has ended is not whole, or is not what the members said.
@@ -101,6 +105,8 @@ impl Default for Metrics {
             members_total: Family::default(),
             members_outdated: Family::default(),
             keyring_ok: Family::default(),
+            key_rotation_going: Family::default(),
+            key_rotation_failed: Family::default(),
             backup_overdue: Family::default(),
             backup_succeeded: Family::default(),
             backup_timestamp: Family::default(),
@@ -142,6 +148,16 @@ impl Default for Metrics {
             "keyring_ok",
             "1 when the keyring is there and good",
             metrics.keyring_ok.clone(),
+        );
+        r.register(
+            "key_rotation_going",
+            "1 while a rotation of the store's key is not done",
+            metrics.key_rotation_going.clone(),
+        );
+        r.register(
+            "key_rotation_failed",
+            "1 when the latest rotation of the store's key that has ended was given up",
+            metrics.key_rotation_failed.clone(),
         );
         r.register(
             "backup_overdue",
@@ -225,6 +241,8 @@ impl Metrics {
         self.members_total.remove(labels);
         self.members_outdated.remove(labels);
         self.keyring_ok.remove(labels);
+        self.key_rotation_going.remove(labels);
+        self.key_rotation_failed.remove(labels);
         self.forget_backups(labels);
         for certificate in [
             "ca",

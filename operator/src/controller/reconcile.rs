@@ -142,7 +142,7 @@ pub async fn reconcile(
         &keyring,
     )
     .await?;
-    let soon = keys.again;
+    let (soon, rotations) = (keys.again, keys.rotations);
     let members: Vec<_> = answers
         .iter()
         .map(|m| {
@@ -168,7 +168,7 @@ pub async fn reconcile(
     };
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let status = report::status(store, seen, &now);
-    show(shared, store, &status, &keyring);
+    show(shared, store, &status, &keyring, rotations);
     tell_of_members(shared, store, &status).await;
     write(shared, store, &status).await?;
     let mut done = done(&status, &keyring);

@@ -50,6 +50,31 @@ pub struct Keys {
     pub schedule: Option<RotationSchedule>,
     /// When to look again, if that is sooner than otherwise.
     pub again: Option<Duration>,
+    /// How its rotations are.
+    pub rotations: Rotations,
+}
+
+/// How the rotations of a store are, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rotations {
+    /// One is not done.
+    pub going: bool,
+    /// The latest that has ended was given up.
+    pub failed: bool,
+}
+
+impl Rotations {
+    fn of(all: &[Arc<CodexKeyRotation>]) -> Self {
+        let ended = all.iter().filter_map(|rotation| {
+            let status = rotation.status.as_ref()?;
+            Some((status.completed_at.clone()?, status.phase.as_deref()))
+        });
+        let last = ended.max_by_key(|(time, _)| time.clone());
+        Self {
+            going: all.iter().any(|rotation| !rotation.ended()),
+            failed: last.is_some_and(|(_, how)| how == Some(phase::FAILED)),
+        }
+    }
 }
 
 /// What a look at the keys needs.
@@ -72,6 +97,7 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     let before = look.store.status.as_ref();
     let mut seen = Keys {
         schedule: before.and_then(|s| s.rotation_schedule.clone()),
+        rotations: Rotations::of(look.rotations),
         ..Keys::default()
     };
     let mut open: Vec<_> = look.rotations.iter().filter(|r| !r.ended()).collect();
@@ -84,7 +110,10 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
                 let why = "the store is not encrypted: it has no keys";
                 Writer::of(&look, rotation).fail(why).await?;
             }
-            return Ok(Keys::default());
+            return Ok(Keys {
+                schedule: None,
+                ..seen
+            });
         }
         // What was known is still the best that is known; a keyring that is put right goes on from there.
         _ => {

@@ -8,6 +8,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::keyring::Keyring;
 use super::problem::{self, Problem};
+use super::rotation::Rotations;
 use super::{Shared, claims, schedule};
 use crate::metrics::StoreLabels;
 
@@ -88,7 +89,13 @@ pub async fn tell_of_members(shared: &Shared, store: &CodexStore, status: &Codex
 }
 
 /// Shows what was seen in the metrics.
-pub fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyring: &Keyring) {
+pub fn show(
+    shared: &Shared,
+    store: &CodexStore,
+    status: &CodexStoreStatus,
+    keyring: &Keyring,
+    rotations: Rotations,
+) {
     let labels = StoreLabels {
         namespace: store.namespace().unwrap_or_default(),
         store: store.name_any(),
@@ -108,6 +115,14 @@ pub fn show(shared: &Shared, store: &CodexStore, status: &CodexStoreStatus, keyr
         .set(status.outdated_members.into());
     let ok = matches!(keyring, Keyring::Ready(_) | Keyring::NotEncrypted);
     metrics.keyring_ok.get_or_create(&labels).set(ok.into());
+    metrics
+        .key_rotation_going
+        .get_or_create(&labels)
+        .set(rotations.going.into());
+    metrics
+        .key_rotation_failed
+        .get_or_create(&labels)
+        .set(rotations.failed.into());
 }
 
 /// For a store that is to have backups.

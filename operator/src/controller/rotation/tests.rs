@@ -7,6 +7,7 @@ use codexstore_crds::store::{Keys, Managed};
 use codexstore_crds::{CodexKeyRotation, CodexStore};
 use serde_json::{Value, json};
 
+use super::Rotations;
 use crate::controller::Error;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::store;
@@ -136,4 +137,26 @@ async fn a_schedule_is_not_due_when_it_is_new_and_its_rotation_is_made_once() {
     assert_eq!(made(&api), 2);
     let again = api.get(STORE).unwrap()["status"]["rotationSchedule"]["since"].take();
     assert_eq!(again, since);
+}
+
+#[test]
+fn the_latest_rotation_that_has_ended_counts() {
+    let rotation = |phase: &str, ended: Option<&str>| {
+        let mut rotation = rotation();
+        rotation["status"] = json!({"phase": phase, "completedAt": ended});
+        Arc::new(serde_json::from_value::<CodexKeyRotation>(rotation).unwrap())
+    };
+    let all = [
+        rotation("Failed", Some("2026-11-02T00:00:00Z")),
+        rotation("Completed", Some("2026-11-03T00:00:00Z")),
+        rotation("Failed", Some("2026-11-01T00:00:00Z")),
+        rotation("Distributing", None),
+    ];
+    let of = |all: &[Arc<CodexKeyRotation>]| {
+        let of = Rotations::of(all);
+        (of.going, of.failed)
+    };
+    assert_eq!(of(&all), (true, false));
+    assert_eq!(of(&all[..1]), (false, true));
+    assert_eq!(of(&[]), (false, false));
 }

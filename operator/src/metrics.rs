@@ -129,51 +129,7 @@ impl Default for Metrics {
             "Duration of reconciliations",
             metrics.reconcile_duration.clone(),
         );
-        r.register(
-            "members_ready",
-            "Members that are ready",
-            metrics.members_ready.clone(),
-        );
-        r.register(
-            "members",
-            "Members of the store",
-            metrics.members_total.clone(),
-        );
-        r.register(
-            "members_outdated",
-            "Members that run an older spec or operator's injection",
-            metrics.members_outdated.clone(),
-        );
-        r.register(
-            "keyring_ok",
-            "1 when the keyring is there and good",
-            metrics.keyring_ok.clone(),
-        );
-        r.register(
-            "key_rotation_going",
-            "1 while a rotation of the store's key is not done",
-            metrics.key_rotation_going.clone(),
-        );
-        r.register(
-            "key_rotation_failed",
-            "1 when the latest rotation of the store's key that has ended was given up",
-            metrics.key_rotation_failed.clone(),
-        );
-        r.register(
-            "backup_overdue",
-            "1 when a store has no good backup within two periods of its schedule",
-            metrics.backup_overdue.clone(),
-        );
-        r.register(
-            "backup_succeeded",
-            "0 when the latest backup that has ended is not whole or not what the members said",
-            metrics.backup_succeeded.clone(),
-        );
-        r.register(
-            "backup_timestamp_seconds",
-            "When the latest backup that is stored ended, in unix seconds",
-            metrics.backup_timestamp.clone(),
-        );
+        metrics.register_stores(r);
         r.register(
             "certificate_expiry_timestamp_seconds",
             "When a certificate expires, in unix seconds",
@@ -204,6 +160,56 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What is told of each store.
+    fn register_stores(&self, registry: &mut Registry) {
+        let all = [
+            (
+                "members_ready",
+                "Members that are ready",
+                &self.members_ready,
+            ),
+            ("members", "Members of the store", &self.members_total),
+            (
+                "members_outdated",
+                "Members that run an older spec or operator's injection",
+                &self.members_outdated,
+            ),
+            (
+                "keyring_ok",
+                "1 when the keyring is there and good",
+                &self.keyring_ok,
+            ),
+            (
+                "key_rotation_going",
+                "1 while a rotation of the store's key is not done",
+                &self.key_rotation_going,
+            ),
+            (
+                "key_rotation_failed",
+                "1 when the latest rotation of the store's key that has ended was given up",
+                &self.key_rotation_failed,
+            ),
+            (
+                "backup_overdue",
+                "1 when a store has no good backup within two periods of its schedule",
+                &self.backup_overdue,
+            ),
+            (
+                "backup_succeeded",
+                "0 when the latest backup that has ended is not whole or not what the members said",
+                &self.backup_succeeded,
+            ),
+            (
+                "backup_timestamp_seconds",
+                "When the latest backup that is stored ended, in unix seconds",
+                &self.backup_timestamp,
+            ),
+        ];
+        for (name, help, family) in all {
+            registry.register(name, help, family.clone());
+        }
+    }
+
     /// Text for Prometheus.
     pub fn text(&self) -> String {
         let mut text = String::new();

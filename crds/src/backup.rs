@@ -58,7 +58,8 @@ pub struct BackupPolicy {
     pub verify: Verify,
 }
 
-fn one_hour() -> String {
+/// The default of a deadline.
+pub(crate) fn one_hour() -> String {
     "1h".to_owned()
 }
 

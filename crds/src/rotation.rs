@@ -8,9 +8,6 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Most times of a schedule that are passed over in one look, where a rotation is long due.
-const TIMES: usize = 1000;
-
 /// Rotation of a managed key.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,7 +30,7 @@ pub struct RotationPolicy {
     pub suspend: bool,
 
     /// How long a rotation waits for running members, before it is given up: hours, minutes and seconds, by default 1h.
-    #[serde(default = "one_hour")]
+    #[serde(default = "crate::backup::one_hour")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('30s') && duration(self) <= duration('168h')").message("rotation.deadline is between 30s and 168h: write for example 1h"))]
     pub deadline: String,
@@ -51,14 +48,10 @@ impl Default for RotationPolicy {
             schedule: None,
             time_zone: None,
             suspend: false,
-            deadline: one_hour(),
+            deadline: crate::backup::one_hour(),
             retire: Retire::default(),
         }
     }
-}
-
-fn one_hour() -> String {
-    "1h".to_owned()
 }
 
 /// See [`RotationPolicy::retire`].
@@ -89,9 +82,10 @@ impl RotationPolicy {
         let zone = TimeZone::get(zone).map_err(|_| {
             format!("rotation.timeZone {zone} is not known: write one such as Europe/Berlin")
         })?;
-        let times = cron.iter_after(since.to_zoned(zone)).take(TIMES);
-        let times = times.map(|time| time.timestamp().as_second());
-        Ok(times.take_while(|time| *time <= now.as_second()).last())
+        // The error is that the schedule never had a time.
+        let last = cron.find_previous_occurrence(&now.to_zoned(zone), true);
+        let last = last.ok().map(|time| time.timestamp());
+        Ok(last.filter(|last| *last > since).map(Timestamp::as_second))
     }
 }
 
@@ -121,6 +115,13 @@ mod tests {
         let last = due(&policy, created, later);
         assert_eq!(last.as_deref(), Some("2026-04-01T03:00:00Z"));
         assert_eq!(due(&policy, "2026-04-01T03:00:00Z", later), None);
+        // Also where very many have passed.
+        let often = RotationPolicy {
+            schedule: Some("* * * * *".to_owned()),
+            ..RotationPolicy::default()
+        };
+        let last = due(&often, created, later);
+        assert_eq!(last.as_deref(), Some("2026-04-02T00:00:00Z"));
         policy.time_zone = Some("Asia/Tokyo".to_owned());
         let tokyo = due(&policy, created, "2026-02-01T00:00:00Z");
         assert_eq!(tokyo.as_deref(), Some("2026-01-31T18:00:00Z"));

@@ -100,8 +100,7 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         rotations: Rotations::of(look.rotations),
         ..Keys::default()
     };
-    let mut open: Vec<_> = look.rotations.iter().filter(|r| !r.ended()).collect();
-    open.sort_by_key(|r| (r.metadata.creation_timestamp.clone(), r.name_any()));
+    let open = open(look.rotations);
     let going = look.store.metadata.deletion_timestamp.is_none();
     let facts = match keyring {
         Keyring::Ready(facts) if going => facts,
@@ -185,6 +184,17 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
     }
     Ok(seen)
+}
+
+/// Those that have not ended, in the order in which they take turns: one that has begun goes on, whatever else was made in the
+/// same second.
+fn open(all: &[Arc<CodexKeyRotation>]) -> Vec<&Arc<CodexKeyRotation>> {
+    let mut open: Vec<_> = all.iter().filter(|r| !r.ended()).collect();
+    open.sort_by_key(|r| {
+        let begun = r.status.as_ref().is_some_and(|s| s.to.is_some());
+        (!begun, r.metadata.creation_timestamp.clone(), r.name_any())
+    });
+    open
 }
 
 /// Whether the API server will not do this however often it is asked: a Secret that is immutable, say.

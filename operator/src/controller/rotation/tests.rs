@@ -7,7 +7,7 @@ use codexstore_crds::store::{Keys, Managed};
 use codexstore_crds::{CodexKeyRotation, CodexStore};
 use serde_json::{Value, json};
 
-use super::Rotations;
+use super::{Rotations, open};
 use crate::controller::Error;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::store;
@@ -159,4 +159,26 @@ fn the_latest_rotation_that_has_ended_counts() {
     assert_eq!(of(&all), (true, false));
     assert_eq!(of(&all[..1]), (false, true));
     assert_eq!(of(&[]), (false, false));
+}
+
+#[test]
+fn rotations_take_turns_and_one_that_has_begun_goes_on() {
+    let rotation = |name: &str, second: u8, status: Value| {
+        let mut rotation = rotation();
+        rotation["metadata"]["name"] = json!(name);
+        rotation["metadata"]["creationTimestamp"] = json!(format!("2026-11-01T00:00:0{second}Z"));
+        rotation["status"] = status;
+        Arc::new(serde_json::from_value::<CodexKeyRotation>(rotation).unwrap())
+    };
+    let all = [
+        rotation("done", 0, json!({"phase": "Completed", "to": "k0"})),
+        rotation("later", 2, json!({})),
+        rotation("a", 1, json!({"phase": "Pending"})),
+        rotation("b", 1, json!({"phase": "Distributing", "to": "k1"})),
+    ];
+    let names: Vec<_> = open(&all)
+        .iter()
+        .map(|r| r.metadata.name.clone().unwrap())
+        .collect();
+    assert_eq!(names, ["b", "a", "later"]);
 }

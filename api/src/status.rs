@@ -54,6 +54,11 @@ impl State {
         }
     }
 
+    /// True if the store is open, with its keys loaded: for reads at least.
+    pub const fn is_open(self) -> bool {
+        matches!(self, State::Ready | State::Poisoned)
+    }
+
     /// True if applications are served.
     pub const fn is_ready(self) -> bool {
         matches!(self, State::Ready)

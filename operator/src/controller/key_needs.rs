@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use codexstore_api::status::State;
 use codexstore_crds::codex_backup::{BackupMember, MAX_BACKUP_MEMBERS};
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -81,7 +80,7 @@ fn of_backup(backup: &CodexBackup, id: &str) -> Option<String> {
 }
 
 /// The keys that a member's volume needs, if it says so of all that is there.
-pub fn keys_of(member: &Member) -> Option<Vec<&str>> {
+fn keys_of(member: &Member) -> Option<Vec<&str>> {
     let status = member.answer.as_ref()?.as_ref().ok()?;
     let needed = status.needed_key_ids.as_ref()?;
     let aside = status.set_aside_key_ids.as_ref()?;
@@ -94,12 +93,13 @@ pub fn is_open(member: &Member) -> bool {
         .answer
         .as_ref()
         .and_then(|answer| answer.as_ref().ok());
-    state.is_some_and(|status| matches!(status.state, State::Ready | State::Poisoned))
+    state.is_some_and(|status| status.state.is_open())
 }
 
 #[cfg(test)]
 mod tests {
     use codexstore_api::Status;
+    use codexstore_api::status::State;
     use serde_json::json;
 
     use super::super::fixtures::{claim_store, pod_of};

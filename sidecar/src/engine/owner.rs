@@ -215,9 +215,11 @@ impl Owner {
         let mut aside_keys = Some(BTreeSet::new());
         for aside in replacement.set_aside()? {
             match needed_keys(&aside.path) {
-                Ok(keys) => aside_keys
-                    .iter_mut()
-                    .for_each(|all| all.extend(keys.clone())),
+                Ok(keys) => {
+                    if let Some(all) = &mut aside_keys {
+                        all.extend(keys);
+                    }
+                }
                 Err(why) => {
                     warn!(path = %aside.path.display(), code = why.code(), error = %why,
                         "what was set aside does not say which keys it needs: none is taken for superfluous while it is there");

@@ -1,7 +1,6 @@
 //! The sidecar about itself: status, health, readiness, metrics, and this interface's description.
 
 use codexstore::KeyId;
-use codexstore_api::status::State;
 use codexstore_api::{Problem, Status, codes};
 use http::{HeaderValue, Response, StatusCode, request};
 use tokio::time::Instant;
@@ -69,7 +68,6 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         set_aside_keys,
         ..
     } = app.engine.health();
-    let is_open = matches!(state, State::Ready | State::Poisoned);
     let texts = |ids: &mut dyn Iterator<Item = &KeyId>| ids.map(ToString::to_string).collect();
     let who = app.identity.clone();
     Status {
@@ -102,7 +100,9 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         journal_bytes: stats.journal_bytes,
         key_id: stats.key_id.map(|id| id.to_string()).unwrap_or_default(),
         loaded_key_ids: texts(&mut stats.loaded_keys.iter()),
-        needed_key_ids: is_open.then(|| texts(&mut stats.needed_keys.iter())),
+        needed_key_ids: state
+            .is_open()
+            .then(|| texts(&mut stats.needed_keys.iter())),
         set_aside_key_ids: set_aside_keys.map(|all| texts(&mut all.iter())),
         started_at: app.started_at.clone(),
         uptime_seconds: app.started.elapsed().as_secs(),

@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use codexstore_api::status::State;
-
 use super::Redis;
 use super::commands::is;
 use super::reply::Reply;
@@ -119,7 +117,7 @@ pub fn info<E: Engine>(redis: &Redis<E>, args: Args<'_>) -> Reply {
 /// What tools look at to see whether writes are safe.
 fn persistence<E: Engine>(redis: &Redis<E>, health: &Health) -> [(&'static str, String); 13] {
     let stats = &health.stats;
-    let open = matches!(health.state, State::Ready | State::Poisoned);
+    let open = health.state.is_open();
     let fine = if stats.poisoned.is_none() {
         "ok"
     } else {

@@ -173,10 +173,13 @@ pub trait Engine: Send + Sync + 'static {
     /// meanwhile, so it is for a moment.
     fn look<T>(&self, sight: Sight, with: impl FnOnce(&dyn Look) -> T) -> Result<T>;
 
-    /// Runs a program in the committer and returns at once. `done` is called exactly once, on whatever
+    /// Runs programs as one group and returns at once. Each `done` is called exactly once, on whatever
     /// thread, and must not block: so a protocol that has many writes of one connection on their way
     /// gathers their answers without a task or a channel for each.
-    fn submit<P: Program>(&self, program: P, done: impl FnOnce(Result<P::Output>) + Send + 'static);
+    fn submit_all<P: Program>(
+        &self,
+        programs: impl Iterator<Item = (P, impl FnOnce(Result<P::Output>) + Send + 'static)>,
+    );
 
     /// The latest revision, and the latest that is on disk.
     fn revisions(&self) -> Result<(u64, u64)>;

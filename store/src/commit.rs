@@ -3,28 +3,32 @@
 //! Callers put programs into a bounded queue. The committer takes all that is waiting, executes it
 //! as a group, and answers; while the disk syncs, the next group gathers.
 //!
-//! A caller that waits for its answer anyway, and finds neither a program waiting nor the engine in
-//! use, leads: it executes its program itself, as a group of one, and a lone writer pays for no
-//! hand-over to another thread and back. Whoever comes meanwhile queues up and wakes the committer,
-//! which goes on as soon as the leader lets go. So the order is that of the queue, and a leader
-//! never passes anyone.
+//! A caller that finds neither a program waiting nor the engine in use may lead: it executes its
+//! programs itself, as a group, and pays for no hand-over to another thread and back. It does so if
+//! it waits for its answer anyway, or if the disk will hold it up for no longer than the hand-over
+//! would. Whoever comes meanwhile queues up and wakes the committer, which goes on as soon as the
+//! leader lets go. So the order is that of the queue, and a leader never passes anyone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::engine::{Engine, Job};
 use crate::env::Clock;
 use crate::error::{Code, Error, Result};
 use crate::gate::Gate;
+use crate::options::Durability;
 use crate::shared::Shared;
 use crate::txn::{Program, Txn};
 
 /// Most bytes that programs in the queue may hold.
 const MAX_QUEUED_BYTES: usize = 128 << 20;
+
+/// What a batch takes in the log beside what its program holds, at most for one with few keys.
+const PARCEL: usize = 256;
 
 /// A program that waits, its answer, and who gets it.
 pub(crate) struct Waiting<P: Program, F: FnOnce(Result<P::Output>)> {
@@ -43,6 +47,20 @@ where
             program: Some(program),
             answer: None,
             done: Some(done),
+        }
+    }
+}
+
+impl Parcel {
+    /// A program, and who gets its answer.
+    pub fn new<P, F>(program: P, done: F) -> Parcel
+    where
+        P: Program,
+        F: FnOnce(Result<P::Output>) + Send + 'static,
+    {
+        Parcel {
+            bytes: program.size_hint(),
+            job: Box::new(Waiting::new(program, done)),
         }
     }
 }
@@ -85,6 +103,12 @@ impl<P: Program, F: FnOnce(Result<P::Output>)> Drop for Waiting<P, F> {
     }
 }
 
+/// A job, and about how many bytes it holds.
+pub(crate) struct Parcel {
+    pub job: Box<dyn Job>,
+    pub bytes: usize,
+}
+
 /// What waits for the committer.
 pub(crate) struct Queue {
     state: Mutex<QueueState>,
@@ -110,6 +134,15 @@ struct QueueState {
     taken: usize,
 }
 
+/// Where what is due behind a group is done; it may sync.
+#[derive(Debug, Clone, Copy)]
+enum Tick {
+    /// With the group, which synced too, or whose caller waits anyway.
+    Here,
+    /// By the committer, when the interval is over.
+    Later,
+}
+
 /// The engine, for whoever drives it now. Gone once closed.
 type Seated = Mutex<Option<Engine>>;
 
@@ -133,45 +166,48 @@ impl Queue {
         }
     }
 
-    /// Puts a job in, or refuses it.
-    pub fn push(&self, job: Box<dyn Job>, bytes: usize) {
-        self.enqueue(self.state.lock(), job, bytes);
-    }
-
-    /// The gate that opens when the job is answered.
+    /// Puts jobs in, all of them before the committer looks, or refuses them. The gate that opens
+    /// when they are answered.
     fn enqueue(
         &self,
         mut state: MutexGuard<'_, QueueState>,
-        mut job: Box<dyn Job>,
-        bytes: usize,
+        jobs: impl IntoIterator<Item = Parcel>,
     ) -> &Gate {
         let gate = self.gate(state.taken);
-        let refusal = if state.closing {
-            Some(Error::new(Code::Closed, "the store is closed"))
-        } else if state.jobs.len() >= self.max
-            || (state.bytes + bytes > MAX_QUEUED_BYTES && !state.jobs.is_empty())
-        {
-            Some(Error::new(
-                Code::Overloaded,
-                format!("{} writes are waiting for the disk", state.jobs.len()),
-            ))
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
-            drop(state);
-            job.refuse(error);
-            job.answer();
-            return gate;
+        let mut refused = Vec::new();
+        for Parcel { mut job, bytes } in jobs {
+            if let Some(error) = self.refusal(&state, bytes) {
+                job.refuse(error);
+                refused.push(job);
+            } else {
+                state.jobs.push_back(job);
+                state.bytes += bytes;
+            }
         }
-        state.jobs.push_back(job);
-        state.bytes += bytes;
-        let wake = std::mem::take(&mut state.idle);
+        let wake = !state.jobs.is_empty() && std::mem::take(&mut state.idle);
         drop(state);
         if wake {
             self.wake.notify_one();
         }
+        for job in refused {
+            job.answer();
+        }
         gate
+    }
+
+    fn refusal(&self, state: &QueueState, bytes: usize) -> Option<Error> {
+        if state.closing {
+            return Some(Error::new(Code::Closed, "the store is closed"));
+        }
+        let full = state.jobs.len() >= self.max
+            || (state.bytes + bytes > MAX_QUEUED_BYTES && !state.jobs.is_empty());
+        full.then(|| {
+            let waiting = state.jobs.len();
+            Error::new(
+                Code::Overloaded,
+                format!("{waiting} writes are waiting for the disk"),
+            )
+        })
     }
 
     fn gate(&self, group: usize) -> &Gate {
@@ -278,23 +314,53 @@ impl Committer {
 
     /// Has a job done for a caller that waits for its answer: on this thread, if neither a job
     /// waits nor the engine is in use; else by way of the queue. The gate to wait at.
-    pub fn lead(&self, job: Box<dyn Job>, bytes: usize) -> &Gate {
+    pub fn lead(&self, job: Parcel) -> &Gate {
         let state = self.queue.state.lock();
-        // Looked for under the queue's lock, so that whoever came before is in it or done.
+        match self.idle_engine(&state) {
+            Some(mut engine) => {
+                drop(state);
+                self.execute(&mut engine, [job], Tick::Here);
+                self.queue.gate(0)
+            }
+            None => self.queue.enqueue(state, [job]),
+        }
+    }
+
+    /// Has jobs done as one group for a caller that has more to do than to wait: on this thread, if
+    /// that is [swift](Engine::is_swift) and the engine is idle; else by way of the queue.
+    pub fn submit(&self, jobs: Vec<Parcel>) {
+        let bytes = jobs.iter().map(|job| PARCEL + job.bytes).sum();
+        let state = self.queue.state.lock();
+        if let Some(mut engine) = self.idle_engine(&state)
+            && engine.is_swift(bytes)
+        {
+            drop(state);
+            let tick = match engine.seat.options.durability {
+                Durability::Always => Tick::Here,
+                Durability::Interval(_) => Tick::Later,
+            };
+            self.execute(&mut engine, jobs, tick);
+            return;
+        }
+        self.queue.enqueue(state, jobs);
+    }
+
+    /// The engine, if neither a job waits nor anyone uses it. Looked for under the queue's lock, so
+    /// that whoever came before is in it or done.
+    fn idle_engine(&self, state: &QueueState) -> Option<MappedMutexGuard<'_, Engine>> {
         let idle = !state.closing && state.jobs.is_empty();
-        let Some(mut seated) = idle.then(|| self.seated.try_lock()).flatten() else {
-            return self.queue.enqueue(state, job, bytes);
-        };
-        let Some(engine) = seated.as_mut() else {
-            return self.queue.enqueue(state, job, bytes);
-        };
-        drop(state);
-        let guard = Leading(&self.shared);
-        engine.execute([job]);
-        engine.tick();
+        let seated = idle.then(|| self.seated.try_lock()).flatten()?;
+        MutexGuard::try_map(seated, Option::as_mut).ok()
+    }
+
+    /// Executes jobs on this thread.
+    fn execute(&self, engine: &mut Engine, jobs: impl IntoIterator<Item = Parcel>, tick: Tick) {
+        let _guard = Leading(&self.shared);
+        engine.execute(jobs.into_iter().map(|parcel| parcel.job));
+        if matches!(tick, Tick::Here) {
+            engine.tick();
+        }
         self.queue.set_due(engine.due());
-        drop(guard);
-        self.queue.gate(0)
     }
 
     /// Refuses what comes, commits what is waiting, and ends the log.

@@ -35,6 +35,13 @@ const GROUP: usize = 1 << 20;
 /// Expired entries removed in one batch.
 const SWEEP: usize = 4096;
 
+/// A sync that is waited for where it is called: two hand-overs between threads cost a good part of
+/// this on an idle machine, and a disk behind a network takes longer.
+const SWIFT: Duration = Duration::from_micros(250);
+
+/// What a sync is taken to need before there was one, so that the first ones show.
+const UNKNOWN: Duration = Duration::from_millis(1);
+
 /// Time between two removals of expired entries; reads do not see those anyway.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -87,6 +94,8 @@ pub(crate) struct Engine {
     /// The log was switched for a fold that waits for the next spare.
     pub(crate) switched: bool,
     pub(crate) flush_due: Option<Duration>,
+    /// What a sync usually takes, of late.
+    usual_sync: Duration,
     /// Who waits for the rewrap that is running.
     pub(crate) rewrap_waiters: Vec<Sender<Result<Rewrapped>>>,
     sweep_at: Duration,
@@ -131,6 +140,7 @@ impl Engine {
             shortage: crate::space::Shortage::default(),
             switched: false,
             flush_due: None,
+            usual_sync: UNKNOWN,
             rewrap_waiters: Vec::new(),
             sweep_at: Duration::ZERO,
             shared,
@@ -155,6 +165,15 @@ impl Engine {
         }
         self.commit(&mut group);
         self.report();
+    }
+
+    /// True if a caller that has more to do than to wait may run programs that write about `bytes`:
+    /// no room must be made for them in the log or in a budget, and what is on disk before it is
+    /// answered will take the disk no longer than a hand-over to another thread and back does.
+    pub fn is_swift(&mut self, bytes: usize) -> bool {
+        let payload = self.payload.len() + bytes;
+        let synced = self.seat.options.durability == Durability::Always;
+        payload < GROUP && (!synced || self.usual_sync < SWIFT) && self.has_room(payload)
     }
 
     /// Does what is due: takes in finished background work and starts more, removes what expired,
@@ -355,6 +374,7 @@ impl Engine {
         let before = self.seat.env.clock.monotonic();
         journal.sync()?;
         let took = self.seat.env.clock.monotonic().saturating_sub(before);
+        self.usual_sync = self.usual_sync.saturating_mul(7).saturating_add(took) / 8;
         self.seat.check_epoch()?;
         let end = journal.end();
         self.publish();

@@ -156,6 +156,17 @@ impl Engine {
         self.make_room(payload, sets)
     }
 
+    /// True if a payload of that size can be admitted without waiting for anything.
+    pub(crate) fn has_room(&mut self, payload: usize) -> bool {
+        let room = self.journal.as_ref().map_or(0, Journal::room);
+        let memory = self.memory_used().saturating_add(payload as u64);
+        self.shortage.prepare.is_none()
+            && self.shortage.image.is_none()
+            && frame_len(payload) <= room
+            && memory <= self.seat.options.max_memory
+            && self.needed(payload, true) <= self.disk_limit()
+    }
+
     fn admit_memory(&mut self, grows: bool) -> Result<()> {
         let max = self.seat.options.max_memory;
         if matches!(self.running, Some(Running::Image { .. })) {

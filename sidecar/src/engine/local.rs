@@ -338,16 +338,18 @@ impl Engine for Local {
         }
     }
 
-    fn submit<P: Program>(
+    fn submit_all<P: Program>(
         &self,
-        program: P,
-        done: impl FnOnce(Result<P::Output>) + Send + 'static,
+        programs: impl Iterator<Item = (P, impl FnOnce(Result<P::Output>) + Send + 'static)>,
     ) {
         match &**self.slot.load() {
-            Slot::Open(store) => {
-                store.submit(program, |result| done(result.map_err(Failure::Failed)));
+            Slot::Open(store) => store.submit_all(programs.map(|(program, done)| {
+                let done = |result: codexstore::Result<_>| done(result.map_err(Failure::Failed));
+                (program, done)
+            })),
+            Slot::Closed(_, why) => {
+                programs.for_each(|(_, done)| done(Err(Failure::NotOpen(why.clone()))));
             }
-            Slot::Closed(_, why) => done(Err(Failure::NotOpen(why.clone()))),
         }
     }
 

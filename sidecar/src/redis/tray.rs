@@ -17,7 +17,7 @@ use super::inbox::Inbox;
 use super::program::{Single, Transaction};
 use super::reply::Reply;
 use super::{session, unserved};
-use crate::engine::Engine;
+use crate::engine::{Engine, Result};
 use crate::http::InWork;
 
 /// What the committer runs.
@@ -90,8 +90,8 @@ impl Tray {
             std::mem::swap(&mut state.orders, &mut orders);
             state.carrier = Some(cx.waker().clone());
             drop(state);
-            for order in orders.drain(..) {
-                hand_over(engine, order);
+            if !orders.is_empty() {
+                engine.submit_all(orders.drain(..).map(handed_over));
             }
             Poll::Pending
         })
@@ -103,7 +103,8 @@ impl Tray {
     }
 }
 
-fn hand_over<E: Engine>(engine: &E, order: Order) {
+/// What the committer runs, and what becomes of its answer.
+fn handed_over(order: Order) -> (Work, impl FnOnce(Result<Reply>) + Send + 'static) {
     let Order {
         work,
         inbox,
@@ -111,7 +112,7 @@ fn hand_over<E: Engine>(engine: &E, order: Order) {
         held,
     } = order;
     let transaction = matches!(work, Work::Transaction(_));
-    engine.submit(work, move |result| {
+    let done = move |result: Result<Reply>| {
         drop(held);
         let reply = result.unwrap_or_else(|failure| {
             if transaction {
@@ -121,5 +122,6 @@ fn hand_over<E: Engine>(engine: &E, order: Order) {
             }
         });
         inbox.put(number, reply);
-    });
+    };
+    (work, done)
 }

@@ -212,6 +212,63 @@ fn a_lone_caller_runs_its_own_program_and_nobody_passes_whoever_waits() {
     });
 }
 
+/// Submits a batch that sets `key` to `len` bytes, and says which thread answered.
+fn answered_by(store: &Store, key: &'static str, len: usize) -> thread::ThreadId {
+    let (tell, told) = std::sync::mpsc::channel();
+    store.submit(Batch::new().set(key, vec![7; len]), move |result| {
+        result.unwrap();
+        tell.send(thread::current().id()).unwrap();
+    });
+    let patience = std::time::Duration::from_secs(20);
+    told.recv_timeout(patience).expect("it is answered")
+}
+
+#[test]
+fn what_waits_for_the_disk_is_left_to_the_committer_and_what_does_not_is_done_at_once() {
+    let me = thread::current().id();
+    let dir = tempfile::tempdir().unwrap();
+    let always = Store::open(dir.path(), options()).unwrap();
+    assert_ne!(answered_by(&always, "a", 1), me, "it waits for a sync");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.durability = crate::Durability::Interval(std::time::Duration::from_secs(3));
+    options.max_disk = 64 << 20;
+    let store = Store::open(dir.path(), options).unwrap();
+    assert_eq!(answered_by(&store, "small", 1), me);
+    let large = answered_by(&store, "large", 2 << 20);
+    assert_ne!(large, me, "a frame is written, and room made for it");
+    assert!(store.has(b"small").unwrap() && store.has(b"large").unwrap());
+    // It is answered before the committer has done what is due, and lets go.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while answered_by(&store, "small", 1) != me {
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn programs_that_come_together_are_one_group_and_run_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let before = store.status().groups;
+    let (tell, told) = std::sync::mpsc::channel();
+    store.submit_all((0..100_u32).map(|n| {
+        let tell = tell.clone();
+        let program = move |txn: &mut Txn<'_>| {
+            let last = txn.get(b"n")?.map(|entry| entry.value().to_vec());
+            txn.set(b"n", &n.to_le_bytes())?;
+            Ok(last)
+        };
+        (program, move |last| tell.send((n, last)).unwrap())
+    }));
+    for n in 0..100_u32 {
+        let (which, last) = told.recv().unwrap();
+        let expected = n.checked_sub(1).map(|n| n.to_le_bytes().to_vec());
+        assert_eq!((which, last.unwrap()), (n, expected));
+    }
+    assert_eq!(store.status().groups, before + 1);
+}
+
 #[test]
 fn what_a_leader_leaves_to_be_done_later_is_done_in_time() {
     let dir = tempfile::tempdir().unwrap();

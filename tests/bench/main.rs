@@ -13,6 +13,8 @@
 
 #[path = "store/bars.rs"]
 mod bars;
+mod daprd;
+mod go;
 mod load;
 mod redis;
 mod results;
@@ -20,6 +22,7 @@ mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
@@ -31,6 +34,9 @@ use crate::server::Server;
 const KEYS: usize = 100_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 5;
+
+/// How long a sidecar has been idle when its memory is looked at.
+const IDLE: Duration = Duration::from_mins(1);
 
 fn main() -> Result<()> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
@@ -50,21 +56,18 @@ fn main() -> Result<()> {
         .prefix("b")
         .tempdir_in(target.join("bench"))?;
     let ours = sidecar(&program, &dir.path().join("ours"))?;
-    let idle = ours.resident()?;
+    std::thread::sleep(IDLE);
+    let (idle, all) = (ours.anonymous()?, ours.resident()?);
     let redis = redis::always(&dir.path().join("redis"))?;
     let ready = ours.ready_after.as_secs_f64() * 1e3;
     let mut results = vec![
         limit("sidecar.ready", "ms", ready, 300.0),
-        limit(
-            "sidecar.memory.idle",
-            "MiB",
-            idle as f64 / f64::from(1 << 20),
-            8.0,
-        ),
+        limit("sidecar.memory.idle", "MiB", mib(idle), 8.0),
+        limit("sidecar.memory.idle.with-files", "MiB", mib(all), 8.0),
     ];
     for (connections, total) in [(1, 4_000), (8, 20_000), (32, 60_000)] {
         results.push(compare(
-            &format!("sidecar.set.durable.c{connections}"),
+            &format!("http.set.always.c{connections}"),
             || put(&ours.socket, connections, total),
             || redis::benchmark(&redis, "set", connections, total, KEYS, VALUE),
         )?);
@@ -72,11 +75,12 @@ fn main() -> Result<()> {
     fill(&ours.socket)?;
     for (connections, total) in [(1, 30_000), (32, 300_000)] {
         results.push(compare(
-            &format!("sidecar.get.100k.c{connections}"),
+            &format!("http.get.c{connections}"),
             || get(&ours.socket, connections, total),
             || redis::benchmark(&redis, "get", connections, total, KEYS, VALUE),
         )?);
     }
+    results.extend(daprd::rows(&ours, dir.path())?);
     protocol(&program, dir.path(), &ours, &redis, &mut results)?;
     results::write(&target.join("bench/results.json"), &results)?;
     println!("\nwritten: target/bench/results.json");
@@ -240,19 +244,32 @@ fn start(program: &Path, dir: &Path, settings: &[&str]) -> Result<Server> {
     })
 }
 
-/// Alternates rounds of both sides; the ratio is that of the medians.
+/// Alternates rounds of ours and of Redis; the ratio is that of the medians.
 fn compare(
     name: &str,
+    ours: impl FnMut() -> Result<f64>,
+    redis: impl FnMut() -> Result<f64>,
+) -> Result<Row> {
+    compare_with(name, "Redis, appendfsync always", ours, redis)
+}
+
+/// Alternates rounds of both sides; the ratio is that of the medians.
+fn compare_with(
+    name: &str,
+    peer: &str,
     mut ours: impl FnMut() -> Result<f64>,
-    mut peer: impl FnMut() -> Result<f64>,
+    mut theirs: impl FnMut() -> Result<f64>,
 ) -> Result<Row> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         left.push(ours().with_context(|| format!("{name}: ours"))?);
-        right.push(peer().with_context(|| format!("{name}: Redis"))?);
+        right.push(theirs().with_context(|| format!("{name}: {peer}"))?);
     }
-    let peer = "Redis, appendfsync always";
     Ok(row(name, "operations/s", median(left), peer, median(right)))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// A figure against a fixed one.

@@ -56,6 +56,12 @@ impl Server {
     pub fn resident(&self) -> Result<u64> {
         resident(&self.child.id().to_string())
     }
+
+    /// Resident memory in bytes without the pages of files, such as the program's own, which the system drops when it needs them.
+    #[allow(dead_code, reason = "only the bench over sockets asks for it")]
+    pub fn anonymous(&self) -> Result<u64> {
+        memory(&self.child.id().to_string(), "RssAnon")
+    }
 }
 
 impl Drop for Server {
@@ -78,11 +84,16 @@ fn ticks(process: u32) -> Result<u64> {
 
 /// Resident memory of a process (`self`: of this one) in bytes.
 pub fn resident(process: &str) -> Result<u64> {
+    memory(process, "VmRSS")
+}
+
+/// A kind of memory of a process, as `/proc/PID/status` names it, in bytes.
+fn memory(process: &str, kind: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    let (_, size) = lines
+        .find(|(name, _)| *name == kind)
+        .with_context(|| format!("no {kind}"))?;
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse()?;
     Ok(kib << 10)
 }

@@ -1,12 +1,14 @@
 //! BadgerDB, which is written in Go: a program of the bench's own in `tests/bench/badger`, built once and
 //! run for each round.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+use crate::go;
 
 /// The built program and a database's directory.
 pub struct Badger {
@@ -15,26 +17,10 @@ pub struct Badger {
 }
 
 impl Badger {
-    /// Builds the program; `None`, said aloud, where there is no Go.
-    pub fn build(target: &Path, dir: PathBuf) -> Result<Option<Badger>> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/badger");
-        let program = target.join("bench/badger");
-        let built = Command::new("go")
-            .args(["build", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(source)
-            .status();
-        match built {
-            Err(_) => {
-                println!("NOT RUN: BadgerDB, since there is no Go here");
-                Ok(None)
-            }
-            Ok(status) => {
-                ensure!(status.success(), "go build of tests/bench/badger failed");
-                Ok(Some(Badger { program, dir }))
-            }
-        }
+    /// Builds the program; `None` where there is no Go.
+    pub fn build(dir: PathBuf) -> Result<Option<Badger>> {
+        let program = go::build("badger")?;
+        Ok(program.map(|program| Badger { program, dir }))
     }
 
     /// The same program on another database.

@@ -20,6 +20,8 @@ mod cases;
 mod data;
 mod docs;
 mod fjall;
+#[path = "../go.rs"]
+mod go;
 mod measure;
 mod ours;
 mod peer;
@@ -62,7 +64,7 @@ fn main() -> Result<()> {
         .prefix("s")
         .tempdir_in(target.join("bench"))?;
     let mut run = Run::new(dir.path());
-    let badger = Badger::build(&target, dir.path().join("badger"))?;
+    let badger = Badger::build(dir.path().join("badger"))?;
     let done = cases::all(&mut run, badger.as_ref());
     // What was measured before a failure is worth having.
     results::write(&results, &run.rows)?;

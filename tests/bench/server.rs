@@ -87,6 +87,18 @@ pub fn resident(process: &str) -> Result<u64> {
     memory(process, "VmRSS")
 }
 
+/// The most resident memory that a process has had, in bytes.
+#[allow(dead_code, reason = "only the bench of the library asks for it")]
+pub fn peak(process: &str) -> Result<u64> {
+    memory(process, "VmHWM")
+}
+
+/// Forgets the most that this process has had.
+#[allow(dead_code, reason = "only the bench of the library asks for it")]
+pub fn reset_peak() -> Result<()> {
+    fs::write("/proc/self/clear_refs", "5").context("forgetting the peak of memory")
+}
+
 /// A kind of memory of a process, as `/proc/PID/status` names it, in bytes.
 fn memory(process: &str, kind: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;

@@ -52,6 +52,7 @@ fn main() -> Result<()> {
     let results = target.join("bench/results.json");
     match args.as_slice() {
         ["--child-memory", dir] => return cases::child_memory(Path::new(dir)),
+        ["--child-backup", dir] => return cases::child_backup(Path::new(dir)),
         ["--child-crash", dir] => return cases::child_crash(Path::new(dir)),
         _ if args.contains(&"--docs") => {
             return docs::write(&root, &target.join("bench"), &results::read(&results));

@@ -31,7 +31,8 @@ pub fn run(run: &mut Run, badger: Option<&Badger>) -> Result<()> {
     open(run, badger)
 }
 
-fn child(what: &str, dir: &Path) -> Result<String> {
+/// What this program prints as a process of its own.
+pub fn child(what: &str, dir: &Path) -> Result<String> {
     let output = Command::new(env::current_exe()?)
         .arg(what)
         .arg(dir)

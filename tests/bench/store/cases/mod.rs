@@ -5,8 +5,10 @@ mod busy;
 mod growth;
 mod ledger;
 mod small;
+mod whole;
 
 pub use big::{child_crash, child_memory};
+pub use whole::child_backup;
 
 use anyhow::Result;
 
@@ -23,6 +25,9 @@ pub fn all(run: &mut Run, badger: Option<&Badger>) -> Result<()> {
     }
     if run.wants("big") {
         big::run(run, badger)?;
+    }
+    if run.wants("whole") {
+        whole::run(run)?;
     }
     if run.wants("ledger") {
         ledger::run(run)?;

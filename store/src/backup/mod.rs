@@ -6,6 +6,7 @@
 //! bytes, or into a directory of which the last few are kept ([`crate::Store::backup_to`]). With
 //! the key, [`verify`] opens all of it; without, [`verify_chain`] still notices every change that
 //! was not made on purpose. [`restore`] makes a store of it, in a directory that has none.
+//! [`hand_over`] has another keyring open it.
 //!
 //! ```
 //! use codexstore::{Encryption, Key, KeyId, Keyring, Options, Store, backup};
@@ -32,6 +33,7 @@
 //! # }
 //! ```
 
+mod hand_over;
 mod info;
 mod local;
 mod make;
@@ -42,6 +44,7 @@ mod write;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+pub use hand_over::{HEAD, hand_over};
 pub(crate) use info::Root;
 pub use info::{BackupInfo, Contents, Envelope};
 pub use local::{LocalBackup, list, rotate};

@@ -39,7 +39,7 @@ fn damaged_slot() -> Error {
     Error::corrupt("one of the two key slots does not verify; the backup can still be restored")
 }
 
-fn check_kind(header: &Header) -> Result<()> {
+pub(super) fn check_kind(header: &Header) -> Result<()> {
     if header.kind != FileKind::Backup {
         return Err(Error::corrupt("header at offset 0: not a backup"));
     }

@@ -1,5 +1,6 @@
 //! Tests of backups and restores.
 
+mod hand_over;
 mod ledger;
 mod local;
 mod modes;

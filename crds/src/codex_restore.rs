@@ -31,18 +31,27 @@ pub const MAX_RESTORE_NAME: usize = 59;
     printcolumn(name = "Members", type_ = "string", json_path = ".status.ready", description = "members that are restored, of all"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "On-Start", type_ = "boolean", json_path = ".spec.onStart", priority = "1"),
+    printcolumn(name = "From-Store", type_ = "string", json_path = ".spec.fromStoreRef.name", description = "the other store whose data is copied", priority = "1"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
     validation = Rule::new("self.metadata.name.size() <= 59").message("the name of a CodexRestore has at most 59 characters, since names made from it must fit: choose a shorter metadata.name")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("a CodexRestore cannot be changed: create another one"))]
+#[x_kube(validation = Rule::new("!has(self.fromStoreRef) || self.fromStoreRef.name != self.storeRef.name").message("fromStoreRef is for another store's data, and names the store itself: drop it to restore the store's own backups"))]
+#[x_kube(validation = Rule::new("!has(self.fromStoreRef) || !self.onStart").message("onStart restores a store's own backups: drop it, or drop fromStoreRef"))]
 pub struct CodexRestoreSpec {
     /// The CodexStore in the same namespace whose members get other data. It needs `spec.backup`, which says where backups are.
     pub store_ref: LocalRef,
 
+    /// Another CodexStore in the same namespace, whose data the members get: a copy. It need not exist any more; its CodexBackup
+    /// and the Secret with its keyring do. Both stores are encrypted or neither is, and they have one strategy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_store_ref: Option<LocalRef>,
+
     /// Name of the backup, which is one of this store: a CodexBackup's, also of one that is not in the cluster any more but at
-    /// the destination. Without it, of each member its latest that was not found broken.
+    /// the destination. Without it, of each member its latest that was not found broken. With `fromStoreRef` it names a
+    /// CodexBackup of that store; without it, that store's latest in which every member is stored and that was not found broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_ref: Option<LocalRef>,
 
@@ -64,7 +73,8 @@ pub struct RestoreTarget {
     /// Name of its pod.
     #[schemars(length(min = 1, max = 253))]
     pub pod: String,
-    /// Name of the pod whose backup it gets; by default its own.
+    /// Name of the pod whose backup it gets; by default its own. With `fromStoreRef`, by default the one in the backup that has its
+    /// name, or the only one with its ordinal: `copy-0` gets what `web-0` had.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub from: Option<String>,
@@ -128,6 +138,10 @@ pub struct RestoredMember {
     pub pod: String,
     /// Whether it serves what was restored, or, on its start, begins empty since there is no backup of it.
     pub restored: bool,
+    /// Name of the pod whose backup it got, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub from: Option<String>,
     /// The backup. Absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -166,6 +180,17 @@ impl CodexRestore {
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
         self.status.as_ref().is_some_and(CodexRestoreStatus::ended)
+    }
+
+    /// Name of the store whose backups it restores: another one's for a copy.
+    pub fn source(&self) -> &str {
+        let from = self.spec.from_store_ref.as_ref();
+        &from.unwrap_or(&self.spec.store_ref).name
+    }
+
+    /// Whether it reads or changes what is this store's.
+    pub fn concerns(&self, store: &str) -> bool {
+        self.spec.store_ref.name == store || self.source() == store
     }
 
     /// Name of the backup that it restores, as far as that is known.

@@ -32,6 +32,11 @@ pub fn store_name(store: &CodexStore) -> &str {
     store.metadata.name.as_deref().unwrap_or_default()
 }
 
+/// Name of the Secret with the store's keyring.
+pub fn keyring_name(store: &CodexStore) -> String {
+    names::keyring_secret(store_name(store))
+}
+
 /// Labels of everything that is made for a store.
 pub fn labels(store: &CodexStore, component: &str) -> BTreeMap<String, String> {
     let name = store_name(store);

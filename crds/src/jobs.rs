@@ -1,9 +1,10 @@
-//! The Jobs that take, verify and delete backups, as pure functions of the store.
+//! The Jobs that take, verify, delete and restore backups, as pure functions of the store.
 //!
 //! Each does one thing with as little as that needs: taking one mounts the certificate for members and no key, verifying
 //! one mounts the keyring and no certificate, deleting one neither. They run `codexctl`, which is in the operator's image.
 
 mod pod;
+mod restore;
 
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobTemplateSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -14,11 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupPolicy, Destination};
 use crate::codex_backup::{BackupMember, CodexBackup};
-use crate::codex_restore::CodexRestore;
 use crate::desired::{labels, owner_reference, store_name};
 use crate::names;
 use crate::store::CodexStore;
 use pod::{job_spec, pod_labels};
+pub use restore::{
+    Origin, SOURCE_KEYRING_DIR, copy_job, recorded, restore_job, restore_job_name, restored_from,
+};
 
 /// `codexctl` in its image.
 pub const CODEXCTL: &str = "/codexctl";
@@ -72,11 +75,6 @@ pub fn job_name(backup: &str, task: Task) -> String {
     format!("cxb-{backup}-{}", task.as_str())
 }
 
-/// Name of the Job of a restore.
-pub fn restore_job_name(restore: &str) -> String {
-    format!("cxr-{restore}")
-}
-
 /// Name of the backup that a scheduled Job takes: the store's, and the number that its CronJob gave it.
 pub fn backup_of_job(store: &str, job: &str) -> String {
     let number = job.strip_prefix(&names::backup_cron_job(store));
@@ -109,15 +107,6 @@ pub struct Manifest {
 
 /// What the name of a file with a [`Manifest`] begins with, and ends with.
 pub const MANIFEST: (&str, &str) = ("members-", ".json");
-
-/// Where a store's backups are restored from: where the named one is, or where the store keeps them now.
-pub fn restored_from<'a>(
-    store: &'a CodexStore,
-    named: Option<&'a CodexBackup>,
-) -> Option<&'a Destination> {
-    let recorded = named.and_then(|backup| backup.status.as_ref()?.destination.as_ref());
-    recorded.or(store.spec.backup.as_ref().map(|policy| &policy.destination))
-}
 
 /// A destination as people write it.
 pub fn location(destination: &Destination, directory: &str) -> String {
@@ -180,7 +169,8 @@ pub fn cron_job(store: &CodexStore, cfg: &JobConfig) -> Option<CronJob> {
         "--job".to_owned(),
         "$(JOB_NAME)".to_owned(),
     ];
-    let mut template = job_spec(store, policy, &policy.destination, Task::Backup, args, cfg);
+    let at = &policy.destination;
+    let mut template = job_spec(store, policy, at, Task::Backup, args, None, cfg);
     // The CronJob's own limits say how many ended ones stay.
     template.ttl_seconds_after_finished = None;
     let mut metadata = owned(store, names::backup_cron_job(name));
@@ -232,42 +222,7 @@ pub fn job(store: &CodexStore, backup: &CodexBackup, task: Task, cfg: &JobConfig
             owner_references: Some(owner.into_iter().collect()),
             ..ObjectMeta::default()
         },
-        spec: Some(job_spec(store, policy, destination, task, args, cfg)),
-        ..Job::default()
-    })
-}
-
-/// The Job of a restore; `None` without a destination. `named` is the backup that it names, where that is in the cluster.
-pub fn restore_job(
-    store: &CodexStore,
-    restore: &CodexRestore,
-    named: Option<&CodexBackup>,
-    cfg: &JobConfig,
-) -> Option<Job> {
-    let policy = store.spec.backup.as_ref()?;
-    let destination = restored_from(store, named)?;
-    let name = restore.metadata.name.as_deref()?;
-    let args = vec!["--restore".to_owned(), name.to_owned()];
-    let mut all = labels(store, COMPONENT);
-    all.remove(names::STORE_LABEL);
-    all.insert(names::RESTORE_LABEL.to_owned(), name.to_owned());
-    let owner: Option<OwnerReference> = restore.controller_owner_ref(&());
-    Some(Job {
-        metadata: ObjectMeta {
-            name: Some(restore_job_name(name)),
-            namespace: store.metadata.namespace.clone(),
-            labels: Some(all),
-            owner_references: Some(owner.into_iter().collect()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(job_spec(
-            store,
-            policy,
-            destination,
-            Task::Restore,
-            args,
-            cfg,
-        )),
+        spec: Some(job_spec(store, policy, destination, task, args, None, cfg)),
         ..Job::default()
     })
 }
@@ -279,16 +234,15 @@ mod tests {
 
     use super::*;
     use crate::codex_backup::{CodexBackupSpec, CodexBackupStatus};
-    use crate::codex_restore::CodexRestoreSpec;
 
-    fn store(spec: &str) -> CodexStore {
+    pub(super) fn store(spec: &str) -> CodexStore {
         let mut store = CodexStore::new("orders", serde_yaml::from_str(spec).unwrap());
         store.metadata.namespace = Some("shop".to_owned());
         store.metadata.uid = Some("uid".to_owned());
         store
     }
 
-    fn cfg() -> JobConfig {
+    pub(super) fn cfg() -> JobConfig {
         JobConfig {
             image: "codexctl:1".to_owned(),
             image_pull_policy: None,
@@ -296,10 +250,11 @@ mod tests {
         }
     }
 
-    const CLAIM: &str = "{backup: {schedule: '0 * * * *', destination: {claim: backups}}}";
+    pub(super) const CLAIM: &str =
+        "{backup: {schedule: '0 * * * *', destination: {claim: backups}}}";
     const S3: &str = "{backup: {destination: {s3: {bucket: bkt, prefix: a/b, credentialsRef: {name: s3}, caRef: {name: ca}}}}}";
 
-    fn backup(store: &CodexStore, name: &str) -> CodexBackup {
+    pub(super) fn backup(store: &CodexStore, name: &str) -> CodexBackup {
         let mut backup = CodexBackup::new(name, CodexBackupSpec::default());
         backup.metadata.uid = Some("b-uid".to_owned());
         backup.status = Some(CodexBackupStatus {
@@ -309,7 +264,7 @@ mod tests {
         backup
     }
 
-    fn pod(spec: JobSpec) -> PodSpec {
+    pub(super) fn pod(spec: JobSpec) -> PodSpec {
         assert!(
             !spec
                 .template
@@ -322,7 +277,7 @@ mod tests {
         spec.template.spec.unwrap()
     }
 
-    fn mounted(pod: &PodSpec) -> Vec<String> {
+    pub(super) fn mounted(pod: &PodSpec) -> Vec<String> {
         let secrets = pod.volumes.iter().flatten();
         secrets
             .filter_map(|v| v.secret.as_ref()?.secret_name.clone())
@@ -385,33 +340,6 @@ mod tests {
         let spec = "{backup: {destination: {claim: b}, serviceAccountAnnotations: {eks.amazonaws.com/role-arn: 'arn:x'}}}";
         let made = service_account(&store(spec)).metadata.annotations.unwrap();
         assert_eq!(made["eks.amazonaws.com/role-arn"], "arn:x");
-    }
-
-    #[test]
-    fn a_restore_reads_where_its_backup_is_and_mounts_no_key() {
-        let spec = CodexRestoreSpec::default();
-        let mut restore = CodexRestore::new("back", spec);
-        restore.metadata.uid = Some("r-uid".to_owned());
-        assert_eq!(
-            restore_job(&store("{}"), &restore, None, &cfg()),
-            None,
-            "there is no destination"
-        );
-        let now = store(CLAIM);
-        let before = store("{backup: {destination: {claim: before}}}");
-        let named = backup(&before, "old");
-        for (named, claim) in [(None, "backups"), (Some(&named), "before")] {
-            let made = restore_job(&now, &restore, named, &cfg()).unwrap();
-            assert_eq!(made.metadata.name.as_deref(), Some("cxr-back"));
-            let pod = pod(made.spec.unwrap());
-            assert_eq!(mounted(&pod), ["cxs-orders-client-restore"]);
-            let volumes = pod.volumes.clone().unwrap();
-            let source = volumes[0].persistent_volume_claim.clone().unwrap();
-            assert_eq!(
-                (source.claim_name.as_str(), source.read_only),
-                (claim, Some(true))
-            );
-        }
     }
 
     #[test]

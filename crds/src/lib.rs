@@ -35,6 +35,8 @@ pub mod codex_backup;
 
 pub mod codex_restore;
 
+pub mod pairs;
+
 pub mod codex_key_rotation;
 
 pub mod rotation;

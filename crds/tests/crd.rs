@@ -57,7 +57,11 @@ fn walk(path: &str, schema: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSON
 #[test]
 fn every_field_is_documented_and_every_string_and_list_is_bounded() {
     let mut fields = 0;
-    let roots = [schema(), schema_of(manifest::backup_crd())];
+    let roots = [
+        schema(),
+        schema_of(manifest::backup_crd()),
+        schema_of(manifest::restore_crd()),
+    ];
     for (name, property) in roots
         .iter()
         .flat_map(|root| root.properties.iter().flatten())
@@ -129,7 +133,11 @@ fn object(name: &str, spec: Option<&str>) -> Value {
 
 /// The messages of the rules that an object breaks.
 fn broken(new: &Value, old: Option<&Value>) -> Vec<String> {
-    match Validator::new().validate(&schema_value(), new, old) {
+    broken_in(&schema_value(), new, old)
+}
+
+fn broken_in(schema: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
+    match Validator::new().validate(schema, new, old) {
         Ok(()) => Vec::new(),
         Err(errors) => errors.into_iter().map(|e| e.to_string()).collect(),
     }
@@ -273,6 +281,24 @@ fn names_have_at_most_40_characters() {
         messages.iter().any(|m| m.contains("at most 40 characters")),
         "{messages:?}"
     );
+}
+
+#[test]
+fn a_copy_is_of_another_store_and_asked_for_by_somebody() {
+    let schema = serde_json::to_value(schema_of(manifest::restore_crd())).unwrap();
+    let check = |spec: &str| {
+        let spec: Value = serde_yaml::from_str(spec).unwrap();
+        let restore = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
+            "metadata": {"name": "r"}, "spec": spec});
+        broken_in(&schema, &apply_defaults(&schema, &restore), None).join("; ")
+    };
+    assert_eq!(check("{storeRef: {name: a}}"), "");
+    assert_eq!(check("{storeRef: {name: a}, onStart: true}"), "");
+    assert_eq!(check("{storeRef: {name: a}, fromStoreRef: {name: b}}"), "");
+    let same = check("{storeRef: {name: a}, fromStoreRef: {name: a}}");
+    assert!(same.contains("names the store itself"), "{same}");
+    let start = check("{storeRef: {name: a}, fromStoreRef: {name: b}, onStart: true}");
+    assert!(start.contains("drop fromStoreRef"), "{start}");
 }
 
 #[test]

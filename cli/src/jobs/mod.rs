@@ -4,6 +4,7 @@
 pub mod bucket;
 mod cluster;
 pub mod destination;
+mod feed;
 mod lease;
 mod member;
 mod restore;
@@ -70,6 +71,9 @@ pub enum Job {
         /// The CodexRestore
         #[arg(long, value_name = "NAME")]
         restore: String,
+        /// The CodexBackup, where the CodexRestore copies another store's data and does not name one
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -110,9 +114,14 @@ pub async fn job(job: &Job) -> Result<()> {
             let cluster = Cluster::connect(place.namespace.as_deref()).await?;
             prune(&cluster, backup, &place.pod_name).await
         }
-        Job::Restore { restore, place } => {
+        Job::Restore {
+            restore,
+            backup,
+            place,
+        } => {
             let cluster = Cluster::connect(place.namespace.as_deref()).await?;
-            Box::pin(restore::restore(&cluster, restore, &place.pod_name)).await
+            let chosen = backup.as_deref();
+            Box::pin(restore::restore(&cluster, restore, chosen, &place.pod_name)).await
         }
     }
 }

@@ -1,42 +1,42 @@
 //! `job restore`: members get what a backup holds.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use bytes::Bytes;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
-use codexstore_api::encoding::hex;
 use codexstore_crds::backup::{BackupPolicy, Destination as Place};
-use codexstore_crds::codex_backup::{BackupMember, CodexBackupStatus, condition, phase};
+use codexstore_crds::codex_backup::{CodexBackupStatus, condition, phase};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
+use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt};
-use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, RESTORER};
 use super::destination::Destination;
+use super::feed::{Keys, feed};
 use super::lease::Holder;
 use super::member::{self, Credentials};
 use super::source::{self, Chosen, Source};
 use super::take::{is_member, took};
 use crate::failure::Coded;
 
-/// Bytes that are sent at a time.
-const PART: usize = 256 << 10;
 /// Longest time for one member, where the store allows its backups less.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// Restores. Succeeds if at least one member is restored.
-pub async fn restore(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
+/// Restores; a copy of another store's data is of the backup that the operator chose. Succeeds if at least one member is restored.
+pub async fn restore(
+    cluster: &Cluster,
+    name: &str,
+    chosen: Option<&str>,
+    holder: &str,
+) -> Result<()> {
     let restore = cluster.restore(name).await?;
     let before = restore.status.clone().unwrap_or_default();
     let failed = before.phase.as_deref() != Some(phase::SUCCEEDED);
@@ -46,19 +46,21 @@ pub async fn restore(cluster: &Cluster, name: &str, holder: &str) -> Result<()> 
         return Ok(());
     }
     let store = cluster.store(&restore.spec.store_ref.name).await?;
-    // Nothing is deleted while this reads.
-    let lease = names::backup_lease(&store.name_any());
-    let holder = Holder::new(
-        &cluster.client,
-        &cluster.namespace,
-        lease,
-        holder.to_owned(),
-    );
+    let named = restore.spec.backup_ref.as_ref().map(|b| b.name.as_str());
+    let named = chosen.or(named);
+    if restore.spec.from_store_ref.is_some() && named.is_none() {
+        let what = "a copy of another store's data is of one backup: name it with --backup";
+        return Err(Coded::invalid(what).into());
+    }
     let mut run = Run {
         cluster,
         store: &store,
         restore: &restore,
+        named,
+        left: Vec::new(),
         status: CodexRestoreStatus {
+            // It stays until this has ended.
+            backup: named.map(str::to_owned),
             phase: Some(phase::RUNNING.to_owned()),
             started_at: before.started_at.or_else(|| Some(Time(Timestamp::now()))),
             // How the last try went, until this one has ended.
@@ -67,7 +69,7 @@ pub async fn restore(cluster: &Cluster, name: &str, holder: &str) -> Result<()> 
         },
     };
     run.tell("waiting for its turn").await?;
-    let result = Box::pin(holder.hold(run.all())).await;
+    let result = hold(&restore, cluster, holder, run.all()).await;
     run.sum(result.as_ref().err());
     run.finish().await?;
     result?;
@@ -79,11 +81,41 @@ pub async fn restore(cluster: &Cluster, name: &str, holder: &str) -> Result<()> 
     }
 }
 
+/// Does the work while no other Job of the store runs, and, of a copy, none of the store whose backup is read: nothing is deleted
+/// meanwhile.
+async fn hold(
+    restore: &CodexRestore,
+    cluster: &Cluster,
+    holder: &str,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (store, source) = (restore.spec.store_ref.name.as_str(), restore.source());
+    let lease = |store| {
+        let lease = names::backup_lease(store);
+        Holder::new(
+            &cluster.client,
+            &cluster.namespace,
+            lease,
+            holder.to_owned(),
+        )
+    };
+    if store == source {
+        return Box::pin(lease(store).hold(work)).await;
+    }
+    // In one order, so that two copies in opposite directions do not wait for each other.
+    let (first, second) = (lease(store.min(source)), lease(store.max(source)));
+    Box::pin(first.hold(second.hold(work))).await
+}
+
 /// A restore that is being done.
 struct Run<'a> {
     cluster: &'a Cluster,
     store: &'a CodexStore,
     restore: &'a CodexRestore,
+    /// The one backup that it is about.
+    named: Option<&'a str>,
+    /// Members of that backup which no member of the copy gets.
+    left: Vec<String>,
     status: CodexRestoreStatus,
 }
 
@@ -105,20 +137,7 @@ impl Run<'_> {
         let stock = self.stock().await?;
         let pods = self.cluster.pods(&self.store.name_any()).await?;
         let pods: Vec<_> = pods.into_iter().filter(is_member).collect();
-        let mut targets: Vec<_> = self
-            .restore
-            .spec
-            .members
-            .iter()
-            .map(|target| {
-                let from = target.from.as_ref().unwrap_or(&target.pod);
-                (target.pod.clone(), from.clone())
-            })
-            .collect();
-        if targets.is_empty() {
-            targets.extend(pods.iter().map(|pod| (pod.name_any(), pod.name_any())));
-        }
-        targets.sort();
+        let targets = self.targets(&stock, &pods)?;
         let total = targets.len();
         for (name, from) in targets {
             self.tell(&format!("restoring {name}")).await?;
@@ -127,10 +146,11 @@ impl Run<'_> {
                 Some(pod) => self.one(&stock, pod, &from).await,
                 None => Err(anyhow!("no pod of that name is a member of the store")),
             };
-            let entry = done.unwrap_or_else(|error| RestoredMember {
+            let mut entry = done.unwrap_or_else(|error| RestoredMember {
                 message: Some(bounded(&format!("{error:#}"))),
                 ..RestoredMember::default()
             });
+            entry.from = (from != name).then_some(from);
             eprintln!("{name}: {}", words(&entry));
             self.status
                 .members
@@ -141,26 +161,68 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Which pods get whose backup, sorted.
+    fn targets(&mut self, stock: &Stock, pods: &[Pod]) -> Result<Vec<(String, String)>> {
+        let asked = &self.restore.spec.members;
+        let pods: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+        if self.is_copy() {
+            let stored = stock.stored();
+            let backup = self.named.unwrap_or_default();
+            let pairs = pairs(asked, &pods, backup, &stored).map_err(Coded::invalid)?;
+            if asked.is_empty() {
+                let left = |name: &&str| !pairs.iter().any(|(_, from)| from == name);
+                let left = stored.into_iter().filter(left).map(str::to_owned);
+                self.left = left.collect();
+            }
+            return Ok(pairs);
+        }
+        let mut targets: Vec<_> = asked
+            .iter()
+            .map(|target| {
+                let from = target.from.as_ref().unwrap_or(&target.pod);
+                (target.pod.clone(), from.clone())
+            })
+            .collect();
+        if targets.is_empty() {
+            targets.extend(pods.into_iter().map(|pod| (pod.clone(), pod)));
+        }
+        targets.sort();
+        Ok(targets)
+    }
+
+    fn is_copy(&self) -> bool {
+        self.restore.spec.from_store_ref.is_some()
+    }
+
     /// What there is to restore from.
     async fn stock(&self) -> Result<Stock> {
-        let name = self.store.name_any();
-        let mut known = self.cluster.backups_of(&name).await?;
-        let named = self.restore.spec.backup_ref.as_ref().map(|b| &b.name);
+        let name = self.restore.source();
+        let mut known = self.cluster.backups_of(name).await?;
+        let named = self.named;
         if let Some(named) = named {
             known.retain(|backup| backup.name_any() == *named);
         }
-        let object = known.iter().find(|b| Some(&b.name_any()) == named);
-        let place = jobs::restored_from(self.store, object);
+        let object = known.iter().find(|b| Some(b.name_any().as_str()) == named);
+        // Where a copy's backup is, its own store does not say.
+        let place = if self.is_copy() {
+            object.and_then(jobs::recorded)
+        } else {
+            jobs::restored_from(self.store, object)
+        };
         let place = place.ok_or_else(|| {
-            Coded::invalid(format!("cxs/{name} has no spec.backup, so no destination"))
+            Coded::invalid(match named.filter(|_| self.is_copy()) {
+                Some(named) => format!("no cxb/{named} of cxs/{name} says where it is stored"),
+                None => format!("cxs/{name} has no spec.backup, so no destination"),
+            })
         })?;
-        let directory = jobs::directory_of_store(&self.cluster.namespace, &name);
+        let directory = jobs::directory_of_store(&self.cluster.namespace, name);
         let location = jobs::location(place, &directory);
         let destination = Destination::of(place)?;
-        let sources = source::sources(&destination, &directory, named.map(String::as_str)).await;
+        let sources = source::sources(&destination, &directory, named).await;
         let sources = sources.with_context(|| format!("look for backups at {location}"))?;
         if let (Some(named), true) = (named, sources.is_empty()) {
-            let what = format!("there is no backup {named} at {location}");
+            let hint = self.of_another(named).await.unwrap_or_default();
+            let what = format!("there is no backup {named} at {location}{hint}");
             return Err(Coded::not_found(what).into());
         }
         let of_no_use = |backup: &&CodexBackup| {
@@ -186,6 +248,16 @@ impl Run<'_> {
         })
     }
 
+    /// What to write, where the backup of that name is one of another store.
+    async fn of_another(&self, named: &str) -> Option<String> {
+        let store = self.cluster.backup(named).await.ok()?.spec.store_ref.name;
+        (store != self.restore.source()).then(|| {
+            format!(
+                ": cxb/{named} is one of cxs/{store}, whose data is copied with `fromStoreRef: {{name: {store}}}`"
+            )
+        })
+    }
+
     async fn one(&self, stock: &Stock, pod: &Pod, from: &str) -> Result<RestoredMember> {
         let on_start = self.restore.spec.on_start;
         let found = stock.newest(from)?;
@@ -205,10 +277,14 @@ impl Run<'_> {
         };
         let told = match found {
             Some((source, stored)) => {
+                let keys = match stored.key_id {
+                    Some(_) if self.is_copy() => Some(Keys::mounted()?),
+                    _ => None,
+                };
                 let (parts, body) = mpsc::channel(2);
                 let (told, fed) = tokio::join!(
                     client.restore(&into, body),
-                    feed(&stock.destination, source, stored, parts)
+                    feed(&stock.destination, source, stored, keys.as_ref(), parts)
                 );
                 // Why there were no more parts says more than that there were not.
                 fed?;
@@ -266,6 +342,9 @@ impl Run<'_> {
             .filter(|m| m.restored && m.backup.is_none())
             .map(|m| format!("{}: {}", m.pod, words(m)));
         missing.extend(nothing);
+        if !self.left.is_empty() {
+            missing.push(format!("no member gets what {} had", self.left.join(", ")));
+        }
         self.status.phase = Some(phase.to_owned());
         self.status.message = (!missing.is_empty()).then(|| bounded(&missing.join("; ")));
         self.status.backup = members.iter().filter_map(|m| m.backup.clone()).max();
@@ -322,6 +401,13 @@ impl Run<'_> {
 }
 
 impl Stock {
+    /// Members that are stored, sorted.
+    fn stored(&self) -> Vec<&str> {
+        let all = self.sources.iter().flat_map(|source| &source.members);
+        let stored = all.filter(|m| m.stored).map(|m| m.pod.as_str());
+        stored.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The latest backup of that member, if the cluster knows of no later one that should be here.
     fn newest(&self, pod: &str) -> Result<Option<Chosen<'_>>> {
         let (sources, useless) = (&self.sources, &self.useless);
@@ -377,55 +463,4 @@ fn entry(source: &Source, told: &RestoreTold) -> RestoredMember {
         set_aside: told.set_aside.clone(),
         ..RestoredMember::default()
     }
-}
-
-/// Passes the bytes of a stored member on, the last of them once it is certain that they are those that were stored: a
-/// member that does not get them all changes nothing.
-async fn feed(
-    destination: &Destination,
-    source: &Source,
-    stored: &BackupMember,
-    parts: mpsc::Sender<io::Result<Bytes>>,
-) -> Result<()> {
-    let fed = pass_on(destination, source, stored, &parts).await;
-    if fed.is_err() {
-        let _ = parts.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
-    }
-    fed
-}
-
-async fn pass_on(
-    destination: &Destination,
-    source: &Source,
-    stored: &BackupMember,
-    parts: &mpsc::Sender<io::Result<Bytes>>,
-) -> Result<()> {
-    let name = stored.file.as_deref().filter(|name| !name.contains('/'));
-    let name = name.context("its file is not in the backup's directory")?;
-    let path = format!("{}/{name}", source.directory);
-    let mut file = destination.read(&path).await?;
-    let mut sum = Sha256::new();
-    let mut held = Bytes::new();
-    loop {
-        let mut part = vec![0; PART];
-        let read = file.read(&mut part).await;
-        let read = read.with_context(|| format!("read {path}"))?;
-        if read == 0 {
-            break;
-        }
-        part.truncate(read);
-        sum.update(&part);
-        let before = std::mem::replace(&mut held, Bytes::from(part));
-        // A member that wants no more says why in its answer.
-        if !before.is_empty() && parts.send(Ok(before)).await.is_err() {
-            return Ok(());
-        }
-    }
-    if Some(hex(&sum.finalize())) != stored.sha256 {
-        return Err(anyhow!(
-            "{path} is not what was stored: its SHA-256 differs"
-        ));
-    }
-    let _ = parts.send(Ok(held)).await;
-    Ok(())
 }

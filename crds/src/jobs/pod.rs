@@ -13,9 +13,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{CA_FILE, CODEXCTL, COMPONENT, DESTINATION_DIR, JobConfig, LEAST_DEADLINE, TTL, Task};
+use super::{
+    CA_FILE, CODEXCTL, COMPONENT, DESTINATION_DIR, JobConfig, LEAST_DEADLINE, Origin,
+    SOURCE_KEYRING_DIR, TTL, Task,
+};
 use crate::backup::{BackupPolicy, Destination};
-use crate::desired::{labels, store_name};
+use crate::desired::{keyring_name, labels, store_name};
 use crate::names;
 use crate::store::CodexStore;
 
@@ -35,6 +38,7 @@ pub(super) fn job_spec(
     destination: &Destination,
     task: Task,
     args: Vec<String>,
+    origin: Option<&Origin<'_>>,
     cfg: &JobConfig,
 ) -> JobSpec {
     let mut parts = Parts::of(destination, matches!(task, Task::Verify | Task::Restore));
@@ -46,7 +50,7 @@ pub(super) fn job_spec(
         ),
         Task::Verify if store.spec.encryption.is_on() => parts.secret(
             names::KEYRING_VOLUME,
-            &names::keyring_secret(store_name(store)),
+            &keyring_name(store),
             names::KEYRING_DIR,
         ),
         Task::Restore => parts.secret(
@@ -56,6 +60,15 @@ pub(super) fn job_spec(
         ),
         Task::Verify | Task::Prune => {}
     }
+    if let Some(origin) = origin.filter(|_| store.spec.encryption.is_on()) {
+        parts.secret(
+            names::KEYRING_VOLUME,
+            &keyring_name(store),
+            names::KEYRING_DIR,
+        );
+        parts.secret("source-keyring", &origin.keyring(), SOURCE_KEYRING_DIR);
+    }
+    let account = origin.and_then(Origin::account);
     let mut labels = pod_labels(store);
     if destination.azure.is_some() && destination.credentials().is_none() {
         // By this Azure's webhook gives a pod the identity of its service account.
@@ -77,7 +90,8 @@ pub(super) fn job_spec(
                 ..ObjectMeta::default()
             }),
             spec: Some(PodSpec {
-                service_account_name: Some(names::jobs_account(store_name(store))),
+                service_account_name: account
+                    .or_else(|| Some(names::jobs_account(store_name(store)))),
                 restart_policy: Some("Never".to_owned()),
                 containers: vec![container],
                 volumes: (!parts.volumes.is_empty()).then_some(parts.volumes),

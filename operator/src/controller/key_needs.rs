@@ -23,7 +23,7 @@ pub struct Places<'a> {
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// Its backups.
     pub backups: &'a [Arc<CodexBackup>],
-    /// Its restores.
+    /// Its restores, and those that copy its data.
     pub restores: &'a [Arc<CodexRestore>],
 }
 

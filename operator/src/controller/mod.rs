@@ -7,6 +7,7 @@
 
 pub mod backups;
 pub mod claims;
+pub mod copies;
 pub mod events;
 pub mod job_run;
 pub mod key_needs;
@@ -225,8 +226,9 @@ pub async fn run(
             Some(ObjectRef::new(store).within(&backup.namespace()?))
         })
         .watches_stream(restore_stream, |restore: CodexRestore| {
-            let store = &restore.spec.store_ref.name;
-            Some(ObjectRef::new(store).within(&restore.namespace()?))
+            let namespace = restore.namespace().unwrap_or_default();
+            [&restore.spec.store_ref.name, restore.source()]
+                .map(|store| ObjectRef::new(store).within(&namespace))
         })
         .watches_stream(rotation_stream, |rotation: CodexKeyRotation| {
             let store = &rotation.spec.store_ref.name;
@@ -323,9 +325,9 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
         store.metadata.name.as_ref() == Some(&b.spec.store_ref.name)
             && b.namespace() == store.metadata.namespace
     });
+    // Those that copy its data into another store too: they need its backups and its keys.
     let restores = scope.restores.state_filter(|r| {
-        store.metadata.name.as_ref() == Some(&r.spec.store_ref.name)
-            && r.namespace() == store.metadata.namespace
+        r.concerns(&store.name_any()) && r.namespace() == store.metadata.namespace
     });
     let rotations = scope.rotations.state_filter(|r| {
         store.metadata.name.as_ref() == Some(&r.spec.store_ref.name)

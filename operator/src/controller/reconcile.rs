@@ -69,7 +69,7 @@ pub struct Found<'a> {
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// Its backups.
     pub backups: &'a [Arc<CodexBackup>],
-    /// Its restores.
+    /// Its restores, and those that copy its data.
     pub restores: &'a [Arc<CodexRestore>],
     /// The rotations of its keys.
     pub rotations: &'a [Arc<CodexKeyRotation>],

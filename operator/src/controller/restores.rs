@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::copies::{self, Not};
 use super::job_run::{self, Run, condition_of, run_of};
 use super::members::Member;
 use super::problem::{self, Problem};
@@ -91,7 +92,7 @@ pub async fn run(
         .await;
 }
 
-async fn look(restore: Arc<CodexRestore>, shared: Arc<Shared>) -> Result<Action, Error> {
+pub(super) async fn look(restore: Arc<CodexRestore>, shared: Arc<Shared>) -> Result<Action, Error> {
     let started = Instant::now();
     let one = One {
         shared: &shared,
@@ -211,17 +212,40 @@ impl One<'_> {
             self.end(status, &what).await?;
             return Ok(None);
         }
-        let backups = Api::<CodexBackup>::namespaced(client(), &self.namespace);
-        let backup = match &self.restore.spec.backup_ref {
-            Some(named) => backups.get_opt(&named.name).await?,
-            None => None,
+        let job = match self.job(&store).await? {
+            Ok(job) => job,
+            Err(Not::Yet(what)) => return self.pending(status, &what).await,
+            Err(Not::Never(why)) => {
+                self.end(status, &why).await?;
+                return Ok(None);
+            }
         };
-        let job = jobs::restore_job(&store, self.restore, backup.as_ref(), &self.shared.jobs);
         let Some(job) = job else {
             return Ok(Some(LATER));
         };
         let made = job_run::create(&self.jobs(), &job).await?;
         Ok(Some(if made { LATER } else { SOON }))
+    }
+
+    /// The Job that does it, if it can be done.
+    async fn job(&self, store: &CodexStore) -> Result<Result<Option<Job>, Not>, Error> {
+        let (restore, cfg) = (self.restore, &self.shared.jobs);
+        let Some(from) = &restore.spec.from_store_ref else {
+            let backup = self.backup().await?;
+            return Ok(Ok(jobs::restore_job(store, restore, backup.as_ref(), cfg)));
+        };
+        let found = copies::look(&self.shared.client, store, restore, &from.name).await?;
+        Ok(found.map(|found| jobs::copy_job(store, restore, &found.origin(), cfg)))
+    }
+
+    /// The backup that it names, if the cluster has it as one of the store's.
+    async fn backup(&self) -> Result<Option<CodexBackup>, Error> {
+        let Some(named) = &self.restore.spec.backup_ref else {
+            return Ok(None);
+        };
+        let backups = Api::<CodexBackup>::namespaced(self.shared.client.clone(), &self.namespace);
+        let found = backups.get_opt(&named.name).await?;
+        Ok(found.filter(|found| found.spec.store_ref == self.restore.spec.store_ref))
     }
 
     /// Another restore of the same store that was asked for before this one, by a user, and has not ended.

@@ -10,6 +10,7 @@ mod access;
 mod admission;
 mod backups;
 mod chart;
+mod clones;
 mod durability;
 mod keys;
 mod ledger;

@@ -24,7 +24,12 @@ fn restore(name: &str, spec: Value) -> Value {
 }
 
 #[track_caller]
-fn restore_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn restore_is(
+    ns: &Namespace,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     wait::until(&format!("cxr/{name}: {what}"), wait::LONG, || {
         let found = ns.get(&format!("codexrestores/{name}"));
         let status = found.map_err(|e| e.to_string())?["status"].take();
@@ -38,7 +43,7 @@ fn restore_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) ->
 
 /// The restore of a member on its start.
 #[track_caller]
-fn of_member(ns: &Namespace, pod: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn of_member(ns: &Namespace, pod: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     wait::until(&format!("the restore of {pod}"), 2 * wait::LONG, || {
         let all = ns.list("codexrestores");
         let mut own = all

@@ -94,7 +94,7 @@ async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Error> {
     let restores = Api::<CodexRestore>::namespaced(client(), &namespace);
     let restores = restores.list(&all).await?.items.into_iter();
     let restores: Vec<_> = restores
-        .filter(|restore| restore.spec.store_ref.name == store)
+        .filter(|restore| restore.concerns(&store))
         .map(Arc::new)
         .collect();
     let pods = Api::<Pod>::namespaced(client(), &namespace);

@@ -1,0 +1,351 @@
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+
+use super::super::fake_api::{FakeApi, Fault};
+use super::super::fixtures::{pod_of, store};
+use super::super::restores;
+use super::super::scripted::{STORE, operator};
+use super::*;
+
+const SHOP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop";
+const CORE: &str = "/api/v1/namespaces/shop";
+const JOB: &str = "/apis/batch/v1/namespaces/shop/jobs/cxr-copy";
+
+/// The store that gets the data: `orders`, as its fixtures have it.
+fn ours() -> CodexStore {
+    let mut ours = store();
+    ours.spec.backup = serde_json::from_value(json!({"destination": {"claim": "ours"}})).unwrap();
+    ours
+}
+
+fn unencrypted() -> CodexStore {
+    let mut ours = ours();
+    ours.spec.encryption = serde_json::from_value(json!({"none": {}})).unwrap();
+    ours
+}
+
+/// The store whose data is copied.
+fn theirs() -> CodexStore {
+    let mut theirs = ours();
+    theirs.metadata.name = Some("sales".to_owned());
+    theirs.metadata.uid = Some("sales-uid".to_owned());
+    theirs
+}
+
+fn backup(name: &str, hour: u8, change: impl FnOnce(&mut Value)) -> CodexBackup {
+    let mut backup = json!({
+        "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"storeRef": {"name": "sales"}},
+        "status": {"phase": "Succeeded", "completedAt": format!("2026-11-01T{hour:02}:00:00Z"), "destination": {"claim": "theirs"},
+            "members": [{"pod": "web-0", "stored": true, "keyId": "k1"}, {"pod": "web-1", "stored": true, "keyId": "k2"}]},
+    });
+    change(&mut backup);
+    serde_json::from_value(backup).unwrap()
+}
+
+fn restore(change: impl FnOnce(&mut Value)) -> CodexRestore {
+    let mut restore = json!({
+        "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
+        "metadata": {"name": "copy", "namespace": "shop", "uid": "r", "creationTimestamp": "2026-11-02T00:00:00Z"},
+        "spec": {"storeRef": {"name": "orders"}, "fromStoreRef": {"name": "sales"}},
+    });
+    change(&mut restore);
+    serde_json::from_value(restore).unwrap()
+}
+
+/// A member whose sidecar runs, or is about to.
+fn member(name: &str, runs: bool) -> Pod {
+    let mut pod = pod_of(&store(), name);
+    let state = if runs {
+        json!({"running": {}})
+    } else {
+        json!({"waiting": {}})
+    };
+    let status = json!({"initContainerStatuses": [{"name": names::CONTAINER, "image": "", "imageID": "", "ready": runs,
+        "restartCount": 0, "state": state}]});
+    pod.status = serde_json::from_value(status).unwrap();
+    pod
+}
+
+fn keyring_of(store: &CodexStore, ids: &[&str]) -> Secret {
+    let mut secret = desired::keyring_secret(store, ids[0], &[7; 32]);
+    for id in ids {
+        let data = secret.data.get_or_insert_default();
+        data.insert((*id).to_owned(), ByteString(vec![7; 32]));
+    }
+    secret
+}
+
+/// Everything that a copy needs, with two members.
+async fn cluster() -> FakeApi {
+    let api = FakeApi::start().await;
+    api.put(STORE, &ours());
+    api.put(&format!("{SHOP}/codexstores/sales"), &theirs());
+    api.put(
+        &format!("{SHOP}/codexbackups/monday"),
+        &backup("monday", 8, |_| {}),
+    );
+    for pod in ["copy-0", "copy-1"] {
+        api.put(&format!("{CORE}/pods/{pod}"), &member(pod, true));
+    }
+    api.put(
+        &format!("{CORE}/secrets/cxs-sales-keyring"),
+        &keyring_of(&theirs(), &["k2", "k1"]),
+    );
+    api.put(
+        &format!("{CORE}/secrets/cxs-orders-keyring"),
+        &keyring_of(&ours(), &["mine"]),
+    );
+    api.put(&format!("{SHOP}/codexrestores/copy"), &restore(|_| {}));
+    api
+}
+
+/// One look by an operator that has just started; the phase and the message then.
+async fn look_at(api: &FakeApi) -> Result<(String, String), Error> {
+    let restore = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+    let restore = serde_json::from_value(restore).unwrap();
+    restores::look(Arc::new(restore), Arc::new(operator(api))).await?;
+    let status = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap()["status"].take();
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("phase"), text("message")))
+}
+
+/// What the Job of a copy was started with: its arguments, its account, and the Secrets that it mounts.
+fn started(api: &FakeApi) -> String {
+    let job = api.get(JOB).expect("no Job");
+    let pod = &job["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().unwrap();
+    let args: Vec<_> = args.iter().map(|arg| arg.as_str().unwrap()).collect();
+    let volumes = pod["volumes"].as_array().unwrap();
+    let secrets = volumes
+        .iter()
+        .filter_map(|v| v["secret"]["secretName"].as_str());
+    let account = pod["serviceAccountName"].as_str().unwrap();
+    format!(
+        "{} as {account} with {}",
+        args[4..].join(" "),
+        secrets.collect::<Vec<_>>().join(" ")
+    )
+}
+
+const WITH_BOTH: &str = "--backup monday as cxs-sales-jobs with cxs-orders-client-restore cxs-orders-keyring cxs-sales-keyring";
+
+#[tokio::test]
+async fn a_copy_is_of_one_backup_and_no_keyring_is_changed() {
+    let api = cluster().await;
+    api.put(
+        &format!("{SHOP}/codexbackups/sunday"),
+        &backup("sunday", 7, |_| {}),
+    );
+    look_at(&api).await.unwrap();
+    assert_eq!(started(&api), WITH_BOTH);
+    let claim =
+        api.get(JOB).unwrap()["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]
+            .take();
+    assert_eq!(claim, json!({"claimName": "theirs", "readOnly": true}));
+    assert_eq!(api.writes(), 1, "{:?}", api.calls());
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_copied_by_its_backup_and_its_keyring() {
+    let api = cluster().await;
+    api.remove(&format!("{SHOP}/codexstores/sales"));
+    look_at(&api).await.unwrap();
+    assert_eq!(
+        started(&api),
+        WITH_BOTH.replace("cxs-sales-jobs", "cxs-orders-jobs")
+    );
+}
+
+#[tokio::test]
+async fn a_fault_at_any_call_starts_no_second_job_and_is_made_up_for() {
+    let mut faults = 0;
+    for fault in [Fault::Before, Fault::After] {
+        for call in 0.. {
+            let api = cluster().await;
+            // It waits first, and says so.
+            api.put(&format!("{CORE}/pods/copy-1"), &member("copy-1", false));
+            api.fail(call, fault);
+            for _ in 0..2 {
+                let _ = look_at(&api).await;
+                assert!(api.get(JOB).is_none(), "{fault:?} at {call}");
+            }
+            api.put(&format!("{CORE}/pods/copy-1"), &member("copy-1", true));
+            for _ in 0..3 {
+                let _ = look_at(&api).await;
+            }
+            assert_eq!(started(&api), WITH_BOTH, "{fault:?} at {call}");
+            let restore = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+            // The Job says the rest.
+            assert_eq!(restore["status"]["phase"], "Pending", "{fault:?} at {call}");
+            let jobs = api
+                .calls()
+                .iter()
+                .filter(|(verb, path)| verb == "POST" && path.ends_with("/jobs"))
+                .count();
+            assert!(jobs <= 2, "{fault:?} at {call}");
+            if api.calls().len() <= call {
+                break;
+            }
+            faults += 1;
+        }
+    }
+    println!("faults: {faults}");
+    assert!(faults > 30, "{faults}");
+}
+
+#[tokio::test]
+async fn what_may_come_is_waited_for() {
+    let waits = async |change: &dyn Fn(&FakeApi), says: &str| {
+        let api = cluster().await;
+        change(&api);
+        let (phase, message) = look_at(&api).await.unwrap();
+        assert_eq!(phase, "Pending", "{message}");
+        assert!(message.contains(says), "{message}");
+        assert!(api.get(JOB).is_none());
+        api.events()
+    };
+    waits(&|api| drop(api.remove(STORE)), "no CodexStore orders").await;
+    let alone = |api: &FakeApi| {
+        for pod in ["copy-0", "copy-1"] {
+            api.remove(&format!("{CORE}/pods/{pod}"));
+        }
+    };
+    waits(&alone, "a pod that runs with cxs/orders").await;
+    let named = |api: &FakeApi| asks(api, &json!({"members": [{"pod": "copy-7"}]}));
+    waits(&named, "pod copy-7: none of that name").await;
+    let late = |api: &FakeApi| api.put(&format!("{CORE}/pods/copy-1"), &member("copy-1", false));
+    waits(&late, "pod copy-1, whose sidecar").await;
+    let going = |api: &FakeApi| {
+        let going = backup("now", 9, |b| b["status"] = json!({"phase": "Running"}));
+        api.put(&format!("{SHOP}/codexbackups/now"), &going);
+        asks(api, &json!({"backupRef": {"name": "now"}}));
+    };
+    waits(&going, "cxb/now, which is not done").await;
+    let unmade = |api: &FakeApi| drop(api.remove(&format!("{CORE}/secrets/cxs-orders-keyring")));
+    let events = waits(&unmade, "Secret cxs-orders-keyring").await;
+    assert_eq!(events, []);
+}
+
+/// Asks for the copy in other words.
+fn asks(api: &FakeApi, spec: &Value) {
+    let restore = restore(|r| json_patch::merge(&mut r["spec"], spec));
+    api.put(&format!("{SHOP}/codexrestores/copy"), &restore);
+}
+
+async fn refused(change: impl FnOnce(&FakeApi), says: &str) {
+    let api = cluster().await;
+    change(&api);
+    let (phase, message) = look_at(&api).await.unwrap();
+    assert_eq!(phase, "Failed", "{message}");
+    assert!(message.contains(says), "{message}");
+    assert!(api.get(JOB).is_none());
+    let told = ("RestoreFailed".to_owned(), "copy".to_owned());
+    assert!(api.events().contains(&told));
+    // It stays refused.
+    look_at(&api).await.unwrap();
+    assert!(api.get(JOB).is_none());
+}
+
+/// Asks for a backup of which something is not as it should be.
+fn spoiled(change: impl FnOnce(&mut Value)) -> impl FnOnce(&FakeApi) {
+    move |api| {
+        api.put(
+            &format!("{SHOP}/codexbackups/bad"),
+            &backup("bad", 9, change),
+        );
+        asks(api, &json!({"backupRef": {"name": "bad"}}));
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_cannot_be_copied_is_refused_and_the_message_says_why() {
+    let lost = json!({"backupRef": {"name": "tuesday"}});
+    refused(|api| asks(api, &lost), "no CodexBackup tuesday").await;
+    let others = spoiled(|b| b["spec"]["storeRef"]["name"] = json!("other"));
+    refused(others, "a backup of cxs/other, and not of cxs/sales").await;
+    let failed = spoiled(|b| b["status"]["phase"] = json!("Failed"));
+    refused(failed, "has nothing stored").await;
+    let broken = spoiled(|b| {
+        b["status"]["conditions"] = json!([{"type": "Verified", "status": "False", "reason": "x", "message": "",
+            "lastTransitionTime": "2026-11-01T00:00:00Z"}]);
+    });
+    refused(broken, "found broken").await;
+    let none_whole = |api: &FakeApi| {
+        let part = |b: &mut Value| b["status"]["phase"] = json!("PartiallyFailed");
+        let part = backup("monday", 8, part);
+        api.put(&format!("{SHOP}/codexbackups/monday"), &part);
+    };
+    let says = "no CodexBackup of cxs/sales in which every member";
+    refused(none_whole, says).await;
+}
+
+#[tokio::test]
+async fn members_and_stores_that_do_not_fit_are_refused() {
+    let lost = json!({"members": [{"pod": "copy-0", "from": "web-9"}]});
+    refused(|api| asks(api, &lost), "web-9 is not stored").await;
+    let third = |api: &FakeApi| api.put(&format!("{CORE}/pods/copy-2"), &member("copy-2", true));
+    refused(third, "copy-2 gets is not clear").await;
+    let ledger = |api: &FakeApi| {
+        let mut theirs = theirs();
+        theirs.spec.strategy = codexstore_crds::store::Strategy::Ledger;
+        api.put(&format!("{SHOP}/codexstores/sales"), &theirs);
+    };
+    let says = "cxs/sales has strategy Ledger and cxs/orders Snapshot";
+    refused(ledger, says).await;
+    let plain = |api: &FakeApi| api.put(STORE, &unencrypted());
+    refused(plain, "cxb/monday is encrypted and cxs/orders is not").await;
+    let open = spoiled(|b| {
+        b["status"]["members"] =
+            json!([{"pod": "copy-0", "stored": true}, {"pod": "copy-1", "stored": true}]);
+    });
+    refused(open, "cxb/bad is not encrypted and cxs/orders is").await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_there_is_named_and_nothing_of_it_shown() {
+    let secret = format!("{CORE}/secrets/cxs-sales-keyring");
+    let gone = |api: &FakeApi| drop(api.remove(&secret));
+    refused(gone, "Secret cxs-sales-keyring, which has its key, is gone").await;
+    let lacks = |api: &FakeApi| api.put(&secret, &keyring_of(&theirs(), &["k2"]));
+    refused(lacks, "lacks its key k1").await;
+    let malformed = |api: &FakeApi| {
+        let mut bad = keyring_of(&theirs(), &["k1", "k2"]);
+        let canary = ByteString(b"canary".to_vec());
+        bad.data
+            .get_or_insert_default()
+            .insert("k1".to_owned(), canary);
+        api.put(&secret, &bad);
+    };
+    refused(malformed, "is not a keyring: the key k1 has 6 bytes").await;
+}
+
+#[tokio::test]
+async fn only_keys_of_what_is_copied_are_needed_and_without_encryption_none() {
+    let api = cluster().await;
+    let secret = format!("{CORE}/secrets/cxs-sales-keyring");
+    api.put(&secret, &keyring_of(&theirs(), &["k2"]));
+    let second = restore(|r| r["spec"]["members"] = json!([{"pod": "copy-0", "from": "web-1"}]));
+    api.put(&format!("{SHOP}/codexrestores/copy"), &second);
+    look_at(&api).await.unwrap();
+    assert_eq!(started(&api), WITH_BOTH);
+
+    let api = cluster().await;
+    api.remove(&secret);
+    api.put(STORE, &unencrypted());
+    let open = |b: &mut Value| {
+        b["status"]["members"] =
+            json!([{"pod": "web-0", "stored": true}, {"pod": "web-1", "stored": true}]);
+    };
+    api.put(
+        &format!("{SHOP}/codexbackups/monday"),
+        &backup("monday", 8, open),
+    );
+    look_at(&api).await.unwrap();
+    assert_eq!(
+        started(&api),
+        "--backup monday as cxs-sales-jobs with cxs-orders-client-restore"
+    );
+}

@@ -6,13 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use codexstore_api::time::parse_duration;
 
 use crate::{
+    backups::Backup,
     jobs::Job,
     kv::args as kv,
-    offline::{
-        args as offline,
-        backup::{Backup, Restore},
-        keys,
-    },
+    offline::{args as offline, backup::Restore, keys},
     output::Format,
 };
 
@@ -231,10 +228,10 @@ pub enum Command {
         after_help = "Examples:\n  codexctl passphrase /data/orders\n  codexctl passphrase /data/orders --change\n  codexctl passphrase /data/orders --passphrase-file old --new-passphrase-file new"
     )]
     Passphrase(keys::ChangePassphrase),
-    /// Verify or list backups
+    /// Verify, list or show backups
     #[command(
         subcommand,
-        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups"
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups\n  codexctl backup list -n shop"
     )]
     Backup(Backup),
     /// Make a store of a backup
@@ -386,7 +383,15 @@ pub struct Explain {
     /// What to explain: pod/NAME or cxs/NAME
     #[arg(value_name = "KIND/NAME")]
     pub target: String,
-    /// Its namespace; by default the context's
+    /// Where it is
+    #[command(flatten)]
+    pub place: InCluster,
+}
+
+/// Which cluster, and where in it.
+#[derive(Debug, Args)]
+pub struct InCluster {
+    /// Namespace; by default the context's
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// Context of the kubeconfig

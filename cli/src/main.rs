@@ -5,6 +5,7 @@
 //! - [`kv`]: get, set, delete, list, batch, cas, ttl, watch, history, status.
 //! - [`offline`]: inspect and the like, on the files themselves.
 //! - [`dev`]: the same resource without a cluster.
+//! - [`backups`]: backups as files, and what a cluster says of its own.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
 //! - [`jobs`]: what a store's Jobs run in the cluster.
 //! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
@@ -12,6 +13,7 @@
 //! **Nothing but [`jobs`] changes anything in a cluster, and nothing reads a Secret from it.**
 
 mod args;
+mod backups;
 mod dev;
 mod explain;
 mod failure;
@@ -94,7 +96,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Convert(convert) => offline::convert(&convert, format),
         Command::MigrateEncryption(migrate) => offline::migrate_encryption(&migrate, format),
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
-        Command::Backup(command) => offline::backup(&command, format),
+        Command::Backup(command) => backups::backup(&command, format).await,
         Command::Restore(restore) => offline::restore(&restore, format),
         Command::Job(job) => Box::pin(jobs::job(&job)).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,

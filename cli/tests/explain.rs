@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use crate::support::{Ran, codexctl, run};
 
 /// Answers GET by path; what it has no answer for is not found.
-struct Server {
+pub struct Server {
     kubeconfig: PathBuf,
-    asked: Arc<Mutex<Vec<String>>>,
+    pub asked: Arc<Mutex<Vec<String>>>,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(answers: &[(&str, u16, Value)]) -> Self {
+    pub fn start(answers: &[(&str, u16, Value)]) -> Self {
         let answers: HashMap<String, (u16, Value)> = answers
             .iter()
             .map(|(path, code, body)| ((*path).to_owned(), (*code, body.clone())))
@@ -52,9 +52,13 @@ impl Server {
     }
 
     fn explain(&self, args: &[&str]) -> Ran {
+        self.run("explain", args)
+    }
+
+    pub fn run(&self, command: &str, args: &[&str]) -> Ran {
         run(codexctl()
             .env("KUBECONFIG", &self.kubeconfig)
-            .arg("explain")
+            .arg(command)
             .args(args))
     }
 }

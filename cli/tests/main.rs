@@ -11,6 +11,7 @@
 
 mod support;
 
+mod backups;
 mod dev;
 mod explain;
 mod kv;

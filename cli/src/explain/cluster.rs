@@ -1,9 +1,9 @@
 //! What is read from the cluster: objects by GET, lists of one namespace. Never a Secret.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use codexstore_crds::{CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexStore, names};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -18,7 +18,7 @@ use kube::{
     core::{Selector, SelectorExt},
 };
 
-use crate::failure::Coded;
+use crate::{args::InCluster, failure::Coded};
 
 /// What is known of the operator's webhook, as far as this user may look.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,11 +45,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// By kubeconfig, or by the service account of a pod.
-    pub async fn connect(
-        kubeconfig: Option<&Path>,
-        context: Option<&str>,
-        namespace: Option<&str>,
-    ) -> Result<Self> {
+    pub async fn connect(place: &InCluster) -> Result<Self> {
+        let (kubeconfig, context) = (place.kubeconfig.as_deref(), place.context.as_deref());
         let options = KubeConfigOptions {
             context: context.map(str::to_owned),
             ..KubeConfigOptions::default()
@@ -68,7 +65,8 @@ impl Cluster {
             (None, None) => Config::infer().await.map_err(|e| unusable(&e))?,
         };
         config.connect_timeout = Some(Duration::from_secs(10));
-        let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
+        let namespace = place.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("make a client for the cluster")?;
         Ok(Self { client, namespace })
     }
@@ -87,6 +85,18 @@ impl Cluster {
             other => other,
         };
         read(found, || format!("read cxs/{name}"))
+    }
+
+    /// A backup.
+    pub async fn backup(&self, name: &str) -> Result<Option<CodexBackup>> {
+        let found = self.api::<CodexBackup>().get_opt(name).await;
+        read(found, || format!("read cxb/{name}"))
+    }
+
+    /// All backups.
+    pub async fn backups(&self) -> Result<Vec<CodexBackup>> {
+        let list = self.api::<CodexBackup>().list(&ListParams::default()).await;
+        read(list, || "list the CodexBackups".to_owned()).map(|list| list.items)
     }
 
     /// The names of all stores; none if they cannot be read.

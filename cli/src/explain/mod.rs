@@ -1,6 +1,6 @@
 //! `explain`: reads facts from the cluster, then judges them by pure functions.
 
-mod cluster;
+pub mod cluster;
 mod pod;
 mod readiness;
 mod report;
@@ -25,12 +25,7 @@ enum Target<'a> {
 /// `explain`.
 pub async fn explain(args: &Explain, format: Format) -> Result<()> {
     let target = target(&args.target)?;
-    let cluster = Cluster::connect(
-        args.kubeconfig.as_deref(),
-        args.context.as_deref(),
-        args.namespace.as_deref(),
-    )
-    .await?;
+    let cluster = Cluster::connect(&args.place).await?;
     match target {
         Target::Pod(name) => pod(&cluster, name, format).await,
         Target::Store(name) => store(&cluster, name, format).await,

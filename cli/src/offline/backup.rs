@@ -1,4 +1,4 @@
-//! `backup verify`, `backup list` and `restore`: backups as files, and a store made of one.
+//! `backup verify`, `backup list DIR` and `restore`: backups as files, and a store made of one.
 
 use std::{
     fs::File,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::Args;
 use codexstore::{
     Options,
     backup::{self, Contents, Envelope},
@@ -23,34 +23,6 @@ use crate::{
     failure::Coded,
     output::{self, Format, Table, size},
 };
-
-/// `backup`.
-#[derive(Debug, Subcommand)]
-pub enum Backup {
-    /// Verify a backup
-    ///
-    /// With keys, opens all of it and compares it with what the store said when it wrote it. Without keys, checks its
-    /// chain of hashes, which tells damage but not a forgery: compare the SHA-256 with what the store told. Exits
-    /// with 7 when anything is wrong.
-    #[command(
-        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup verify - < orders.backup"
-    )]
-    Verify {
-        /// The backup, or `-` for stdin
-        file: PathBuf,
-        /// With which keys
-        #[command(flatten)]
-        keys: KeysIfAny,
-    },
-    /// List the backups in a directory
-    ///
-    /// Of each store, the newest last. Reads headers and the last frame only: `verify` proves the rest.
-    #[command(after_help = "Example:\n  codexctl backup list /backups")]
-    List {
-        /// The directory
-        dir: PathBuf,
-    },
-}
 
 /// `restore`.
 #[derive(Debug, Args)]
@@ -68,15 +40,8 @@ pub struct Restore {
     pub strategy: StrategyName,
 }
 
-/// `backup`.
-pub fn backup(command: &Backup, format: Format) -> Result<()> {
-    match command {
-        Backup::Verify { file, keys } => verify(file, keys, format),
-        Backup::List { dir } => list(dir, format),
-    }
-}
-
-fn verify(file: &Path, keys: &KeysIfAny, format: Format) -> Result<()> {
+/// `backup verify`.
+pub fn verify(file: &Path, keys: &KeysIfAny, format: Format) -> Result<()> {
     let encryption = keys.encryption()?;
     let from = Watched::open(file, "verifying")?;
     let named = || format!("verify {}", file.display());
@@ -90,7 +55,8 @@ fn verify(file: &Path, keys: &KeysIfAny, format: Format) -> Result<()> {
     show(&envelope, contents.as_ref(), Vec::new(), format)
 }
 
-fn list(dir: &Path, format: Format) -> Result<()> {
+/// `backup list DIR`.
+pub fn list(dir: &Path, format: Format) -> Result<()> {
     if !dir.is_dir() {
         return Err(Coded::not_found(format!("{} is not a directory", dir.display())).into());
     }

@@ -16,7 +16,7 @@ mod source;
 mod verify;
 
 pub use args::Conflict;
-pub use backup::{backup, restore};
+pub use backup::restore;
 pub use convert::convert;
 pub use export::export;
 pub use import::{Done, import};

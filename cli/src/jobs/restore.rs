@@ -395,8 +395,30 @@ impl Run<'_> {
         self.cluster
             .event(&about, "Restore", good, &event, note.trim_end())
             .await;
+        self.tell_source().await;
         eprintln!("cxr/{name}: {reason}, members {ready}");
         Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Tells of a copy where the data came from: whoever looks after that should see where it went.
+    async fn tell_source(&self) {
+        let (true, Some(backup)) = (self.is_copy(), &self.status.backup) else {
+            return;
+        };
+        let mut about = Vec::new();
+        if let Ok(backup) = self.cluster.backup(backup).await {
+            about.push(backup.object_ref(&()));
+        }
+        if let Ok(source) = self.cluster.store(self.restore.source()).await {
+            about.push(source.object_ref(&()));
+        }
+        let (name, into) = (self.restore.name_any(), self.store.name_any());
+        let note = format!("restore {name} copied backup {backup} into members of cxs/{into}");
+        self.cluster
+            .event(&about, "Restore", true, "BackupCopied", &note)
+            .await;
     }
 }
 

@@ -5,7 +5,7 @@ use codexstore_tests::{Namespace, namespace};
 use serde_json::{Value, json};
 
 use crate::backups::{backup, backup_is, take, verified};
-use crate::restores::{of_member, restore_is};
+use crate::restores::{has_event, of_member, restore_is};
 
 fn spec() -> Value {
     json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}}, "backup": {"destination": {"claim": "backups"}}})
@@ -80,6 +80,8 @@ fn a_copy_has_exactly_the_backup_under_its_own_key_and_goes_its_own_way() {
         .kubectl(&["-n", &ns.name, "get", "cxr", "-o", "wide"])
         .success("kubectl get cxr -o wide");
     assert!(table.contains("FROM-STORE"), "{table}");
+
+    has_event(&ns, "BackupCopied");
 
     // Each has what the one of its ordinal had then, and nothing else.
     for (n, (pod, from)) in copies.iter().zip(&web).enumerate() {

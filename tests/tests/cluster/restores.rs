@@ -61,7 +61,7 @@ fn hold_destination(ns: &Namespace) {
 }
 
 #[track_caller]
-fn has_event(ns: &Namespace, reason: &str) {
+pub fn has_event(ns: &Namespace, reason: &str) {
     wait::until(&format!("the event {reason}"), wait::SHORT, || {
         let all = ns.list("events");
         if all.iter().any(|e| e["reason"] == reason) {

@@ -253,6 +253,22 @@ impl fmt::Debug for Passphrase {
 mod tests {
     use super::*;
 
+    #[test]
+    fn one_newline_at_the_end_of_a_file_does_not_count_and_all_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passphrase");
+        let loaded = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Passphrase::load(&path).unwrap().0.secret.to_vec()
+        };
+        let plain = b"correct horse battery";
+        for end in ["", "\n", "\r\n"] {
+            assert_eq!(loaded(&[plain, end.as_bytes()].concat()), plain, "{end:?}");
+        }
+        assert_eq!(loaded(b"correct horse\r"), b"correct horse\r");
+        assert_eq!(loaded(b"correct horse\n\n"), b"correct horse\n");
+    }
+
     /// RFC 7914, section 11: PBKDF2-HMAC-SHA-256 of 64 bytes. The second has a count that is high
     /// enough to be told from another one.
     #[test]

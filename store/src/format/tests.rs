@@ -13,7 +13,7 @@ use crate::keyring::{Encryption, Key, KeyId, KeySize, Keyring};
 /// [`FRAMES_AT`] as a length.
 const PREFIX: usize = 3 * PAGE;
 
-struct Fixed;
+pub(super) struct Fixed;
 
 impl Random for Fixed {
     fn fill(&self, out: &mut [u8]) -> Result<()> {
@@ -22,14 +22,22 @@ impl Random for Fixed {
     }
 }
 
-fn encrypted() -> Encryption {
+pub(super) fn encrypted() -> Encryption {
     let key = Key::new(&[5; 32]).unwrap();
     Encryption::Keyring(Keyring::single(KeyId::new("k").unwrap(), key))
 }
 
-fn new(encryption: &Encryption, compression: Compression) -> NewFile {
+pub(super) fn new(encryption: &Encryption, compression: Compression) -> NewFile {
+    of_kind(FileKind::Journal, encryption, compression)
+}
+
+pub(super) fn of_kind(
+    kind: FileKind,
+    encryption: &Encryption,
+    compression: Compression,
+) -> NewFile {
     let spec = FileSpec {
-        kind: FileKind::Journal,
+        kind,
         store: StoreId([1; 16]),
         lineage: Lineage(2),
         file: FileId([3; 16]),
@@ -43,7 +51,7 @@ fn new(encryption: &Encryption, compression: Compression) -> NewFile {
     create(&spec, encryption, &Fixed).unwrap()
 }
 
-fn sealed(new: &mut NewFile, payload: &[u8]) -> Vec<u8> {
+pub(super) fn sealed(new: &mut NewFile, payload: &[u8]) -> Vec<u8> {
     let mut file = new.prefix.clone();
     new.sealer
         .seal(FrameKind::Batches, payload, &Fixed, &mut file)

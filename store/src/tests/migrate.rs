@@ -416,3 +416,38 @@ fn a_migration_that_cannot_be_modifies_nothing() {
         "done is done"
     );
 }
+
+#[test]
+fn a_log_file_of_many_megabytes_becomes_another_and_holds_the_same() {
+    let mut old = Options::new(ring(1));
+    old.strategy = Strategy::Ledger;
+    let new = Options {
+        encryption: ring(2),
+        ..old.clone()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), old.clone()).unwrap();
+    let mut rng = super::disk::Rng(7);
+    // What does not get shorter by compression, in more bytes than are written before a sync.
+    for n in 0..10_u8 {
+        let value: Vec<u8> = (0..1 << 17)
+            .flat_map(|_| rng.next().to_le_bytes())
+            .collect();
+        store.set(&[n % 3], &value).unwrap();
+    }
+    let content = all(&store);
+    store.close().unwrap();
+    let mut logged = Vec::new();
+    migrate_encryption(dir.path(), &old.encryption, &new, &mut |progress| {
+        if progress.step == "log" {
+            logged.push(progress.done);
+        }
+    })
+    .unwrap();
+    assert!(
+        logged.is_sorted() && logged.last() > Some(&(8 << 20)),
+        "{logged:?}"
+    );
+    let store = Store::open(dir.path(), new).unwrap();
+    assert_eq!(all(&store), content);
+}

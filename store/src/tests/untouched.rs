@@ -154,3 +154,19 @@ fn every_file_of_another_format_version_is_refused_and_nothing_is_modified() {
         "files of other versions refused, nothing modified: {tried}"
     ));
 }
+
+#[test]
+fn an_image_without_its_closing_frame_is_not_taken_for_a_whole_one() {
+    for encryption in [Encryption::None, ring("a", &[("a", vec![1; 32])])] {
+        let (disk, options) = store(Strategy::Snapshot, &encryption);
+        let names = disk.list().unwrap();
+        let images: Vec<_> = names.iter().filter(|name| name.contains("image")).collect();
+        assert!(!images.is_empty(), "{names:?}");
+        for name in images {
+            disk.edit(name, |bytes| bytes.truncate(bytes.len() - 512));
+        }
+        let error = Sim::open(&disk, options, 9).err().unwrap();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        assert!(error.message().contains("closing frame"), "{error:?}");
+    }
+}

@@ -293,6 +293,22 @@ pub struct RunFlags {
     )]
     pub metrics_listen: Option<SocketAddr>,
 
+    /// A collector that takes spans of requests over OTLP/gRPC, such as `http://otel-collector.observability:4317`. A request
+    /// has a span if its caller sent a sampled `traceparent`. Without this flag there are none, and no thread for them. TLS
+    /// is not supported.
+    #[arg(
+        long,
+        env = "CODEXSTORE_OTLP_ENDPOINT",
+        value_name = "http://HOST:PORT",
+        help_heading = "Traces"
+    )]
+    pub otlp_endpoint: Option<String>,
+
+    /// Of a million requests without a `traceparent`, so many begin a trace. Commands of the Redis protocol carry none: they
+    /// have spans by this alone.
+    #[arg(long, env = "CODEXSTORE_OTLP_SAMPLING_RATE_PER_MILLION", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), help_heading = "Traces")]
+    pub otlp_sampling_rate_per_million: u32,
+
     /// What is logged: error, warn, info, debug, trace, or a filter such as
     /// `info,codexstore_sidecar=debug`. Of the libraries only warnings and errors, since their
     /// details repeat what clients send.

@@ -11,8 +11,8 @@ mod past;
 mod status;
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ use crate::engine::Engine;
 use crate::http::answer::Body;
 use crate::http::{App, InWork};
 use crate::metrics::{Operation, Protocol};
-use crate::trace;
+use crate::trace::{About, Traced};
 use intake::{Intake, Share};
 
 type Call = Request<tonic::body::Body>;
@@ -120,16 +120,18 @@ pub async fn answer<E: Engine>(
     let started = Instant::now();
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
     let counted = InWork::new(&app.in_work);
-    let operation = operation(request.uri().path());
-    let trace = trace::of(request.headers());
+    let (method, operation) = asked(request.uri().path());
+    let mut traced = Traced::begin(app.tracer.as_ref(), request.headers(), started);
     let response = if in_work >= app.limits.max_requests && operation != Operation::Health {
         status::of("overloaded", "too many requests are in work").into_http()
     } else {
-        serve(app, grpc, grant, request, started).await
+        let mut work = pin!(serve(app, grpc, grant, request, started));
+        poll_fn(|cx| traced.poll(work.as_mut(), cx)).await
     };
     let code = response.headers().get(Status::GRPC_STATUS);
     let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     let took = started.elapsed();
+    let trace = traced.end(took, operation, || About::Grpc { method, code });
     app.metrics.done(
         Protocol::Grpc,
         operation,
@@ -200,20 +202,37 @@ fn timeout(text: &[u8]) -> Option<Duration> {
     }
 }
 
-/// What a path asks for, for the metrics.
-fn operation(path: &str) -> Operation {
-    match path {
-        "/codexstore.v1.KV/Get" => Operation::Get,
-        "/codexstore.v1.KV/Set" | "/codexstore.v1.KV/CompareAndSet" => Operation::Put,
-        "/codexstore.v1.KV/Delete" => Operation::Delete,
-        "/codexstore.v1.KV/DeletePrefix" => Operation::DeletePrefix,
-        "/codexstore.v1.KV/List" => Operation::List,
-        "/codexstore.v1.KV/Batch" => Operation::Batch,
-        "/codexstore.v1.KV/History" => Operation::History,
-        "/codexstore.v1.KV/Watch" => Operation::Watch,
-        "/codexstore.v1.KV/Status" => Operation::Status,
-        path if path.starts_with("/grpc.health.v1.Health/") => Operation::Health,
-        _ => Operation::Other,
+/// The methods that are offered, and as what they are counted.
+const METHODS: [(&str, Operation); 14] = [
+    ("codexstore.v1.KV/Get", Operation::Get),
+    ("codexstore.v1.KV/Set", Operation::Put),
+    ("codexstore.v1.KV/CompareAndSet", Operation::Put),
+    ("codexstore.v1.KV/Delete", Operation::Delete),
+    ("codexstore.v1.KV/DeletePrefix", Operation::DeletePrefix),
+    ("codexstore.v1.KV/List", Operation::List),
+    ("codexstore.v1.KV/Batch", Operation::Batch),
+    ("codexstore.v1.KV/History", Operation::History),
+    ("codexstore.v1.KV/Watch", Operation::Watch),
+    ("codexstore.v1.KV/Status", Operation::Status),
+    ("grpc.health.v1.Health/Check", Operation::Health),
+    ("grpc.health.v1.Health/Watch", Operation::Health),
+    (
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        Operation::Other,
+    ),
+    (
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Operation::Other,
+    ),
+];
+
+/// What a path asks for: the method, if it is one that is offered, and as what it is counted.
+fn asked(path: &str) -> (Option<&'static str>, Operation) {
+    let path = path.strip_prefix('/').unwrap_or_default();
+    let known = METHODS.iter().find(|(method, _)| *method == path);
+    match known {
+        Some((method, operation)) => (Some(method), *operation),
+        None => (None, Operation::Other),
     }
 }
 
@@ -235,6 +254,34 @@ fn as_http(code: Code) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_method_of_the_interface_is_known() {
+        let set: prost_types::FileDescriptorSet =
+            prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let mut seen = 0;
+        for file in &set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                    let (known, operation) = asked(&format!("/{name}"));
+                    assert_eq!(known, Some(name.as_str()));
+                    assert_ne!(operation, Operation::Other, "{name}");
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, 10);
+        for other in [
+            "",
+            "/",
+            "codexstore.v1.KV/Get",
+            "/codexstore.v1.KV/get",
+            "/canary/Get",
+        ] {
+            assert_eq!(asked(other), (None, Operation::Other), "{other}");
+        }
+    }
 
     #[test]
     fn a_clients_time_is_read_in_every_unit_and_nothing_else_is() {

@@ -18,10 +18,13 @@ mod watch;
 
 pub use system::{health, status_of};
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use codexstore_api::codes;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,7 +34,7 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::serve::connections::Connections;
 use crate::settings::{Identity, Limits, Settings};
-use crate::trace;
+use crate::trace::{About, Traced, Tracer};
 use answer::{Body, Reject};
 use body::Intake;
 use route::Route;
@@ -47,6 +50,8 @@ pub struct App<E> {
     pub limits: Limits,
     /// Counters.
     pub metrics: Metrics,
+    /// Spans of requests, if there is a collector.
+    pub tracer: Option<Tracer>,
     /// Who may do what.
     pub access: Access,
     /// Who this member is.
@@ -70,14 +75,24 @@ pub struct App<E> {
 
 impl<E: Engine> App<E> {
     /// The app for an engine.
-    pub fn new(engine: Arc<E>, settings: &Settings, connections: Arc<Connections>) -> App<E> {
+    pub fn new(
+        engine: Arc<E>,
+        settings: &Settings,
+        connections: Arc<Connections>,
+        tracer: Option<Tracer>,
+    ) -> App<E> {
+        let mut metrics = Metrics::new(settings.limits.slow);
+        if let Some(tracer) = &tracer {
+            metrics.tell_spans(tracer.counts());
+        }
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs() * 1000);
         App {
             engine,
             limits: settings.limits,
-            metrics: Metrics::new(settings.limits.slow),
+            metrics,
+            tracer,
             access: settings.access.clone(),
             identity: settings.identity.clone(),
             shown: system::Shown::of(settings),
@@ -135,18 +150,34 @@ pub async fn answer<E: Engine>(
     let started = Instant::now();
     let head = request.method() == Method::HEAD;
     let http2 = request.version() == Version::HTTP_2;
-    let trace = trace::of(request.headers());
+    let mut traced = Traced::begin(app.tracer.as_ref(), request.headers(), started);
+    let method = method(request.method());
     let in_work = app.in_work.fetch_add(1, Ordering::Relaxed);
     let counted = InWork::new(&app.in_work);
     let full = in_work >= app.limits.max_requests;
-    let mut operation = Operation::Other;
-    let result = dispatch(app, grant, request, full, started, &mut operation).await;
+    let mut asked = Asked::default();
+    let result = {
+        let mut work = pin!(dispatch(app, grant, request, full, started, &mut asked));
+        poll_fn(|cx| traced.poll(work.as_mut(), cx)).await
+    };
+    let Asked { operation, route } = asked;
     let mut response = result.unwrap_or_else(|reject| reject.into_response(head));
     if http2 {
         response.body_mut().in_work(counted);
     }
     let took = started.elapsed();
     let status = response.status();
+    let trace = traced.end(took, operation, || {
+        let code = response.headers().get(codexstore_api::header::CODE);
+        let code = code.and_then(|code| code.to_str().ok());
+        About::Http {
+            method,
+            route,
+            version: if http2 { "2" } else { "1.1" },
+            status: status.as_u16(),
+            code: code.map(|code| codes::row(code).code),
+        }
+    });
     app.metrics
         .done(Protocol::Http, operation, status, took, trace.as_ref());
     tracing::debug!(
@@ -158,13 +189,35 @@ pub async fn answer<E: Engine>(
     response
 }
 
+/// What a request asks for, as far as that is known.
+struct Asked {
+    operation: Operation,
+    /// The path as it is described.
+    route: Option<&'static str>,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked {
+            operation: Operation::Other,
+            route: None,
+        }
+    }
+}
+
+/// The method, if it is one of those that some path takes.
+fn method(method: &Method) -> Option<&'static str> {
+    let known = ["GET", "HEAD", "PUT", "POST", "DELETE"];
+    known.into_iter().find(|known| method.as_str() == *known)
+}
+
 async fn dispatch<E: Engine>(
     app: &Arc<App<E>>,
     grant: &Arc<Grant>,
     request: Request<Incoming>,
     full: bool,
     started: Instant,
-    operation: &mut Operation,
+    asked: &mut Asked,
 ) -> Result<Response<Body>, Reject> {
     let deadline = tokio::time::Instant::from_std(started + app.limits.request);
     let (mut head, body) = request.into_parts();
@@ -176,6 +229,7 @@ async fn dispatch<E: Engine>(
             "no such path; GET /openapi.json lists them, and a slash within a key is written %2F",
         ));
     };
+    asked.route = Some(route.template());
     // Whoever asks whether the process lives must hear that, above all when it has much to do.
     if full && !matches!(route, Route::Health | Route::Ready) {
         return Err(Reject::new("overloaded", "too many requests are in work"));
@@ -196,7 +250,7 @@ async fn dispatch<E: Engine>(
         | (&Method::GET | &Method::HEAD, Route::Metrics | Route::OpenApi) => Operation::Other,
         _ => return Err(Reject::method_not_allowed(route.allow())),
     };
-    *operation = known;
+    asked.operation = known;
     let is_head = head.method == Method::HEAD;
     match (known, route) {
         (Operation::Get | Operation::Head, Route::Key(key)) => {

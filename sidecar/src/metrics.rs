@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use opentelemetry::trace::TraceId;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -17,7 +18,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Health;
 use crate::log::Throttle;
-use crate::trace::TraceId;
+use crate::trace::About;
+use crate::trace::tracer::{Begun, Counts};
 
 use gauges::gauges;
 use latency::{Latency, NewLatency};
@@ -157,6 +159,8 @@ fn outcome(status: StatusCode) -> Outcome {
 pub struct Tally {
     counts: [[u32; OUTCOMES.len()]; Operation::ALL.len()],
     any: bool,
+    /// Those of them that have a span.
+    pub spans: Vec<(Begun, Operation, About)>,
 }
 
 impl Tally {
@@ -203,7 +207,8 @@ impl Turned {
     ];
 }
 
-type Labels = Vec<(&'static str, &'static str)>;
+/// Names and values of labels.
+pub type Labels = Vec<(&'static str, &'static str)>;
 
 /// One operation's counters, looked up once.
 struct PerOperation {
@@ -298,6 +303,16 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// Tells what becomes of spans, too.
+    pub fn tell_spans(&mut self, counts: &Counts) {
+        let sent = "Spans that the collector took";
+        let dropped = "Spans that were dropped";
+        self.registry
+            .register("spans_sent", sent, counts.sent.clone());
+        self.registry
+            .register("spans_dropped", dropped, counts.dropped.clone());
+    }
+
     /// Counts an answered request of a trace, or of none.
     pub fn done(
         &self,
@@ -357,7 +372,7 @@ impl Metrics {
                 protocol = ?protocol,
                 operation = operation.as_str(),
                 millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                trace_id = trace.map(TraceId::as_str),
+                trace_id = trace.map(tracing::field::display),
                 held_back,
                 "a request was slow"
             );
@@ -481,19 +496,12 @@ impl Drop for ConnectionGuard {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
-
     use super::*;
 
     #[test]
     fn counters_appear_with_their_labels() {
         let metrics = Metrics::new(Duration::from_secs(1));
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let parent = [(
-            HeaderName::from_static("traceparent"),
-            HeaderValue::from_static(parent),
-        )];
-        let trace = crate::trace::of(&parent.into_iter().collect());
+        let trace = TraceId::from_hex("4bf92f3577b34da6a3ce929d0e0e4736").ok();
         metrics.done(
             Protocol::Http,
             Operation::Put,

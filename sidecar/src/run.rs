@@ -22,6 +22,7 @@ use crate::scrape;
 use crate::serve::connections::Connections;
 use crate::serve::{self, socket};
 use crate::settings::{Keys, Settings};
+use crate::trace::export;
 
 /// Stack of the threads that scan, parse and encode.
 const STACK: usize = 512 << 10;
@@ -90,7 +91,11 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let local = Arc::new(Local::default());
     let all = Connections::new(settings.limits.max_connections);
-    let app = Arc::new(App::new(Arc::clone(&local), settings, Arc::clone(&all)));
+    let spans = settings.tracing.as_ref();
+    let spans = spans.map(|to| export::start(to, &settings.identity));
+    let (tracer, exporting) = spans.transpose()?.unzip();
+    let app = App::new(Arc::clone(&local), settings, Arc::clone(&all), tracer);
+    let app = Arc::new(app);
     let grpc = Arc::new(Grpc::new(&app)?);
     let accepting = serve::accept(listener, Arc::clone(&app), grpc, Arc::clone(&all));
     let accepting = tokio::spawn(accepting);
@@ -142,6 +147,8 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
     {
         tracing::warn!("some requests were not answered in time");
     }
+    // While the store is closed.
+    let flushing = exporting.map(|exporting| tokio::spawn(exporting.stop(deadline)));
     // The thread that opens the store closes it, so that the two never overlap.
     let _ = orders.send(Order::Stop);
     // It has a thread of its own: the pool may be full of work that nobody waits for any more.
@@ -160,6 +167,9 @@ async fn serve(settings: &Arc<Settings>, sockets: Sockets) -> Result<()> {
         tracing::warn!(
             "the store was not closed in time; its journal is replayed at the next start"
         );
+    }
+    if let Some(flushing) = flushing {
+        let _ = flushing.await;
     }
     tracing::info!("stopped");
     Ok(())
@@ -224,6 +234,7 @@ fn greet(settings: &Settings) {
         max_requests = settings.limits.max_requests,
         admin_listen = settings.admin_listen.map(tracing::field::display),
         metrics_listen = settings.metrics_listen.map(tracing::field::display),
+        otlp_endpoint = settings.tracing.as_ref().map(|to| to.endpoint.as_str()),
         "codexstore-sidecar starts"
     );
     if matches!(settings.keys, Keys::None) {

@@ -1,6 +1,8 @@
 //! Settings: the flags, checked against each other and against the machine.
 //! Nothing is opened or made here.
 
+mod spans;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use crate::flags::{
     CompressionFlag, DurabilityFlag, KeySizeFlag, LogFormat, RunFlags, StrategyFlag,
 };
 use crate::units::Size;
+pub use spans::Tracing;
 
 /// Longest path that fits a socket address, its final zero not counted.
 const MAX_SOCKET_PATH: usize = 107;
@@ -125,6 +128,8 @@ pub struct Settings {
     pub tls_dir: PathBuf,
     /// Address of the metrics listener.
     pub metrics_listen: Option<std::net::SocketAddr>,
+    /// Where spans go, if there are any.
+    pub tracing: Option<Tracing>,
     /// Log filter.
     pub log_level: String,
     /// Log form.
@@ -139,6 +144,7 @@ impl Settings {
     /// Checks the flags.
     pub fn from_flags(flags: RunFlags) -> Result<Settings> {
         let retention = retention(&flags)?;
+        let tracing = spans::tracing(&flags)?;
         let keys = match (flags.no_encryption, flags.keyring_dir) {
             (true, Some(_)) => bail!(
                 "--no-encryption and --keyring-dir exclude each other: say which one is meant"
@@ -218,6 +224,7 @@ impl Settings {
             admin_listen: flags.admin_listen,
             tls_dir: flags.tls_dir,
             metrics_listen: flags.metrics_listen,
+            tracing,
             log_level: flags.log_level,
             log_format: flags.log_format,
             shutdown: flags.shutdown_timeout,
@@ -459,6 +466,7 @@ mod tests {
         assert_eq!(settings.keys, Keys::Dir("/etc/codexstore/keyring".into()));
         assert_eq!(settings.limits.max_value, 8 << 20);
         assert!(settings.max_disk > 0 && settings.max_memory > 0);
+        assert_eq!(settings.tracing, None);
     }
 
     #[test]

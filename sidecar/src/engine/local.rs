@@ -13,6 +13,8 @@ use codexstore::{
 use codexstore_api::status::State;
 use tokio::sync::oneshot;
 
+use crate::trace::request::committing;
+
 use super::{Conditions, Engine, Failure, Health, Look, Put, Result, Sight, Tag, Value, Written};
 
 /// The store, while it is open.
@@ -78,12 +80,15 @@ impl Local {
         share: impl Send + 'static,
     ) -> Result<P::Output> {
         let (answer, answered) = oneshot::channel();
-        store.submit(program, move |result| {
-            drop(share);
-            // The request may have given up; its outcome is then unknown to the caller.
-            let _ = answer.send(result);
-        });
-        match answered.await {
+        let deciding = async move {
+            store.submit(program, move |result| {
+                drop(share);
+                // The request may have given up; its outcome is then unknown to the caller.
+                let _ = answer.send(result);
+            });
+            answered.await
+        };
+        match committing(deciding).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(Error::internal("the committer dropped a request").into()),
         }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use opentelemetry::trace::TraceId;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::MetricConstructor;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
-
-use crate::trace::TraceId;
 
 /// Latency buckets in seconds: a read takes microseconds, a durable write a disk's sync.
 const BUCKETS: [f64; 14] = [
@@ -34,7 +33,7 @@ impl Latency {
         match self {
             Latency::Plain(histogram) => histogram.observe(seconds),
             Latency::Traced(histogram) => {
-                let of = |trace: &TraceId| vec![("trace_id", trace.as_str().to_owned())];
+                let of = |trace: &TraceId| vec![("trace_id", trace.to_string())];
                 histogram.observe(seconds, trace.map(of), trace.map(|_| SystemTime::now()));
             }
         }

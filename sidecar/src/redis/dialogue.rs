@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::clients::Client;
+use super::command::Command;
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::parse::{Bounds, Parser, Refused, Step};
@@ -31,6 +32,7 @@ use crate::engine::Engine;
 use crate::metrics::{Operation, Protocol, Tally, Turned};
 use crate::serve::connections::{Connection, Place, Working};
 use crate::serve::peer;
+use crate::trace::About;
 
 /// Reads in a row before others have their turn.
 const ROUNDS: usize = 4;
@@ -61,14 +63,30 @@ thread_local! {
     });
 }
 
+/// The command that is answered; none if what came is not one, or not one that may be run as it is asked.
+pub type Asked = Option<&'static Command>;
+
+/// As what it is counted.
+pub fn operation(command: Asked) -> Operation {
+    command.map_or(Operation::Other, Command::operation)
+}
+
 /// An answer in its turn.
 pub struct Slot {
     /// Once it is there.
     pub reply: Option<Reply>,
-    /// What it answers.
-    pub operation: Operation,
+    /// What it answers, if that is a command.
+    pub command: Asked,
     /// When that came.
     pub begun: Instant,
+}
+
+/// What a span tells of an answer.
+pub fn about(command: Asked, reply: &Reply) -> About {
+    About::Redis {
+        command: command.map(|command| command.name),
+        error: reply.words(),
+    }
 }
 
 /// What becomes of a command.
@@ -240,8 +258,7 @@ impl<E: Engine> Dialogue<E> {
                 self.go_on(scratch);
             }
             if !scratch.tally.is_empty() {
-                let took = self.now.elapsed();
-                self.redis.app.metrics.add(&mut scratch.tally, took);
+                self.count(&mut scratch.tally);
             }
             if !self.send(cx) || self.over() {
                 return Poll::Ready(());
@@ -259,6 +276,18 @@ impl<E: Engine> Dialogue<E> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Counts what was answered together.
+    fn count(&self, tally: &mut Tally) {
+        let app = &self.redis.app;
+        let took = self.now.elapsed();
+        if let Some(tracer) = &app.tracer {
+            for (begun, operation, about) in tally.spans.drain(..) {
+                tracer.end(begun, took, operation, about, None);
+            }
+        }
+        app.metrics.add(tally, took);
     }
 
     /// Waits for answers of the committer; false if there are some.
@@ -308,12 +337,18 @@ impl<E: Engine> Dialogue<E> {
             let Some(reply) = slot.reply.take() else {
                 break;
             };
-            let (operation, took) = (slot.operation, slot.begun.elapsed());
+            let (command, took) = (slot.command, slot.begun.elapsed());
             self.pending.pop_front();
             self.first += 1;
-            let outcome = reply.outcome();
-            let metrics = &self.redis.app.metrics;
-            metrics.count(Protocol::Redis, operation, outcome, took, None);
+            let (operation, outcome) = (operation(command), reply.outcome());
+            let app = &self.redis.app;
+            if let Some(tracer) = &app.tracer
+                && let Some(begun) = tracer.root()
+            {
+                tracer.end(begun, took, operation, about(command, &reply), None);
+            }
+            app.metrics
+                .count(Protocol::Redis, operation, outcome, took, None);
             self.write(reply);
         }
         if self.pending.is_empty() {
@@ -447,7 +482,7 @@ impl<E: Engine> Dialogue<E> {
                     source.skip(len);
                     self.share = None;
                     let error = self.too_much(&why);
-                    self.answer(Operation::Other, error, tally);
+                    self.answer(None, error, tally);
                 }
                 Step::Wants(bytes) => self.allow(bytes),
                 Step::More(need) => {
@@ -457,7 +492,7 @@ impl<E: Engine> Dialogue<E> {
                 }
                 Step::Broken(why) => {
                     let error = Reply::Error(format!("ERR Protocol error: {why}").into());
-                    self.answer(Operation::Other, error, tally);
+                    self.answer(None, error, tally);
                     self.connection.end(Turned::Malformed);
                     self.closing = true;
                 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::command::{Command, Long, Run, flag, verb};
-use super::dialogue::{Dialogue, Slot};
+use super::dialogue::{Asked, Dialogue, Slot, about, operation};
 use super::parse::Refused;
 use super::program::{Single, Transaction};
 use super::reply::Reply;
@@ -16,7 +16,8 @@ use super::{NO_MEMORY, long, table, unserved};
 use crate::access::Verb;
 use crate::engine::{Engine, Sight};
 use crate::http::InWork;
-use crate::metrics::{Operation, Tally};
+use crate::metrics::Tally;
+use crate::trace::Tracer;
 
 /// Keys that are looked up on this thread: it takes less than a millisecond.
 const MANY: usize = 1024;
@@ -37,15 +38,20 @@ impl<E: Engine> Dialogue<E> {
     }
 
     /// Answers in turn.
-    pub(super) fn answer(&mut self, operation: Operation, reply: Reply, tally: &mut Tally) {
+    pub(super) fn answer(&mut self, command: Asked, reply: Reply, tally: &mut Tally) {
         if self.pending.is_empty() {
+            let operation = operation(command);
             tally.add(operation, reply.outcome());
+            let tracer = self.redis.app.tracer.as_ref();
+            if let Some(begun) = tracer.and_then(Tracer::root) {
+                tally.spans.push((begun, operation, about(command, &reply)));
+            }
             self.write(reply);
             return;
         }
         self.pending.push_back(Slot {
             reply: Some(reply),
-            operation,
+            command,
             begun: self.now,
         });
     }
@@ -56,14 +62,13 @@ impl<E: Engine> Dialogue<E> {
             Ok(command) => command,
             Err(error) => {
                 self.spoil();
-                self.answer(Operation::Other, error, tally);
+                self.answer(None, error, tally);
                 return;
             }
         };
-        let operation = command.operation();
         if self.queues(command) {
             let reply = self.queue(command, request(args, whole));
-            self.answer(operation, reply, tally);
+            self.answer(Some(command), reply, tally);
             return;
         }
         self.last = Some(command.name);
@@ -73,7 +78,7 @@ impl<E: Engine> Dialogue<E> {
         }
         match command.run {
             Run::Read(read) if self.pending.is_empty() && args.len() > MANY => {
-                self.start(Long::Many(read), operation, request(args, whole));
+                self.start(Long::Many(read), command, request(args, whole));
             }
             Run::Read(read) if self.pending.is_empty() => {
                 let sight = if command.several() {
@@ -87,35 +92,35 @@ impl<E: Engine> Dialogue<E> {
                     Ok(Err(error)) => Reply::failed(&error),
                     Err(failure) => unserved(&failure),
                 };
-                self.answer(operation, reply, tally);
+                self.answer(Some(command), reply, tally);
             }
             Run::Read(_) | Run::Write(_) => {
                 let request = request(args, whole);
                 let shares = self.share.take().into_iter().collect();
-                self.order(operation, Work::Single(Single { command, request }), shares);
+                self.order(command, Work::Single(Single { command, request }), shares);
             }
-            Run::Long(which, _) => self.start(which, operation, request(args, whole)),
+            Run::Long(which, _) => self.start(which, command, request(args, whole)),
             Run::Session(which) => {
                 self.note();
-                self.session(which, operation, args, tally);
+                self.session(which, command, args, tally);
             }
             Run::Refused(instead) => {
                 let error = refuse(command, instead);
-                self.answer(operation, error, tally);
+                self.answer(Some(command), error, tally);
             }
         }
     }
 
     /// Commits a transaction.
-    pub(super) fn commit(&mut self, operation: Operation, transaction: Transaction) {
+    pub(super) fn commit(&mut self, command: &'static Command, transaction: Transaction) {
         let mut transaction = transaction;
         let shares = std::mem::take(&mut transaction.shares);
-        self.order(operation, Work::Transaction(transaction), shares);
+        self.order(command, Work::Transaction(transaction), shares);
     }
 
     /// Has the committer run something.
-    fn order(&mut self, operation: Operation, work: Work, shares: Vec<OwnedSemaphorePermit>) {
-        let number = self.expect(operation);
+    fn order(&mut self, command: &'static Command, work: Work, shares: Vec<OwnedSemaphorePermit>) {
+        let number = self.expect(command);
         self.redis.tray.lay(Order {
             work,
             inbox: Arc::clone(&self.inbox),
@@ -125,9 +130,9 @@ impl<E: Engine> Dialogue<E> {
     }
 
     /// Starts what may take long; nothing goes on before it is done.
-    fn start(&mut self, which: Long, operation: Operation, request: Request) {
+    fn start(&mut self, which: Long, command: &'static Command, request: Request) {
         self.barrier = true;
-        let number = self.expect(operation);
+        let number = self.expect(command);
         let (inbox, redis) = (Arc::clone(&self.inbox), Arc::clone(&self.redis));
         let grant = Arc::clone(&self.grant);
         tokio::spawn(async move {
@@ -136,11 +141,11 @@ impl<E: Engine> Dialogue<E> {
     }
 
     /// A place for an answer that comes later.
-    fn expect(&mut self, operation: Operation) -> u64 {
+    fn expect(&mut self, command: &'static Command) -> u64 {
         let number = self.first + self.pending.len() as u64;
         self.pending.push_back(Slot {
             reply: None,
-            operation,
+            command: Some(command),
             begun: self.now,
         });
         number

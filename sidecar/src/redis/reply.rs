@@ -7,6 +7,7 @@ use codexstore::Entry;
 
 use super::outbox::Outbox;
 use crate::metrics::Outcome;
+use crate::trace::span::RedisError;
 
 /// Version of the protocol that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +47,9 @@ pub enum Reply {
     /// Names and what they stand for.
     Map(Vec<(Reply, Reply)>),
 }
+
+/// First words of errors that no code of the table has.
+const PREFIXES: [&str; 3] = ["EXECABORT", "NOPROTO", "WRONGPASS"];
 
 /// `OK`.
 pub const OK: Reply = Reply::Simple("OK");
@@ -90,6 +94,28 @@ impl Reply {
     /// True for an error.
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Error(_))
+    }
+
+    /// Of an error, the words that are ours: its first, and its code. The rest may tell what a client sent.
+    pub fn words(&self) -> Option<RedisError> {
+        let Reply::Error(text) = self else {
+            return None;
+        };
+        let first = text.split(' ').next();
+        let code = text
+            .strip_suffix(')')
+            .and_then(|text| text.rsplit_once('('));
+        let code = code.map(|(_, code)| code);
+        let table = codexstore_api::codes::TABLE.iter();
+        let mut prefixes = table.clone().map(|row| row.redis).chain(PREFIXES);
+        let mut codes = table.map(|row| row.code);
+        Some(RedisError {
+            prefix: prefixes
+                .find(|known| Some(*known) == first)
+                .unwrap_or("ERR"),
+            code: codes.find(|known| Some(*known) == code),
+            failed: self.outcome() == Outcome::Failed,
+        })
     }
 
     /// As what it is counted.
@@ -234,6 +260,39 @@ mod tests {
         );
         let set = Reply::Set(vec![Reply::Array(vec![])]);
         check(&set, "*1\r\n*0\r\n", "~1\r\n*0\r\n");
+    }
+
+    #[test]
+    fn of_an_error_only_words_that_are_ours_are_told() {
+        use codexstore::{Code, Error};
+        let words = |reply: Reply| {
+            let words = reply.words()?;
+            Some((words.prefix, words.code, words.failed))
+        };
+        let failed = |code| words(Reply::failed(&Error::new(code, "canary (x)")));
+        assert_eq!(
+            failed(Code::DiskFull),
+            Some(("MISCONF", Some("disk-full"), true))
+        );
+        assert_eq!(
+            failed(Code::OutcomeUnknown),
+            Some(("ERR", Some("outcome-unknown"), true))
+        );
+        for (text, prefix) in [
+            ("ERR unknown command 'canary'", "ERR"),
+            ("ERR canary (canary)", "ERR"),
+            ("EXECABORT canary", "EXECABORT"),
+        ] {
+            assert_eq!(
+                words(Reply::error(text)),
+                Some((prefix, None, false)),
+                "{text}"
+            );
+        }
+        let odd = words(Reply::error("canary"));
+        assert_eq!(odd.map(|odd| odd.0), Some("ERR"));
+        assert_eq!(words(OK), None);
+        assert_eq!(words(Reply::Null), None);
     }
 
     #[test]

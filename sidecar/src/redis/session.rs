@@ -13,14 +13,14 @@ use super::reply::{OK, Reply, Version};
 use super::request::{Args, Request};
 use super::{NO_MEMORY, SMALL, info, introspect, number, table, unserved};
 use crate::engine::{Engine, Failure, Sight};
-use crate::metrics::{Operation, Tally};
+use crate::metrics::Tally;
 
 impl<E: Engine> Dialogue<E> {
     /// Runs a command of the connection.
     pub(super) fn session(
         &mut self,
         which: Session,
-        operation: Operation,
+        command: &'static Command,
         args: Args<'_>,
         tally: &mut Tally,
     ) {
@@ -28,7 +28,7 @@ impl<E: Engine> Dialogue<E> {
             Session::Exec => match self.exec() {
                 Ok(transaction) => {
                     self.client.about().queued = None;
-                    return self.commit(operation, transaction);
+                    return self.commit(command, transaction);
                 }
                 Err(error) => error,
             },
@@ -62,7 +62,7 @@ impl<E: Engine> Dialogue<E> {
         };
         let queued = self.transaction.steps.len();
         self.client.about().queued = self.queueing().then_some(queued);
-        self.answer(operation, reply, tally);
+        self.answer(Some(command), reply, tally);
     }
 
     /// What can be answered within a transaction, too.

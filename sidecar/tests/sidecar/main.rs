@@ -27,4 +27,5 @@ mod restore;
 mod robust;
 mod rotation;
 mod scrape;
+mod traces;
 mod watch;

@@ -81,6 +81,15 @@ fn settings(spec: &CodexStoreSpec) -> Vec<(String, String)> {
         let rules = serde_json::to_string(&spec.access).unwrap_or_default();
         add("CODEXSTORE_ACCESS", rules.replace('$', r"\u0024"));
     }
+    if let Some(tracing) = &spec.tracing {
+        add("CODEXSTORE_OTLP_ENDPOINT", tracing.endpoint.clone());
+        if tracing.sampling_rate_per_million > 0 {
+            add(
+                "CODEXSTORE_OTLP_SAMPLING_RATE_PER_MILLION",
+                tracing.sampling_rate_per_million.to_string(),
+            );
+        }
+    }
     if let Some(bytes) = disk_budget(spec) {
         add("CODEXSTORE_MAX_DISK", bytes.to_string());
     }
@@ -215,6 +224,22 @@ mod tests {
                     r#"[{"uids":[1000],"prefixes":["a\u0024(X)/"],"verbs":["Read","Write"]},{"gids":[7],"verbs":["Read"]}]"#,
                 ),
             ),
+            ("{}", "CODEXSTORE_OTLP_ENDPOINT", None),
+            (
+                "{tracing: {endpoint: \"http://collector:4317\"}}",
+                "CODEXSTORE_OTLP_ENDPOINT",
+                Some("http://collector:4317"),
+            ),
+            (
+                "{tracing: {endpoint: \"http://collector:4317\"}}",
+                "CODEXSTORE_OTLP_SAMPLING_RATE_PER_MILLION",
+                None,
+            ),
+            (
+                "{tracing: {endpoint: \"http://collector:4317\", samplingRatePerMillion: 250}}",
+                "CODEXSTORE_OTLP_SAMPLING_RATE_PER_MILLION",
+                Some("250"),
+            ),
             ("{}", "CODEXSTORE_STORE", Some("orders")),
             ("{}", "CODEXSTORE_STORE_UID", Some("uid")),
         ] {
@@ -272,6 +297,9 @@ mod tests {
             "{resources: {limits: {memory: 257Mi}}}",
             "{metrics: {}}",
             "{metrics: {port: 9100}}",
+            "{tracing: {endpoint: \"http://a:4317\"}}",
+            "{tracing: {endpoint: \"http://b:4317\"}}",
+            "{tracing: {endpoint: \"http://b:4317\", samplingRatePerMillion: 1}}",
             "{restore: {onStart: IfEmpty}}",
         ];
         let hashes: std::collections::BTreeSet<_> = specs.iter().map(|s| hash(s)).collect();

@@ -11,7 +11,7 @@ pub use crate::encryption::{Empty, Encryption, KeySize, Keys, Managed};
 use crate::{
     Quantity,
     backup::{BackupPolicy, OnStart, RestorePolicy},
-    observe::Metrics,
+    observe::{Metrics, Tracing},
     status::CodexStoreStatus,
 };
 
@@ -94,6 +94,10 @@ pub struct CodexStoreSpec {
     /// are on the socket only. `metrics: {}` serves them on port 7434.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+
+    /// Sends spans of requests to a collector, for pods that are made from now on. Absent (the default): there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
 
     /// CPU and memory of the sidecar. The store itself may use 70 % of the memory limit, and leaves 24Mi of it at least.
     #[serde(default)]

@@ -274,6 +274,44 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn a_collector_is_a_host_and_a_port_without_tls_and_nothing_more() {
+    let tracing = |endpoint: &str| format!("{{tracing: {{endpoint: \"{endpoint}\"}}}}");
+    for endpoint in [
+        "http://otel-collector.observability:4317",
+        "http://otel-collector.observability.svc.cluster.local:4317",
+        "http://10.1.2.3:1",
+        "http://[fd00::1]:65535",
+    ] {
+        valid(&tracing(endpoint));
+    }
+    for endpoint in [
+        "",
+        "otel-collector:4317",
+        "http://otel-collector",
+        "https://otel-collector:4317",
+        "http://otel-collector:4317/v1/traces",
+        "http://otel-collector:0",
+        "http://otel-collector:65536",
+        "http://name:password@otel-collector:4317",
+        "http://$(HOST):4317",
+        "http://:4317",
+    ] {
+        invalid(
+            &tracing(endpoint),
+            "write for example http://otel-collector",
+        );
+    }
+    valid("{tracing: {endpoint: \"http://c:4317\", samplingRatePerMillion: 1000000}}");
+    let schema = &schema_value()["properties"]["spec"]["properties"]["tracing"];
+    let rate = &schema["properties"]["samplingRatePerMillion"];
+    assert_eq!(
+        (&rate["minimum"], &rate["maximum"]),
+        (&json!(0.0), &json!(1_000_000.0))
+    );
+    assert_eq!(schema["required"], json!(["endpoint"]));
+}
+
+#[test]
 fn names_have_at_most_40_characters() {
     assert!(broken(&object(&"a".repeat(40), None), None).is_empty());
     let messages = broken(&object(&"a".repeat(41), None), None);

@@ -394,6 +394,26 @@ fn metrics_have_a_port_where_the_store_asks_for_it() {
 }
 
 #[test]
+fn spans_go_where_the_store_says_and_nowhere_without_it() {
+    let settings = |spec: &str| {
+        let pod = accepts(&store(spec), &pod("{containers: [{name: app}]}"));
+        let sidecar = container(&pod, names::CONTAINER);
+        let of = |name| env(sidecar, name).map(str::to_owned);
+        (
+            of("CODEXSTORE_OTLP_ENDPOINT"),
+            of("CODEXSTORE_OTLP_SAMPLING_RATE_PER_MILLION"),
+        )
+    };
+    assert_eq!(settings("{}"), (None, None));
+    let endpoint = "http://otel-collector.observability:4317";
+    let spec = format!("{{tracing: {{endpoint: \"{endpoint}\", samplingRatePerMillion: 1000}}}}");
+    assert_eq!(
+        settings(&spec),
+        (Some(endpoint.to_owned()), Some("1000".to_owned()))
+    );
+}
+
+#[test]
 fn a_member_waits_for_its_backup_where_the_store_asks_for_it() {
     let waits = |spec: &str| {
         let pod = accepts(&store(spec), &pod("{containers: [{name: app}]}"));

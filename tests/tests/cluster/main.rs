@@ -25,4 +25,5 @@ mod s3;
 mod secrecy;
 mod space;
 mod switches;
+mod traces;
 mod workloads;

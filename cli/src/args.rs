@@ -9,7 +9,7 @@ use crate::{
     backups::Backup,
     jobs::Job,
     kv::args as kv,
-    offline::{args as offline, backup::Restore, keys},
+    offline::{args as offline, backup::Restore, key::KeyCommand, keys},
     output::Format,
 };
 
@@ -219,6 +219,16 @@ pub enum Command {
         after_help = "Examples:\n  codexctl migrate-encryption /data/orders --keyring /old --to-keyring /new\n  codexctl migrate-encryption /data/orders --keyring /old --to-passphrase-file /run/secret\n  codexctl migrate-encryption /data/orders --unencrypted --to-keyring /new --key-size 128"
     )]
     MigrateEncryption(keys::MigrateEncryption),
+    /// List, make and check the keys of a keyring
+    ///
+    /// A keyring is a directory in the form of the Secret that a sidecar mounts: the file `current` with the id of the current key,
+    /// and one file for each key, named by its id, of 16, 24 or 32 raw bytes. Stores take it with `--keyring`. No key is shown, but
+    /// in a manifest that `--secret` asks for.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  codexctl key new ./keyring\n  codexctl key list ./keyring\n  codexctl key rotate ./keyring --secret orders-keys | kubectl apply --server-side -f -"
+    )]
+    Key(KeyCommand),
     /// Check or change the passphrase of a store
     ///
     /// Offline. Without `--change` or a new file it says whether the passphrase opens every file. A change wraps

@@ -4,6 +4,7 @@
 //! - [`args`]: the command line, only parsed.
 //! - [`kv`]: get, set, delete, list, batch, cas, ttl, watch, history, status.
 //! - [`offline`]: inspect and the like, on the files themselves.
+//! - [`keyring`]: a keyring as a directory.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`backups`]: backups as files, and what a cluster says of its own.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
@@ -18,6 +19,7 @@ mod dev;
 mod explain;
 mod failure;
 mod jobs;
+mod keyring;
 mod kv;
 mod offline;
 mod output;
@@ -95,6 +97,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Import(import) => offline::import(&import, format).await,
         Command::Convert(convert) => offline::convert(&convert, format),
         Command::MigrateEncryption(migrate) => offline::migrate_encryption(&migrate, format),
+        Command::Key(command) => offline::key(&command, format),
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
         Command::Backup(command) => backups::backup(&command, format).await,
         Command::Restore(restore) => offline::restore(&restore, format),

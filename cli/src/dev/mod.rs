@@ -55,8 +55,9 @@ pub async fn dev(args: &Dev, format: Format) -> Result<()> {
     };
     let place = Place::take(&dir)?;
     let key = if store.spec.encryption.is_on() {
-        let bytes = store.spec.encryption.key_size.bytes();
-        Some(keyring::ensure(&place.keyring(), &place.data(), bytes)?)
+        let bits = store.spec.encryption.key_size.bits();
+        let size = codexstore::KeySize::from_bits(bits).unwrap_or_default();
+        Some(keyring::ensure(&place.keyring(), &place.data(), size)?)
     } else {
         None
     };

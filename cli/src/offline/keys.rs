@@ -59,7 +59,8 @@ impl NewKeys {
     }
 }
 
-fn key_size(text: &str) -> Result<KeySize, String> {
+/// 128, 192 or 256.
+pub fn key_size(text: &str) -> Result<KeySize, String> {
     let bits = text.parse().ok().and_then(KeySize::from_bits);
     bits.ok_or_else(|| "128, 192 or 256".to_owned())
 }

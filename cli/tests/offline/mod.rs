@@ -2,6 +2,7 @@
 
 mod backup;
 mod inspect;
+mod key;
 mod keys;
 mod place;
 mod transfer;

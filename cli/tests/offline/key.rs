@@ -1,0 +1,240 @@
+//! `key`: keyrings as directories, and as the manifest of a Secret.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+};
+
+use codexstore::Keyring;
+use codexstore_api::encoding::unbase64;
+use serde_json::{Value, json};
+
+use super::place::{Place, snapshot};
+
+#[test]
+fn keys_are_made_listed_and_made_current_and_none_is_overwritten() {
+    let place = Place::new();
+    let first = place.run(["key", "new", "ring", "-o", "json"]).json();
+    let first = first["id"].as_str().unwrap().to_owned();
+    let mode = |name: &str| fs::metadata(place.path(name)).unwrap().mode() & 0o777;
+    assert_eq!(mode("ring"), 0o700);
+    for name in ["current".to_owned(), first.clone()] {
+        assert_eq!(mode(&format!("ring/{name}")), 0o600, "{name}");
+    }
+    let second = ["key", "new", "--bits", "128", "--id", "k2", "ring"];
+    let said = place.run(second).ok();
+    assert!(said.contains("codexctl key use k2 ring"), "{said}");
+    let before = snapshot(&place.path("ring"));
+    assert_eq!(before.len(), 3, "nothing else is left: {:?}", before.keys());
+    assert_eq!(before["k2"].len(), 16);
+    let error = place.run(second).fails(8);
+    assert!(
+        error.contains("has a key k2: nothing was changed"),
+        "{error}"
+    );
+    assert_eq!(snapshot(&place.path("ring")), before);
+    let list = place.run(["key", "list", "ring", "-o", "json"]).json();
+    assert_eq!(
+        list,
+        json!({"current": first, "keys": [
+            {"id": first, "bits": 256, "current": true}, {"id": "k2", "bits": 128, "current": false}]})
+    );
+    place.run(["key", "use", "k2", "ring"]).ok();
+    let table = place.run(["key", "list", "ring"]).ok();
+    assert!(table.ends_with("k2              128    *\n"), "{table}");
+    let error = place.run(["key", "use", "k3", "ring"]).fails(3);
+    assert!(error.contains("no key k3"), "{error}");
+    let rotated = place.run(["key", "rotate", "ring", "-o", "json"]).json();
+    assert_eq!(rotated["current"], true);
+    let ring = Keyring::load(&place.path("ring")).unwrap();
+    assert_eq!(json!(ring.current().as_str()), rotated["id"]);
+    let now = snapshot(&place.path("ring"));
+    assert_eq!(now.len(), 4);
+    for id in [first.as_str(), "k2"] {
+        assert_eq!(now[id], before[id], "{id}");
+    }
+}
+
+#[test]
+fn a_keyring_that_was_made_opens_a_store_before_and_after_a_rotation() {
+    let place = Place::new();
+    place.run(["key", "new", "--bits", "192", "ring"]).ok();
+    let lines = "{\"key\":\"a\",\"text\":\"1\"}\n";
+    fs::write(place.path("in.jsonl"), lines).unwrap();
+    place
+        .run(["import", "store", "in.jsonl", "--keyring", "ring"])
+        .ok();
+    place.run(["key", "rotate", "ring"]).ok();
+    let verified = ["verify", "store", "--keyring", "ring", "-o", "json"];
+    assert_eq!(place.run(verified).json()["content"]["entries"], 1);
+}
+
+#[test]
+fn nothing_is_made_where_it_would_not_be_a_keyring() {
+    let place = Place::with_store();
+    for args in [
+        &["key", "new", "--bits", "100", "ring"][..],
+        &["key", "new", "--id", "current", "ring"],
+        &["key", "new", "--id", "a/b", "ring"],
+        &["key", "new"],
+        &["key", "new", "--secret", "Not_A_Name"],
+        &["key", "new", "--secret", "cxs-orders-keyring"],
+    ] {
+        let ran = place.run(args);
+        assert!(
+            ran.code == Some(2) && ran.out.is_empty(),
+            "{args:?}: {ran:?}"
+        );
+    }
+    let error = place.run(["key", "rotate", "ring"]).fails(3);
+    assert!(error.contains("make one with `key new`"), "{error}");
+    assert!(!place.path("ring").exists());
+    // A store's directory is none.
+    let before = snapshot(&place.data());
+    place.run(["key", "new", "data"]).fails(6);
+    place.run(["key", "list", "data"]).fails(6);
+    place.run(["key", "list", "nowhere"]).fails(6);
+    assert_eq!(snapshot(&place.data()), before);
+    // Nor is a mounted Secret, which is changed elsewhere.
+    let mount = place.path("mount");
+    fs::create_dir_all(mount.join("..1")).unwrap();
+    symlink("..1", mount.join("..data")).unwrap();
+    for (name, content) in [("current", &b"a"[..]), ("a", &[7; 32])] {
+        fs::write(mount.join("..1").join(name), content).unwrap();
+        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
+    }
+    for args in [
+        &["key", "new", "mount"][..],
+        &["key", "rotate", "mount"],
+        &["key", "use", "a", "mount"],
+    ] {
+        let error = place.run(args).fails(2);
+        assert!(error.contains("mounted Secret"), "{error}");
+    }
+    let checked = place.run(["key", "check", "mount"]).ok();
+    assert_eq!(checked, "mount: 1 key, and a store can use them\n");
+}
+
+#[test]
+fn what_is_wrong_is_said_all_at_once_and_no_key_is_shown() {
+    const CANARY: &[u8] = b"canary-canary-canary-canary-0123";
+    let place = Place::new();
+    let check = |files: &[(&str, &[u8])]| {
+        let _ = fs::remove_dir_all(place.path("ring"));
+        fs::create_dir(place.path("ring")).unwrap();
+        for (name, content) in files {
+            let path = place.path("ring").join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let loads = Keyring::load(&place.path("ring")).is_ok();
+        let ran = place.run(["key", "check", "ring"]);
+        assert_eq!(ran.code, Some(if loads { 0 } else { 6 }), "{ran:?}");
+        let text = String::from_utf8(ran.out).unwrap();
+        assert!(
+            ran.err.is_empty() && !text.contains("canary"),
+            "{text}{}",
+            ran.err
+        );
+        text
+    };
+    let good = check(&[("current", b"a\n"), ("a", CANARY)]);
+    assert_eq!(good, "ring: 1 key, and a store can use them\n");
+    for (files, wanted) in [
+        (&[][..], &["no file named current"][..]),
+        (&[("a", CANARY)], &["no file named current"]),
+        (
+            &[("current", b"b"), ("a", CANARY)],
+            &["current does not name"],
+        ),
+        (
+            &[("current", CANARY), ("a", CANARY)],
+            &["current does not name"],
+        ),
+        (
+            &[("current", b"b"), ("a", &CANARY[..31]), ("b c", CANARY)],
+            &[
+                "a: a key is 16, 24 or 32 raw bytes, not 31",
+                "the name of a file: a key id is",
+                "current does not name",
+            ],
+        ),
+        (&[("current", b"a"), ("a", &[b'x'; 500])], &["a: a key is"]),
+    ] {
+        let said = check(files);
+        assert_eq!(said.lines().count(), wanted.len(), "{said}");
+        for words in wanted {
+            assert!(said.contains(words), "`{words}` is not in {said}");
+        }
+    }
+    let same = check(&[("current", b"a"), ("a", CANARY), ("b", CANARY)]);
+    assert!(
+        same.starts_with("warning: a and b are the same key\n"),
+        "{same}"
+    );
+    let path = place.path("ring/a");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let json = place.run(["key", "check", "ring", "-o", "json"]).json();
+    assert_eq!(json["faults"], json!([]));
+    assert!(
+        json["warnings"].to_string().contains("chmod 600 ring/a"),
+        "{json}"
+    );
+    // What is wrong with `current` is put right by naming a key.
+    check(&[("a", CANARY)]);
+    place.run(["key", "use", "a", "ring"]).ok();
+    place.run(["key", "check", "ring"]).ok();
+    place.run(["key", "check", "nowhere"]).fails(3);
+}
+
+/// The entries of a Secret's manifest.
+fn entries(manifest: &Value) -> BTreeMap<String, Vec<u8>> {
+    assert_eq!(manifest["kind"], "Secret");
+    let data = manifest["data"].as_object().unwrap();
+    data.iter()
+        .map(|(id, value)| (id.clone(), unbase64(value.as_str().unwrap()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_secrets_manifest_is_printed_only_when_asked_for() {
+    let place = Place::new();
+    let text = place
+        .run(["key", "new", "--secret", "orders-keys", "--id", "1e5"])
+        .ok();
+    let manifest: Value = serde_yaml::from_str(&text).unwrap();
+    assert_eq!(manifest["metadata"], json!({"name": "orders-keys"}));
+    assert_eq!(manifest["type"], "Opaque");
+    let made = entries(&manifest);
+    assert_eq!(made["current"], b"1e5");
+    assert_eq!((made.len(), made["1e5"].len()), (2, 32));
+    let again = place
+        .run(["key", "new", "--secret", "orders-keys", "-o", "json"])
+        .json();
+    let again = entries(&again);
+    let id = String::from_utf8(again["current"].clone()).unwrap();
+    assert_ne!(again[&id], made["1e5"], "another key");
+
+    // With a directory: all that is in it, as a sidecar would find it mounted.
+    place.run(["key", "new", "ring", "--id", "a"]).ok();
+    for args in [
+        &["key", "new", "ring", "--id", "b", "--secret", "s"][..],
+        &["key", "rotate", "ring", "--id", "c", "--secret", "s"],
+        &["key", "use", "b", "ring", "--secret", "s"],
+    ] {
+        let text = place.run(args).ok();
+        let manifest: Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(
+            entries(&manifest),
+            snapshot(&place.path("ring")),
+            "{args:?}"
+        );
+    }
+    assert_eq!(snapshot(&place.path("ring")).len(), 4);
+    let said = ["new", "list", "rotate", "check"].map(|what| {
+        let ran = place.run(["key", what, "ring"]);
+        String::from_utf8(ran.out).unwrap()
+    });
+    assert!(!said.concat().contains("data:"), "{said:?}");
+}

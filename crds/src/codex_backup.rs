@@ -161,7 +161,7 @@ pub struct BackupMember {
     pub root: Option<String>,
     /// Id of the key that it needs. Absent without encryption.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 64))]
     pub key_id: Option<String>,
     /// Why it is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]

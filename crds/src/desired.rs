@@ -32,9 +32,21 @@ pub fn store_name(store: &CodexStore) -> &str {
     store.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// Name of the Secret with the store's keyring.
+/// Name of the Secret with the store's keyring: the operator's, or the one that the user brings.
 pub fn keyring_name(store: &CodexStore) -> String {
-    names::keyring_secret(store_name(store))
+    match store.spec.encryption.own_secret() {
+        Some(own) => own.to_owned(),
+        None => names::keyring_secret(store_name(store)),
+    }
+}
+
+/// All Secrets of a store: none of them is for a container of the user's.
+pub fn secrets(store: &CodexStore) -> Vec<String> {
+    let own = store.spec.encryption.own_secret().map(str::to_owned);
+    names::secrets(store_name(store))
+        .into_iter()
+        .chain(own)
+        .collect()
 }
 
 /// Labels of everything that is made for a store.
@@ -124,6 +136,7 @@ pub fn keyring_record(
 ) -> ConfigMap {
     let name = names::keyring_record(store_name(store));
     let data = [
+        ("secretName", keyring_name(store)),
         ("secretUid", secret_uid.to_owned()),
         ("keyIds", key_ids.join(",")),
         ("createdAt", created_at.to_owned()),

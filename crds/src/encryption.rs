@@ -6,6 +6,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::destination::LocalRef;
 use crate::rotation::RotationPolicy;
 
 /// Encryption at rest: `keys` (the default, also for `{}`) or `none`.
@@ -30,7 +31,10 @@ pub struct Encryption {
 impl Default for Encryption {
     fn default() -> Self {
         Self {
-            keys: Some(Keys::default()),
+            keys: Some(Keys {
+                managed: Some(Managed::default()),
+                secret_ref: None,
+            }),
             none: None,
             key_size: KeySize::default(),
         }
@@ -45,20 +49,35 @@ impl Encryption {
 
     /// How its keys are rotated: as the spec says, or by hand only.
     pub fn rotation(&self) -> RotationPolicy {
-        let keys = self.keys.as_ref();
-        keys.and_then(|keys| keys.managed.rotation.clone())
+        let managed = self.keys.as_ref().and_then(|keys| keys.managed.as_ref());
+        managed
+            .and_then(|managed| managed.rotation.clone())
             .unwrap_or_default()
+    }
+
+    /// The user's Secret that holds the keys; none where the operator makes them, or there are none.
+    pub fn own_secret(&self) -> Option<&str> {
+        let keys = self.keys.as_ref().filter(|_| self.is_on())?;
+        keys.secret_ref.as_ref().map(|secret| secret.name.as_str())
     }
 }
 
-/// Where a store's keys come from. Cannot be changed.
+/// Where a store's keys come from: `managed` (the default, also for `{}`) or `secretRef`. Cannot be changed from one to the other.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.managed) && has(self.secretRef))").message("keys has both `managed` and `secretRef`: write `keys: {managed: {}}` for keys that the operator makes and rotates, or `keys: {secretRef: {name: NAME}}` for those of a Secret of yours"))]
 pub struct Keys {
     /// The operator makes the first key, once, in the Secret `cxs-NAME-keyring`, and never makes another in its place where
     /// that is gone.
-    #[serde(default)]
-    pub managed: Managed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub managed: Option<Managed>,
+
+    /// A Secret of yours in the store's namespace, written by hand or by a tool: the entry `current` has the id of the current
+    /// key, and each other entry is a key of 16, 24 or 32 raw bytes, named by its id. The operator follows it, and never
+    /// changes or deletes it. Another name holds for pods that are made from then on: that Secret needs the keys of before, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.name.startsWith('cxs-')").message("secretRef.name begins with cxs-, as Secrets that the operator makes do: put the keys into a Secret of another name"))]
+    pub secret_ref: Option<LocalRef>,
 }
 
 /// Keys that the operator makes.

@@ -316,6 +316,11 @@ mod tests {
         assert_eq!(mounted(&of(Task::Backup)), ["cxs-orders-client-backup"]);
         assert_eq!(mounted(&of(Task::Verify)), ["cxs-orders-keyring"]);
         assert!(mounted(&of(Task::Prune)).is_empty());
+        let own = self::store(
+            "{encryption: {keys: {secretRef: {name: mine}}}, backup: {destination: {claim: b}}}",
+        );
+        let verify = job(&own, &backup, Task::Verify, &cfg()).unwrap();
+        assert_eq!(mounted(&pod(verify.spec.unwrap())), ["mine"]);
         let read_only = |pod: &PodSpec| {
             let mounts = pod.containers[0].volume_mounts.clone().unwrap();
             mounts

@@ -88,12 +88,12 @@ pub const MAX_OBJECT_NAME: usize = 253;
 /// Entry of the keyring Secret that names the current key.
 pub const KEYRING_CURRENT: &str = "current";
 
-/// Secret with the keyring.
+/// Secret with the keyring, where the operator makes it.
 pub fn keyring_secret(store: &str) -> String {
     format!("cxs-{store}-keyring")
 }
 
-/// `ConfigMap` that records that a keyring was made. It outlives the CodexStore, as the keyring does.
+/// `ConfigMap` that records that there was a keyring. It outlives the CodexStore, as the keyring does.
 pub fn keyring_record(store: &str) -> String {
     keyring_secret(store)
 }
@@ -138,7 +138,7 @@ pub fn backup_lease(store: &str) -> String {
     format!("cxs-{store}-backup")
 }
 
-/// All Secrets of a store: none of them is for a container of the user's.
+/// All Secrets that the operator makes for a store: none of them is for a container of the user's.
 pub fn secrets(store: &str) -> [String; 6] {
     [
         keyring_secret(store),

@@ -138,6 +138,10 @@ pub fn spec_hash(store: &CodexStore) -> String {
     if spec.restores_on_start() {
         hash.update("restore=IfEmpty\n");
     }
+    // A pod keeps the Secret that it was admitted with.
+    if let Some(secret) = spec.encryption.own_secret() {
+        hash.update(format!("keyring={secret}\n"));
+    }
     hash.finalize()
         .iter()
         .take(8)
@@ -287,6 +291,8 @@ mod tests {
             "{compression: None}",
             "{encryption: {keySize: 128}}",
             "{encryption: {none: {}}}",
+            "{encryption: {keys: {secretRef: {name: mine}}}}",
+            "{encryption: {keys: {secretRef: {name: mine-2}}}}",
             "{volume: {ephemeral: {sizeLimit: 2Gi}}}",
             "{volume: {claim: {size: 1Gi}}}",
             "{volume: {podVolume: a}}",

@@ -51,10 +51,10 @@ pub struct CodexStoreStatus {
 
     /// Id of the current key. Absent without encryption.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 64))]
     pub key_id: Option<String>,
 
-    /// The keyring that was made for this store, or found. Pods are admitted once this is recorded.
+    /// The keyring that was made for this store, found, or brought by its user. Pods are admitted once this is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring: Option<KeyringStatus>,
 
@@ -117,7 +117,8 @@ pub struct KeyStatus {
     /// Its id.
     #[schemars(length(max = 64))]
     pub id: String,
-    /// Active (it wraps what is written now), Adding (it is to become that) or Retiring (it was that).
+    /// Active (it wraps what is written now), Adding (it is to become that), Retiring (it was that) or Missing (it was that, and is
+    /// no longer in the Secret).
     #[schemars(length(max = 32))]
     pub state: String,
     /// What needs it: members, claims that no member has mounted, backups. Empty: nothing that is known.
@@ -133,7 +134,7 @@ pub struct KeyringStatus {
     /// Name of the Secret.
     #[schemars(length(max = 253))]
     pub secret_name: String,
-    /// UID of the Secret: another Secret of that name was not made by the operator.
+    /// UID of the Secret, as it was last good.
     #[schemars(length(max = 63))]
     pub secret_uid: String,
 }
@@ -170,7 +171,7 @@ pub struct MemberStatus {
     pub bytes: Option<i64>,
     /// Id of the key that it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 64))]
     pub key_id: Option<String>,
     /// Hash of the spec with which the pod was admitted.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -167,6 +167,7 @@ fn defaults_of_the_schema_and_of_the_types_are_the_same() {
         "{}",
         "{encryption: {}}",
         "{encryption: {keys: {}}}",
+        "{encryption: {keys: {secretRef: {name: mine}}}}",
         "{encryption: {none: {}}}",
         "{volume: {ephemeral: {}}}",
         "{volume: {claim: {size: 1Gi}}}",
@@ -312,6 +313,27 @@ fn a_collector_is_a_host_and_a_port_without_tls_and_nothing_more() {
 }
 
 #[test]
+fn keys_come_from_one_place() {
+    valid("{encryption: {keys: {secretRef: {name: my.keys}}, keySize: 128}}");
+    for (spec, words) in [
+        (
+            "{encryption: {none: {}, keys: {secretRef: {name: mine}}}}",
+            "write `keys: {managed: {}}`",
+        ),
+        (
+            "{encryption: {keys: {managed: {}, secretRef: {name: mine}}}}",
+            "or `keys: {secretRef: {name: NAME}}`",
+        ),
+        (
+            "{encryption: {keys: {secretRef: {name: cxs-other-keyring}}}}",
+            "Secret of another name",
+        ),
+    ] {
+        invalid(spec, words);
+    }
+}
+
+#[test]
 fn names_have_at_most_40_characters() {
     assert!(broken(&object(&"a".repeat(40), None), None).is_empty());
     let messages = broken(&object(&"a".repeat(41), None), None);
@@ -356,6 +378,16 @@ fn what_cannot_change_is_refused_also_where_it_was_a_default() {
         ),
         (
             "{}",
+            "{encryption: {keys: {secretRef: {name: mine}}}}",
+            "between `managed` and `secretRef`",
+        ),
+        (
+            "{encryption: {keys: {secretRef: {name: mine}}}}",
+            "{encryption: {keySize: 256}}",
+            "between `managed` and `secretRef`",
+        ),
+        (
+            "{}",
             "{volume: {claim: {size: 1Gi}}}",
             "kind of volume cannot be changed",
         ),
@@ -392,6 +424,10 @@ fn what_cannot_change_is_refused_also_where_it_was_a_default() {
             "{durability: Interval, compression: None, encryption: {keySize: 128}}",
         ),
         ("{encryption: {}}", "{encryption: {keys: {managed: {}}}}"),
+        (
+            "{encryption: {keys: {secretRef: {name: mine}}}}",
+            "{encryption: {keys: {secretRef: {name: mine-2}}}}",
+        ),
         (
             "{volume: {claim: {size: 1Gi}}}",
             "{volume: {claim: {size: 1.5Gi, reclaimPolicy: Delete}}}",

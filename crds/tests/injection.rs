@@ -208,6 +208,25 @@ fn keys_certificates_data_and_token_are_as_they_should_be() {
 }
 
 #[test]
+fn a_keyring_that_the_user_brings_is_mounted_in_the_place_of_ours() {
+    let pod = accepts(
+        &store("{encryption: {keys: {secretRef: {name: mine}}}}"),
+        &plain(),
+    );
+    let source = volume(&pod, "codexstore-keyring").secret.as_ref().unwrap();
+    assert_eq!(source.secret_name.as_deref(), Some("mine"));
+    assert_eq!(
+        (source.default_mode, source.items.as_ref()),
+        (Some(0o444), None)
+    );
+    let mounted = |name: &str| {
+        let by = mounts(container(&pod, name));
+        by.iter().any(|(name, _)| *name == "codexstore-keyring")
+    };
+    assert!(mounted("codexstore") && !mounted("app"));
+}
+
+#[test]
 fn each_kind_of_volume_holds_the_data() {
     let pod_spec = "{volumes: [{name: state, emptyDir: {}}], containers: [{name: app}]}";
     let data = |spec: &str| {

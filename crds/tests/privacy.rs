@@ -79,6 +79,15 @@ fn no_container_sees_the_data_the_keys_or_the_certificates() {
         &store(EPHEMERAL),
         &app("envFrom: [{secretRef: {name: cxs-other-keyring}}]"),
     );
+    // A keyring that the user brings is the sidecar's alone too.
+    let own = store("{encryption: {keys: {secretRef: {name: mine}}}}");
+    let env = app("envFrom: [{secretRef: {name: mine}}]");
+    refuses(&own, &env, Reason::PrivateVolume, "Secret mine");
+    let volume = pod(
+        "{volumes: [{name: x, projected: {sources: [{secret: {name: mine}}]}}], containers: [{name: app}]}",
+    );
+    refuses(&own, &volume, Reason::PrivateVolume, "Secret mine");
+    accepts(&store(EPHEMERAL), &env);
 }
 
 #[test]
@@ -183,6 +192,11 @@ fn ephemeral_containers_do_not_see_what_is_the_sidecars() {
         unlabelled.metadata.labels = None;
         check_ephemeral(&old, &unlabelled).expect_err(secret);
     }
+    let mine = "envFrom: [{secretRef: {name: mine}}]";
+    check_ephemeral(&old, &with(&old, mine)).expect("it is nobody's");
+    let own = store("{encryption: {keys: {secretRef: {name: mine}}}}");
+    let own = accepts(&own, &plain());
+    check_ephemeral(&own, &with(&own, mine)).expect_err("its keyring");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn not_ready(facts: &Facts<'_>, member: Option<&MemberStatus>) -> Finding {
     let problem = |text: &str| Finding::new(Level::Problem, name, format!("{text}{said}"));
     match state(name) {
         State::KeyError => {
-            let secret = sidecar_store(facts).map(names::keyring_secret).unwrap_or_default();
+            let secret = keyring_of(facts.pod).unwrap_or_default();
             problem("keys are missing or wrong").action(format!(
                 "put the right keyring into Secret {secret}; the sidecar tries again by itself, and nothing has been changed on disk"
             ))
@@ -204,8 +204,11 @@ fn state(name: &str) -> State {
     State::deserialize(text).unwrap_or(State::Unknown)
 }
 
-fn sidecar_store<'a>(facts: &Facts<'a>) -> Option<&'a str> {
-    super::pod::store_of(facts.pod)
+/// The Secret that the sidecar has its keys from.
+fn keyring_of(pod: &Pod) -> Option<&str> {
+    let mut volumes = pod.spec.as_ref()?.volumes.iter().flatten();
+    let keyring = volumes.find(|volume| volume.name == names::KEYRING_VOLUME)?;
+    keyring.secret.as_ref()?.secret_name.as_deref()
 }
 
 fn unreachable(pod: &Pod, member: Option<&MemberStatus>) -> Option<Finding> {

@@ -53,8 +53,10 @@ pub async fn verify(cluster: &Cluster, name: &str) -> Result<()> {
                     member.pod
                 )),
             },
-            // The bytes may be good: it is tried again.
-            Err(error) if error.code() == "io" => return Err(error.into()),
+            // The bytes may be good: it is tried again. So may they be where the keyring lacks their key, which may be put back.
+            Err(error) if matches!(error.code(), "io" | "key-missing") => {
+                return Err(error.into());
+            }
             Err(error) => wrong.push(format!("{}: {error}", member.pod)),
         }
     }

@@ -10,7 +10,11 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use super::additions;
-use crate::{CodexStore, desired::store_name, names};
+use crate::{
+    CodexStore,
+    desired::{keyring_name, store_name},
+    names,
+};
 
 /// Names of all volumes that are ours.
 pub(super) const VOLUMES: [&str; 5] = [
@@ -88,7 +92,7 @@ pub(super) fn set_volumes(spec: &mut PodSpec, store: &CodexStore, pod_name: &str
         names::DATA_VOLUME.to_owned()
     };
     if store.spec.encryption.is_on() {
-        wanted.push(secret(names::KEYRING_VOLUME, names::keyring_secret(name)));
+        wanted.push(secret(names::KEYRING_VOLUME, keyring_name(store)));
     }
     wanted.push(secret(names::TLS_VOLUME, names::server_secret(name)));
     wanted.push(memory(names::NO_TOKEN_VOLUME));

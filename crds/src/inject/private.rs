@@ -8,11 +8,15 @@ use super::{
     Reason, Refusal, is_injected, podspec,
     sidecar::{clean_path, overlap},
 };
-use crate::{CodexStore, desired::store_name, names};
+use crate::{
+    CodexStore,
+    desired::{self, store_name},
+    names,
+};
 
 /// No volume of the user's leads to what is the sidecar's alone under another name.
 pub(super) fn volumes(pod: &Pod, spec: &PodSpec, store: &CodexStore) -> Result<(), Refusal> {
-    let secrets = names::secrets(store_name(store));
+    let secrets = desired::secrets(store);
     let injected = is_injected(pod);
     let theirs = spec
         .volumes
@@ -168,7 +172,7 @@ pub(super) fn mounts(container: &Container, store: &CodexStore) -> Result<(), Re
 }
 
 pub(super) fn environment(container: &Container, store: &CodexStore) -> Result<(), Refusal> {
-    let secrets = names::secrets(store_name(store));
+    let secrets = desired::secrets(store);
     let one = container.env.iter().flatten().filter_map(|e| {
         Some(
             e.value_from

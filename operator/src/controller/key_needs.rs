@@ -79,6 +79,11 @@ fn of_backup(backup: &CodexBackup, id: &str) -> Option<String> {
     (needs || members.len() >= MAX_BACKUP_MEMBERS).then(|| format!("cxb/{name}"))
 }
 
+/// Whether this is the need of a member that said so.
+pub fn is_members(need: &str) -> bool {
+    need.starts_with("pod ") && !need.contains('(')
+}
+
 /// The keys that a member's volume needs, if it says so of all that is there.
 fn keys_of(member: &Member) -> Option<Vec<&str>> {
     let status = member.answer.as_ref()?.as_ref().ok()?;

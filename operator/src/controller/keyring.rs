@@ -4,7 +4,8 @@
 //! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
 //! is deleted and created again. `plan` decides, and before it may decide to make a key, all that could hold data of an earlier
 //! one is read live: claims, pods, and the status of the CodexStore itself. [`ensure`] does it, one step at a time, so that a
-//! crash between any two steps leaves something that the next look goes on from.
+//! crash between any two steps leaves something that the next look goes on from. A keyring that the user brings is only recorded: see
+//! `own_keyring`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +18,13 @@ use serde_json::json;
 
 use super::live;
 use super::members;
+use super::own_keyring;
 use super::ownership::{Ownership, keyring_ownership, ownership};
 use super::problem::{self, Problem};
+
+/// Longest id and most keys that a member takes.
+const MAX_ID: usize = 64;
+const MAX_KEYS: usize = 1024;
 
 /// State of a keyring after a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +48,17 @@ pub struct Facts {
     pub current: String,
     /// Ids of all keys.
     pub ids: Vec<String>,
+    /// Ids on record that are not in the Secret any more; only where that is the user's.
+    pub lost: Vec<String>,
+}
+
+impl Facts {
+    /// The ids that belong on the record.
+    pub(super) fn on_record(&self) -> Vec<String> {
+        let mut all: Vec<_> = self.ids.iter().chain(&self.lost).cloned().collect();
+        all.sort();
+        all
+    }
 }
 
 /// What happened, for an event.
@@ -70,11 +87,16 @@ pub struct Seen {
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
-enum Plan {
+pub(super) enum Plan {
+    /// Make the Secret, then the record.
     Create,
+    /// Make the record.
     Record(Facts, Happened),
+    /// Write down other facts.
     Update(Facts, Happened),
+    /// Nothing.
     Steady(Facts),
+    /// Nothing: somebody has to put something right.
     Broken(Problem),
 }
 
@@ -88,6 +110,9 @@ fn plan(store: &CodexStore, seen: &Seen) -> Plan {
     let recorded = seen.record.as_ref().map(recorded);
     let Some(secret) = &seen.secret else {
         return match recorded {
+            Some(recorded) if recorded.secret.as_ref().is_some_and(|own| *own != name) => {
+                Plan::Broken(elsewhere(&name, &recorded))
+            }
             Some(recorded) => Plan::Broken(gone(&name, &recorded.ids)),
             None if seen.holders.is_empty() => Plan::Create,
             None => Plan::Broken(held(&name, &seen.holders)),
@@ -148,6 +173,19 @@ fn gone(name: &str, ids: &[String]) -> Problem {
     )
 }
 
+/// An earlier CodexStore of this name had its keys in a Secret of the user's.
+fn elsewhere(name: &str, recorded: &Recorded) -> Problem {
+    let secret = recorded.secret.as_deref().unwrap_or_default();
+    Problem::new(
+        problem::SECRET_MISSING,
+        format!(
+            "an earlier CodexStore of this name had its keys in the Secret {secret}: create it with `encryption: {{keys: {{secretRef: \
+             {{name: {secret}}}}}}}`; or, if its data is worthless, delete the CodexStore, the ConfigMap {name} and the store's \
+             PersistentVolumeClaims, create the CodexStore again, and a new key is made"
+        ),
+    )
+}
+
 fn held(name: &str, holders: &[String]) -> Problem {
     const SHOWN: usize = 5;
     let mut list = holders
@@ -168,12 +206,17 @@ fn held(name: &str, holders: &[String]) -> Problem {
     )
 }
 
-struct Recorded {
-    uid: String,
-    ids: Vec<String>,
+/// What the record says.
+pub(super) struct Recorded {
+    secret: Option<String>,
+    /// UID of the Secret.
+    pub(super) uid: String,
+    /// Ids of its keys.
+    pub(super) ids: Vec<String>,
 }
 
-fn recorded(record: &ConfigMap) -> Recorded {
+/// Reads the record.
+pub(super) fn recorded(record: &ConfigMap) -> Recorded {
     let text = |key: &str| {
         let data = record.data.as_ref();
         data.and_then(|data| data.get(key))
@@ -182,6 +225,7 @@ fn recorded(record: &ConfigMap) -> Recorded {
     };
     let ids = text("keyIds");
     Recorded {
+        secret: Some(text("secretName")).filter(|name| !name.is_empty()),
         uid: text("secretUid"),
         ids: ids
             .split(',')
@@ -201,8 +245,15 @@ pub fn facts(secret: &Secret) -> Result<Facts, String> {
         .ok_or("the entry `current` is missing")?;
     let current = std::str::from_utf8(&current.0).map_err(|_| "the entry `current` is not text")?;
     let current = current.trim().to_owned();
+    let is_key = |id: &str| id != names::KEYRING_CURRENT && !id.starts_with('.');
     let mut ids = BTreeSet::new();
-    for (id, key) in data.iter().filter(|(id, _)| *id != names::KEYRING_CURRENT) {
+    for (id, key) in data.iter().filter(|(id, _)| is_key(id)) {
+        if id.len() > MAX_ID {
+            // Not repeated: somebody may have put a key where its name belongs.
+            return Err(format!(
+                "the name of an entry has more than {MAX_ID} characters, and is no key's id"
+            ));
+        }
         if ![16, 24, 32].contains(&key.0.len()) {
             return Err(format!(
                 "the key {id} has {} bytes instead of 16, 24 or 32 (it must be raw bytes, without a newline)",
@@ -214,10 +265,14 @@ pub fn facts(secret: &Secret) -> Result<Facts, String> {
     if !ids.contains(&current) {
         return Err("the entry `current` does not name one of its keys".to_owned());
     }
+    if ids.len() > MAX_KEYS {
+        return Err(format!("it has more than {MAX_KEYS} keys"));
+    }
     Ok(Facts {
         secret_uid: secret.uid().unwrap_or_default(),
         current,
         ids: ids.into_iter().collect(),
+        lost: Vec::new(),
     })
 }
 
@@ -232,20 +287,26 @@ pub async fn ensure(
     let namespace = store.namespace().unwrap_or_default();
     let secrets = Api::<Secret>::namespaced(client.clone(), &namespace);
     let records = Api::<ConfigMap>::namespaced(client.clone(), &namespace);
-    let name = names::keyring_secret(&store.name_any());
+    let own = store.spec.encryption.own_secret().is_some();
+    let name = names::keyring_record(&store.name_any());
     let mut seen = Seen {
         record: records.get_opt(&name).await?,
-        secret: secrets.get_opt(&name).await?,
+        secret: secrets.get_opt(&desired::keyring_name(store)).await?,
         holders: Vec::new(),
     };
-    if seen.secret.is_none() && seen.record.is_none() {
+    if !own && seen.secret.is_none() && seen.record.is_none() {
         // No key for a store that is gone, nor by what a cache says: its status may be older than the record that is missing.
         let Some(current) = live::same(client, store).await? else {
             return Ok((Keyring::Pending, Happened::Nothing));
         };
         seen.holders = holders(client, &namespace, &current).await?;
     }
-    match plan(store, &seen) {
+    let plan = if own {
+        own_keyring::plan(store, &seen)
+    } else {
+        plan(store, &seen)
+    };
+    match plan {
         Plan::Broken(problem) => {
             let record = seen
                 .record
@@ -283,7 +344,8 @@ pub async fn ensure(
                 .and_then(kube::ResourceExt::resource_version);
             let patch = json!({
                 "metadata": {"resourceVersion": version},
-                "data": {"secretUid": facts.secret_uid, "keyIds": facts.ids.join(",")},
+                "data": {"secretName": desired::keyring_name(store), "secretUid": facts.secret_uid,
+                    "keyIds": facts.on_record().join(",")},
             });
             match records
                 .patch(&name, &patch_params(), &Patch::Merge(patch))

@@ -14,6 +14,7 @@ pub mod key_needs;
 pub mod keyring;
 pub mod live;
 pub mod members;
+mod own_keyring;
 pub mod ownership;
 pub mod problem;
 pub mod reconcile;

@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use codexstore_crds::{
-    CodexBackup, CodexKeyRotation, CodexRestore, CodexStore, CodexStoreStatus, is_injected, names,
+    CodexBackup, CodexKeyRotation, CodexRestore, CodexStore, CodexStoreStatus, desired,
+    is_injected, names,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -110,7 +111,6 @@ pub async fn reconcile(
     tell_of_claims(shared, store, &volumes).await;
     problems.extend(volumes.problems);
     let backups = schedule::ensure(shared, store, found.backups, found.restores).await?;
-    let held_up = held_up(&keyring, pods, volumes.of_pods);
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
         .iter()
@@ -142,6 +142,8 @@ pub async fn reconcile(
         &keyring,
     )
     .await?;
+    let keyring = judged(keyring, keys.broken.as_ref());
+    let held_up = held_up(&keyring, pods, volumes.of_pods);
     let (soon, rotations) = (keys.again, keys.rotations);
     let members: Vec<_> = answers
         .iter()
@@ -223,6 +225,8 @@ fn pods_changed(shared: &Shared, store: &CodexStore, pods: &[Arc<Pod>]) -> bool 
         .collect();
     prints.sort();
     prints.hash(&mut hasher);
+    // The spec may name another Secret.
+    store.spec.encryption.own_secret().hash(&mut hasher);
     let print = hasher.finish();
     shared.remember(store, |memory| {
         if memory.uid != store.metadata.uid {
@@ -277,7 +281,7 @@ async fn look_at_keyring(
         memory.keyring = Some((Instant::now(), keyring.clone()));
     });
     if let Keyring::Ready(facts) = &keyring {
-        let secret = names::keyring_secret(&store.name_any());
+        let secret = desired::keyring_name(store);
         let (reason, what) = match happened {
             Happened::Made => (
                 "KeyringCreated",
@@ -294,6 +298,16 @@ async fn look_at_keyring(
             .await;
     }
     Ok(keyring)
+}
+
+/// The keyring, once it is known what needs keys that are not in it.
+fn judged(keyring: Keyring, broken: Option<&Problem>) -> Keyring {
+    match (keyring, broken) {
+        (Keyring::Ready(facts), Some(problem)) => {
+            Keyring::Broken(problem.clone(), Some(facts.secret_uid))
+        }
+        (keyring, _) => keyring,
+    }
 }
 
 /// What holds single pods up: a keyring that those which have not started wait for, and claims that are not theirs.

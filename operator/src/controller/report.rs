@@ -1,9 +1,8 @@
 //! The status of a store, made from what was seen. Pure: same input, same status.
 
 use codexstore_crds::status::{ConditionChange, condition, phase};
-use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, names};
+use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, desired};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
 
 use super::keyring::Keyring;
 use super::members;
@@ -144,7 +143,7 @@ fn known_keyring(status: &mut CodexStoreStatus, store: &CodexStore, keyring: &Ke
         Keyring::Ready(facts) => {
             status.key_id = Some(facts.current.clone());
             status.keyring = Some(KeyringStatus {
-                secret_name: names::keyring_secret(&store.name_any()),
+                secret_name: desired::keyring_name(store),
                 secret_uid: facts.secret_uid.clone(),
             });
         }
@@ -155,7 +154,7 @@ fn known_keyring(status: &mut CodexStoreStatus, store: &CodexStore, keyring: &Ke
         // What is on record lets pods in: those of a store that was recreated wait for their Secret too.
         Keyring::Broken(_, Some(uid)) => {
             status.keyring = Some(KeyringStatus {
-                secret_name: names::keyring_secret(&store.name_any()),
+                secret_name: desired::keyring_name(store),
                 secret_uid: uid.clone(),
             });
         }

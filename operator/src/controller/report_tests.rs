@@ -11,6 +11,7 @@ fn good() -> Keyring {
         secret_uid: "secret-uid".into(),
         current: "20260101-abcd".into(),
         ids: vec!["20260101-abcd".into()],
+        lost: Vec::new(),
     })
 }
 

@@ -6,8 +6,10 @@
 //! a time, by a patch that fails if somebody else was faster.
 //!
 //! Apart from that, a member that needs another key than the current one is asked to wrap its data keys anew whenever it is seen:
-//! one that was down for a whole rotation catches up when it is back.
+//! one that was down for a whole rotation catches up when it is back. That is all that there is where the keyring is the user's: who
+//! makes another key current there has rotated, see `own`.
 
+mod own;
 mod plan;
 mod retire;
 #[cfg(test)]
@@ -46,6 +48,8 @@ pub struct Keys {
     pub keys: Vec<KeyStatus>,
     /// What is in the way.
     pub problems: Vec<Problem>,
+    /// Why the keyring is not good, though it looked so by itself.
+    pub broken: Option<Problem>,
     /// By which schedule it is rotated, and since when.
     pub schedule: Option<RotationSchedule>,
     /// When to look again, if that is sooner than otherwise.
@@ -102,6 +106,10 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     };
     let open = open(look.rotations);
     let going = look.store.metadata.deletion_timestamp.is_none();
+    let own = look.store.spec.encryption.own_secret();
+    if let Some(secret) = own {
+        own::refuse(&look, &open, secret).await?;
+    }
     let facts = match keyring {
         Keyring::Ready(facts) if going => facts,
         Keyring::NotEncrypted => {
@@ -122,6 +130,9 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
             return Ok(seen);
         }
     };
+    if let Some(secret) = own {
+        return own::follow(&look, facts, secret, seen).await;
+    }
     schedule(&look, &mut seen).await?;
     let becomes = match open.split_first() {
         Some((first, others)) => {
@@ -145,29 +156,13 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     catch_up(&look, facts).await;
     // Ids begin with a day: of very many the latest are shown.
     let surplus = facts.ids.len().saturating_sub(MAX_KEYS);
-    for id in facts.ids.iter().skip(surplus) {
-        let state = if *id == facts.current {
-            "Active"
-        } else if becomes.as_ref() == Some(id) {
-            "Adding"
-        } else {
-            "Retiring"
-        };
-        let mut needed_by = match state {
-            "Retiring" => look.places.needing(id),
-            _ => Vec::new(),
-        };
-        if needed_by.len() > SHOWN {
-            let more = format!("and {} more", needed_by.len() - SHOWN);
-            needed_by.truncate(SHOWN);
-            needed_by.push(more);
-        }
-        seen.keys.push(KeyStatus {
-            id: id.clone(),
-            state: state.to_owned(),
-            needed_by,
-        });
-    }
+    let shown = facts.ids.iter().skip(surplus);
+    let one = |id: &String| match id {
+        id if *id == facts.current => status_of(id, "Active", Vec::new()),
+        id if becomes.as_ref() == Some(id) => status_of(id, "Adding", Vec::new()),
+        id => status_of(id, "Retiring", look.places.needing(id)),
+    };
+    seen.keys = shown.map(one).collect();
     if open.is_empty() {
         let retired = match retire::one(&look, &seen.keys).await {
             Err(Error::Kube(kube::Error::Api(answer))) if refused(&answer) => {
@@ -184,6 +179,20 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
     }
     Ok(seen)
+}
+
+/// What the status says of a key.
+fn status_of(id: &str, state: &str, mut needed_by: Vec<String>) -> KeyStatus {
+    if needed_by.len() > SHOWN {
+        let more = format!("and {} more", needed_by.len() - SHOWN);
+        needed_by.truncate(SHOWN);
+        needed_by.push(more);
+    }
+    KeyStatus {
+        id: id.to_owned(),
+        state: state.to_owned(),
+        needed_by,
+    }
 }
 
 /// Those that have not ended, in the order in which they take turns: one that has begun goes on, whatever else was made in the
@@ -290,10 +299,11 @@ async fn go_on(
 }
 
 /// Has members that need another key than the current one wrap their data keys with it. One that has not loaded it as the
-/// current one yet does nothing, and is asked again.
-async fn catch_up(look: &Look<'_>, facts: &Facts) {
+/// current one yet does nothing, and is asked again. True if one did something.
+async fn catch_up(look: &Look<'_>, facts: &Facts) -> bool {
+    let mut some = false;
     let Some(credentials) = look.credentials else {
-        return;
+        return some;
     };
     for member in look.places.members {
         let answer = member
@@ -311,6 +321,7 @@ async fn catch_up(look: &Look<'_>, facts: &Facts) {
         let pod = member.pod.name_any();
         match look.shared.poller.rewrap(&member.pod, credentials).await {
             Ok(done) if done.slots > 0 => {
+                some = true;
                 tracing::info!(
                     pod,
                     files = done.files,
@@ -324,4 +335,5 @@ async fn catch_up(look: &Look<'_>, facts: &Facts) {
             }
         }
     }
+    some
 }

@@ -68,7 +68,7 @@ pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Resul
     .await
 }
 
-fn condition(api: &FakeApi, type_: &str) -> (String, String) {
+pub fn condition(api: &FakeApi, type_: &str) -> (String, String) {
     let store = api.get(STORE).unwrap();
     let all = store["status"]["conditions"].as_array().unwrap();
     let found = all.iter().find(|c| c["type"] == type_).unwrap();
@@ -76,7 +76,7 @@ fn condition(api: &FakeApi, type_: &str) -> (String, String) {
     (text("status"), text("reason"))
 }
 
-fn pair(status: &str, reason: &str) -> (String, String) {
+pub fn pair(status: &str, reason: &str) -> (String, String) {
     (status.to_owned(), reason.to_owned())
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use codexstore_crds::status::condition::KEYS_READY;
 use codexstore_crds::{
     CodexStore, Decision, InjectConfig, KeyringStatus, Reason, check_ephemeral, check_injected,
-    decide, inject, is_injected, names, store_label,
+    decide, desired, inject, is_injected, names, store_label,
 };
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
@@ -215,7 +215,7 @@ impl Reviewer {
         match recorded {
             Recorded::Yes(secret_uid) => {
                 let keyring = KeyringStatus {
-                    secret_name: record,
+                    secret_name: desired::keyring_name(&store),
                     secret_uid,
                 };
                 store.status.get_or_insert_default().keyring = Some(keyring);

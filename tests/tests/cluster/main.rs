@@ -16,6 +16,7 @@ mod keys;
 mod ledger;
 mod members;
 mod operator;
+mod own_keys;
 mod protocol;
 mod quickstart;
 mod refusals;

@@ -10,11 +10,11 @@ use crate::restores::kill_operator;
 const SECRET: &str = "secrets/cxs-orders-keyring";
 
 /// Writes keys one after the other, and notes those that were not acknowledged.
-const WRITER: &str = "sh -c 'n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); \
+pub const WRITER: &str = "sh -c 'n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); \
     curl -fsS -m 10 --unix-socket $CODEXSTORE_SOCKET -X PUT -d $n http://s/v1/keys/k-$n || echo $n >>/tmp/failed; \
     echo $n >/tmp/last; done; touch /tmp/ended' >/dev/null 2>&1 &";
 
-fn rotation(name: &str) -> Value {
+pub fn rotation(name: &str) -> Value {
     json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation", "metadata": {"name": name},
         "spec": {"storeRef": {"name": "orders"}}})
 }
@@ -25,7 +25,12 @@ fn spec(rotation: &Value) -> Value {
 }
 
 #[track_caller]
-fn rotation_is(ns: &Namespace, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn rotation_is(
+    ns: &Namespace,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     wait::until(&format!("cxk/{name}: {what}"), 2 * wait::LONG, || {
         let found = ns.get(&format!("codexkeyrotations/{name}"));
         let status = found.map_err(|e| e.to_string())?["status"].take();
@@ -50,18 +55,18 @@ fn keyring(ns: &Namespace) -> (Vec<String>, String) {
     (ids, status["keyId"].as_str().unwrap_or_default().to_owned())
 }
 
-fn member(ns: &Namespace, pod: &str) -> Value {
+pub fn member(ns: &Namespace, pod: &str) -> Value {
     serde_json::from_str(&ns.http(pod, "http://s/v1/status").body).unwrap()
 }
 
 /// What the store says of a key.
-fn key(status: &Value, id: &str) -> Value {
+pub fn key(status: &Value, id: &str) -> Value {
     let all = status["encryptionKeys"].as_array().into_iter().flatten();
     let mut found = all.filter(|key| key["id"] == id);
     found.next().cloned().unwrap_or_default()
 }
 
-fn members(ns: &Namespace, count: usize, spec: Value) {
+pub fn members(ns: &Namespace, count: usize, spec: Value) {
     let mut set = objects::stateful_set("web", "orders", spec);
     set["spec"]["replicas"] = json!(count);
     set["spec"]["podManagementPolicy"] = json!("Parallel");
@@ -73,7 +78,7 @@ fn members(ns: &Namespace, count: usize, spec: Value) {
 
 /// Each writer goes on past the rotation, and none of its requests has failed.
 #[track_caller]
-fn none_failed(ns: &Namespace, pods: &[&str]) {
+pub fn none_failed(ns: &Namespace, pods: &[&str]) {
     for pod in pods.iter().copied() {
         let last = || {
             ns.sh(pod, "app", "cat /tmp/last")

@@ -166,6 +166,7 @@ mod tests {
             secret_uid: "uid".to_owned(),
             current: current.to_owned(),
             ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            lost: Vec::new(),
         }
     }
 

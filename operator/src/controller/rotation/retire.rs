@@ -6,14 +6,12 @@ use std::sync::Arc;
 use codexstore_crds::rotation::Retire;
 use codexstore_crds::status::KeyStatus;
 use codexstore_crds::{CodexBackup, CodexRestore, names};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
-use kube::api::{Api, ListParams, Patch};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{Api, ListParams};
 use kube::{Resource as _, ResourceExt as _};
-use serde_json::json;
 
 use super::super::Error;
 use super::super::key_needs::Places;
-use super::super::keyring::{conflict, patch_params};
 use super::super::members;
 use super::{Look, write};
 
@@ -37,29 +35,16 @@ pub async fn one(look: &Look<'_>, keys: &[KeyStatus]) -> Result<bool, Error> {
         return Ok(false);
     }
     // Off the record first: a key that is on it and not in the Secret is one that was lost.
-    let namespace = look.store.namespace().unwrap_or_default();
-    let records = Api::<ConfigMap>::namespaced(look.shared.client.clone(), &namespace);
-    let name = names::keyring_record(&look.store.name_any());
-    let Some(record) = records.get_opt(&name).await? else {
-        return Ok(false);
-    };
     let left: Vec<_> = now
         .ids
         .iter()
         .filter(|id| **id != key.id)
         .cloned()
         .collect();
-    let patch = json!({
-        "metadata": {"resourceVersion": record.resource_version()},
-        "data": {"keyIds": left.join(",")},
-    });
-    match records
-        .patch(&name, &patch_params(), &Patch::Merge(patch))
-        .await
-    {
-        Ok(_) => {}
-        Err(error) if conflict(&error) => return Ok(true),
-        Err(error) => return Err(error.into()),
+    match write::record(look, &left).await? {
+        Some(true) => {}
+        Some(false) => return Ok(true),
+        None => return Ok(false),
     }
     if write::change(look, &secret, BTreeMap::from([(key.id.as_str(), None)])).await? {
         let note = format!("key {} is deleted: nothing needs it any more", key.id);
@@ -71,7 +56,7 @@ pub async fn one(look: &Look<'_>, keys: &[KeyStatus]) -> Result<bool, Error> {
 
 /// The same question, of what the API server has now. Members were asked just now; pods that were made meanwhile count as
 /// not asked.
-async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Error> {
+pub(super) async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Error> {
     let store = look.store.name_any();
     let namespace = look.store.namespace().unwrap_or_default();
     let client = || look.shared.client.clone();

@@ -23,9 +23,10 @@ const LOOKS: usize = 12;
 fn rotating(policy: RotationPolicy) -> CodexStore {
     let mut store = store();
     store.spec.encryption.keys = Some(Keys {
-        managed: Managed {
+        managed: Some(Managed {
             rotation: Some(policy),
-        },
+        }),
+        secret_ref: None,
     });
     store
 }

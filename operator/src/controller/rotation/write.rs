@@ -9,7 +9,7 @@ use codexstore_crds::{
     CodexKeyRotation, CodexKeyRotationSpec, CodexKeyRotationStatus, desired, names,
 };
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -71,6 +71,28 @@ pub(super) async fn change(
     match patched {
         Ok(_) => Ok(true),
         Err(error) if conflict(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes down which keys there are, unless somebody changed the record meanwhile: false then, and none if there is no record.
+pub(super) async fn record(look: &Look<'_>, ids: &[String]) -> Result<Option<bool>, Error> {
+    let namespace = look.store.namespace().unwrap_or_default();
+    let records = Api::<ConfigMap>::namespaced(look.shared.client.clone(), &namespace);
+    let name = names::keyring_record(&look.store.name_any());
+    let Some(record) = records.get_opt(&name).await? else {
+        return Ok(None);
+    };
+    let patch = json!({
+        "metadata": {"resourceVersion": record.resource_version()},
+        "data": {"keyIds": ids.join(",")},
+    });
+    let patched = records
+        .patch(&name, &patch_params(), &Patch::Merge(patch))
+        .await;
+    match patched {
+        Ok(_) => Ok(Some(true)),
+        Err(error) if conflict(&error) => Ok(Some(false)),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,0 +1,171 @@
+//! Keys of a Secret that is the user's: who makes another one current there has rotated.
+//!
+//! The Secret is never written. Members load what is in it by themselves; here they are asked to wrap their data keys with the
+//! current key ([`super::catch_up`]), and a key that was taken out is either no longer needed, and then comes off the record, or
+//! missed.
+
+use std::sync::Arc;
+
+use codexstore_crds::CodexKeyRotation;
+use codexstore_crds::status::{KeyStatus, MAX_KEYS};
+use kube::{Resource as _, ResourceExt as _};
+
+use super::super::Error;
+use super::super::key_needs::{Places, is_members};
+use super::super::keyring::Facts;
+use super::super::own_keyring;
+use super::super::reconcile::Memory;
+use super::write::{self, Writer};
+use super::{GOING, Keys, Look, catch_up, retire, status_of};
+
+/// Ends rotations that somebody asked for: the operator cannot make a key here.
+pub async fn refuse(
+    look: &Look<'_>,
+    open: &[&Arc<CodexKeyRotation>],
+    secret: &str,
+) -> Result<(), Error> {
+    for rotation in open {
+        let why = format!(
+            "the keys of CodexStore {} are those of the Secret {secret}, which the operator never changes: put a new key into it and make \
+             that current there, and members wrap their data keys with it by themselves; no CodexKeyRotation is needed",
+            look.store.name_any()
+        );
+        Writer::of(look, rotation).fail(&why).await?;
+    }
+    Ok(())
+}
+
+/// Follows the Secret, which is a good keyring by itself.
+pub async fn follow(
+    look: &Look<'_>,
+    facts: &Facts,
+    secret: &str,
+    mut seen: Keys,
+) -> Result<Keys, Error> {
+    seen.schedule = None;
+    if catch_up(look, facts).await {
+        seen.again = Some(GOING);
+    }
+    let before = look.store.status.as_ref();
+    let known = before.map(|s| s.encryption_keys.as_slice());
+    let missing = missing(look, facts, secret).await?;
+    seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
+    if !missing.is_empty() {
+        // Looked at each time, so that it heals soon after it is put right.
+        look.shared.remember(look.store, Memory::forget_keyring);
+        seen.broken = Some(own_keyring::missing(look.store, facts, &missing));
+        return Ok(seen);
+    }
+    let was = before.and_then(|s| s.key_id.as_deref());
+    for (reason, note) in events(was, known.unwrap_or_default(), facts, &seen.keys, secret) {
+        let about = look.store.object_ref(&());
+        look.shared.events.normal(&about, reason, &note).await;
+    }
+    Ok(seen)
+}
+
+/// The keys that are on record, no longer in the Secret, and needed, each with what needs it. Those that nothing needs come off the
+/// record.
+async fn missing(
+    look: &Look<'_>,
+    facts: &Facts,
+    secret: &str,
+) -> Result<Vec<(String, Vec<String>)>, Error> {
+    let mut missing = Vec::new();
+    let mut gone = Vec::new();
+    for id in &facts.lost {
+        let mut needed = look.places.needing(id);
+        if needed.is_empty() {
+            if retire::still_unneeded(look, id).await? {
+                gone.push(id);
+                continue;
+            }
+            needed.push("something that was made just now".to_owned());
+        }
+        missing.push((id.clone(), needed));
+    }
+    if gone.is_empty() {
+        return Ok(missing);
+    }
+    let mut left: Vec<_> = facts.ids.clone();
+    left.extend(missing.iter().map(|(id, _)| id.clone()));
+    left.sort();
+    let written = write::record(look, &left).await?;
+    look.shared.remember(look.store, Memory::forget_keyring);
+    if written == Some(true) {
+        for id in gone {
+            let note =
+                format!("key {id} is no longer in Secret {secret}, and nothing needs it any more");
+            let about = look.store.object_ref(&());
+            look.shared.events.normal(&about, "KeyRetired", &note).await;
+        }
+    }
+    Ok(missing)
+}
+
+/// What the status says of the keys: of very many, the current one, those that are missing, and the last ones by their ids.
+fn keys(
+    facts: &Facts,
+    missing: &[(String, Vec<String>)],
+    places: &Places<'_>,
+    known: &[KeyStatus],
+) -> Vec<KeyStatus> {
+    let mut all: Vec<_> = missing
+        .iter()
+        .take(MAX_KEYS / 2)
+        .map(|(id, needed)| status_of(id, "Missing", needed.clone()))
+        .collect();
+    let room = MAX_KEYS.saturating_sub(all.len() + 1);
+    let others = facts.ids.iter().filter(|id| **id != facts.current);
+    all.extend(others.rev().take(room).map(|id| {
+        if is_new(id, known) {
+            status_of(id, "Adding", Vec::new())
+        } else {
+            status_of(id, "Retiring", places.needing(id))
+        }
+    }));
+    all.push(status_of(&facts.current, "Active", Vec::new()));
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+/// Whether a key that is not current never was, as far as is known.
+fn is_new(id: &str, known: &[KeyStatus]) -> bool {
+    match known.iter().find(|key| key.id == id) {
+        Some(key) => key.state == "Adding",
+        None => !known.is_empty() && known.len() < MAX_KEYS,
+    }
+}
+
+/// What became of the keys since the last look.
+fn events(
+    was: Option<&str>,
+    before: &[KeyStatus],
+    facts: &Facts,
+    now: &[KeyStatus],
+    secret: &str,
+) -> Vec<(&'static str, String)> {
+    let current = &facts.current;
+    let mut events = Vec::new();
+    if let Some(was) = was.filter(|was| was != current) {
+        let what = format!("key {current} is current now in Secret {secret}, instead of {was}");
+        events.push(("KeyPromoted", what));
+    }
+    let needs = |keys: &[KeyStatus]| {
+        let others = keys.iter().filter(|key| key.id != *current);
+        others
+            .flat_map(|key| &key.needed_by)
+            .any(|by| is_members(by))
+    };
+    if was == Some(current) && needs(before) && !needs(now) {
+        let what = format!(
+            "members need key {current} only; what else needs another key is in .status.encryptionKeys of the CodexStore"
+        );
+        events.push(("KeyRotated", what));
+    }
+    events
+}
+
+#[cfg(test)]
+#[path = "own_tests.rs"]
+mod tests;

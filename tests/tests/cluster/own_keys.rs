@@ -1,0 +1,381 @@
+//! Keys in a Secret of the user's: followed, and never written.
+
+use codexstore_tests::objects::{self, IDLE};
+use codexstore_tests::{Namespace, namespace, wait};
+use serde_json::{Value, json};
+
+use crate::backups::take;
+use crate::rotation::{WRITER, key, member, members, none_failed, rotation, rotation_is};
+
+const SECRET: &str = "secrets/mine";
+
+fn spec(secret: &str) -> Value {
+    json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}}, "encryption": {"keys": {"secretRef": {"name": secret}}},
+        "backup": {"destination": {"claim": "backups"}}})
+}
+
+/// A key by its id: 32 bytes that are text, so that they can be looked for.
+fn bytes(id: &str) -> String {
+    format!("canary-{id}-canary-canary-canary-{id}")
+        .chars()
+        .take(32)
+        .collect()
+}
+
+/// A Secret as its user writes it.
+fn secret(name: &str, current: &str, ids: &[&str]) -> Value {
+    let mut entries: serde_json::Map<String, Value> = ids
+        .iter()
+        .map(|id| ((*id).to_owned(), json!(bytes(id))))
+        .collect();
+    entries.insert("current".to_owned(), json!(current));
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": entries})
+}
+
+/// Writes the whole Secret.
+#[track_caller]
+fn write(ns: &Namespace, current: &str, ids: &[&str]) {
+    replace(ns, &secret("mine", current, ids));
+}
+
+#[track_caller]
+fn replace(ns: &Namespace, secret: &Value) {
+    let written = ns.cluster.send("PUT", &ns.path(SECRET), Some(secret));
+    match written {
+        Ok(_) => {}
+        Err(gone) if gone.code == 404 => drop(ns.create(secret)),
+        Err(why) => panic!("{SECRET}: {why}"),
+    }
+}
+
+/// The running member needs these keys and no other.
+#[track_caller]
+fn needs(ns: &Namespace, pod: &str, ids: &[&str]) {
+    wait::until(&format!("{pod} needs {ids:?} only"), 2 * wait::LONG, || {
+        let said = member(ns, pod);
+        if said["neededKeyIds"] == json!(ids) {
+            Ok(())
+        } else {
+            Err(said.to_string())
+        }
+    });
+}
+
+#[track_caller]
+fn has_event(ns: &Namespace, reason: &str) {
+    wait::until(&format!("the event {reason}"), wait::LONG, || {
+        let all = ns.list("events");
+        let reasons: Vec<_> = all.iter().map(|e| e["reason"].clone()).collect();
+        if reasons.contains(&json!(reason)) {
+            Ok(())
+        } else {
+            Err(json!(reasons).to_string())
+        }
+    });
+}
+
+#[track_caller]
+fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
+    wait::until(
+        &format!("KeysReady is {status}, {reason}"),
+        wait::LONG,
+        || {
+            let condition = ns.condition("orders", "KeysReady")?;
+            if condition["status"] == status && condition["reason"] == reason {
+                Ok(condition["message"].as_str().unwrap_or_default().to_owned())
+            } else {
+                Err(condition.to_string())
+            }
+        },
+    )
+}
+
+/// Long enough for kubelet to bring a changed Secret into a pod.
+#[track_caller]
+fn heals(ns: &Namespace, pod: &str) {
+    wait::until(&format!("{pod} heals"), 2 * wait::LONG, || {
+        let found = ns.get(&format!("pods/{pod}")).map_err(|e| e.to_string())?;
+        let all = found["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        let mut ready = all.filter(|c| c["type"] == "Ready" && c["status"] == "True");
+        match ready.next() {
+            Some(_) => Ok(()),
+            None => Err(found["status"].to_string()),
+        }
+    });
+}
+
+/// Nobody but the test has written it.
+#[track_caller]
+fn untouched(ns: &Namespace, path: &str) {
+    let meta = ns.get(path).unwrap()["metadata"].take();
+    for field in ["labels", "annotations", "ownerReferences", "finalizers"] {
+        assert!(meta[field].is_null(), "{meta}");
+    }
+    let managers = meta["managedFields"].as_array().into_iter().flatten();
+    let managers: Vec<_> = managers.map(|m| m["manager"].to_string()).collect();
+    let ours = managers.iter().any(|m| m.contains("codexstore-operator"));
+    assert!(!ours, "{managers:?}");
+}
+
+#[test]
+fn three_members_follow_a_secret_under_load_and_its_old_key_can_go() {
+    let Some(ns) = namespace("own-keys") else {
+        return;
+    };
+    let pods = ["web-0", "web-1", "web-2"];
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.create(&objects::store("orders", spec("mine")));
+    let asked = keys_are(&ns, "False", "SecretMissing");
+    assert!(asked.contains("codexctl key new --secret mine"), "{asked}");
+    let early = ns.refused(&objects::pod("early", Some("orders")));
+    assert!(
+        early.contains("has no keyring") && early.contains("Secret mine"),
+        "{early}"
+    );
+    write(&ns, "k1", &["k1"]);
+    keys_are(&ns, "True", "KeyringReady");
+    assert_eq!(ns.get("secrets/cxs-orders-keyring").unwrap_err().code, 404);
+    members(&ns, 3, objects::pod_spec(IDLE));
+    for pod in pods {
+        assert_eq!(ns.put(pod, "first", pod), 201);
+        ns.sh(pod, "app", WRITER).success("begin to write");
+    }
+    let taken = take(&ns, "before");
+    assert_eq!(taken["members"][0]["keyId"], "k1", "{taken}");
+
+    write(&ns, "k2", &["k1", "k2"]);
+    has_event(&ns, "KeyPromoted");
+    for pod in pods {
+        needs(&ns, pod, &["k2"]);
+        assert_eq!(member(&ns, pod)["keyId"], "k2");
+    }
+    has_event(&ns, "KeyRotated");
+    none_failed(&ns, &pods);
+    let status = ns.status("orders", "only the backup needs the old key", |s| {
+        key(s, "k1")["neededBy"] == json!(["cxb/before"])
+    });
+    assert_eq!(key(&status, "k1")["state"], "Retiring", "{status}");
+    assert_eq!(key(&status, "k2")["state"], "Active", "{status}");
+    let table = ns.cluster.kubectl(&["-n", &ns.name, "get", "cxs"]);
+    let table = table.success("kubectl get cxs");
+    assert!(table.contains("   k2   "), "{table}");
+
+    // Too early: it is missed, and members do not mind.
+    write(&ns, "k2", &["k2"]);
+    let missed = keys_are(&ns, "False", "KeyMissing");
+    assert!(missed.contains("k1 (cxb/before)"), "{missed}");
+    write(&ns, "k2", &["k1", "k2"]);
+    keys_are(&ns, "True", "KeyringReady");
+    let taken = take(&ns, "after");
+    assert_eq!(taken["members"][0]["keyId"], "k2", "{taken}");
+    ns.delete_and_wait("codexbackups/before");
+    ns.status("orders", "nothing needs the old key", |s| {
+        key(s, "k1")["state"] == "Retiring" && key(s, "k1")["neededBy"].is_null()
+    });
+    write(&ns, "k2", &["k2"]);
+    has_event(&ns, "KeyRetired");
+    let status = ns.status("orders", "one key is listed", |s| {
+        s["encryptionKeys"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1)
+    });
+    assert_eq!(key(&status, "k2")["state"], "Active", "{status}");
+    keys_are(&ns, "True", "KeyringReady");
+    for pod in pods {
+        wait::until(&format!("{pod} has unloaded it"), 2 * wait::LONG, || {
+            match member(&ns, pod)["loadedKeyIds"].take() {
+                ids if ids == json!(["k2"]) => Ok(()),
+                ids => Err(ids.to_string()),
+            }
+        });
+    }
+    ns.delete_and_wait("pods/web-0");
+    ns.pod_ready("web-0");
+    assert_eq!(ns.value("web-0", "first"), Some("web-0".to_owned()));
+    ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back"},
+        "spec": {"storeRef": {"name": "orders"}, "members": [{"pod": "web-1"}]}}));
+    wait::until("it is restored", wait::LONG, || {
+        let found = ns.get("codexrestores/back").unwrap();
+        if found["status"]["phase"] == "Succeeded" {
+            Ok(())
+        } else {
+            Err(found["status"].to_string())
+        }
+    });
+    assert_eq!(ns.value("web-1", "first"), Some("web-1".to_owned()));
+
+    ns.create(&rotation("no"));
+    let no = rotation_is(&ns, "no", "it is refused", |s| s["phase"] == "Failed");
+    let why = no["message"].as_str().unwrap();
+    assert!(
+        why.contains("Secret mine") && why.contains("make that current"),
+        "{no}"
+    );
+    untouched(&ns, SECRET);
+    // No key is in what is said of the store.
+    let store = ns.get("codexstores/orders").unwrap();
+    let record = ns.get("configmaps/cxs-orders-keyring").unwrap();
+    let said = format!(
+        "{store}{record}{}{}",
+        ns.get("events").unwrap(),
+        ns.log("web-0", "codexstore")
+    );
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[test]
+fn a_spoiled_secret_is_told_while_members_go_on_and_pods_wait_for_a_good_one() {
+    let Some(ns) = namespace("own-keys-bad") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    write(&ns, "k1", &["k1"]);
+    ns.store("orders", spec("mine"));
+    members(&ns, 1, objects::pod_spec(IDLE));
+    assert_eq!(ns.put("web-0", "k", "0"), 201);
+    write(&ns, "k2", &["k1", "k2"]);
+    needs(&ns, "web-0", &["k2"]);
+
+    let half = secret("mine", "k3", &["k1", "k2"]);
+    let mut emptied = secret("mine", "k2", &[]);
+    emptied["stringData"] = json!({});
+    let older = secret("mine", "k1", &["k1"]);
+    let spoiled = [
+        (
+            "half-written",
+            half,
+            "KeyMalformed",
+            "does not name one of its keys",
+        ),
+        ("rolled back", older, "KeyMissing", "k2 (pod web-0"),
+    ];
+    for (n, (what, content, reason, words)) in spoiled.iter().enumerate() {
+        replace(&ns, content);
+        let told = keys_are(&ns, "False", reason);
+        assert!(told.contains(words), "{what}: {told}");
+        let degraded = ns.condition_is("orders", "Degraded", "True");
+        assert_eq!(degraded["reason"], *reason, "{what}: {degraded}");
+        // The member that runs, before and after kubelet has brought it what is wrong.
+        assert_eq!(ns.value("web-0", "k"), Some(n.to_string()), "{what}");
+        wait::until("it says that it did not load it", 2 * wait::LONG, || {
+            let said = member(&ns, "web-0");
+            let message = said["message"].as_str().unwrap_or_default();
+            if message.contains("the old one stays") {
+                Ok(())
+            } else {
+                Err(said.to_string())
+            }
+        });
+        let next = (n + 1).to_string();
+        assert_eq!(ns.put("web-0", "k", &next), 204, "{what}");
+        ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+        a_new_pod_waits(&ns, what);
+        write(&ns, "k2", &["k1", "k2"]);
+        keys_are(&ns, "True", "KeyringReady");
+        heals(&ns, "web-0");
+        assert_eq!(ns.value("web-0", "k"), Some(next), "{what}");
+        let status = ns.status("orders", "all is well", |s| s["ready"] == "1/1");
+        assert_eq!(status["keyId"], "k2", "{what}");
+        assert_eq!(key(&status, "k2")["state"], "Active", "{what}: {status}");
+    }
+    replace(&ns, &emptied);
+    let told = keys_are(&ns, "False", "KeyMalformed");
+    assert!(told.contains("`current` is missing"), "{told}");
+    assert_eq!(ns.put("web-0", "k", "still here"), 204);
+    a_new_pod_waits(&ns, "emptied");
+    write(&ns, "k2", &["k1", "k2"]);
+    keys_are(&ns, "True", "KeyringReady");
+    heals(&ns, "web-0");
+
+    ns.delete(SECRET);
+    let told = keys_are(&ns, "False", "SecretMissing");
+    assert!(
+        told.contains("Secret mine is gone") && told.contains("k1, k2"),
+        "{told}"
+    );
+    assert_eq!(ns.put("web-0", "k", "still here"), 204);
+    write(&ns, "k2", &["k1", "k2"]);
+    keys_are(&ns, "True", "KeyringReady");
+    // An older key that is current again is a rotation as any other.
+    write(&ns, "k1", &["k1", "k2"]);
+    needs(&ns, "web-0", &["k1"]);
+    assert_eq!(ns.value("web-0", "k"), Some("still here".to_owned()));
+    untouched(&ns, SECRET);
+}
+
+/// Whose app is not started while the keyring is not good, and who says why.
+#[track_caller]
+fn a_new_pod_waits(ns: &Namespace, what: &str) {
+    ns.delete_and_wait("pods/web-0");
+    let status = ns.status("orders", "the new member has a key error", |s| {
+        s["members"][0]["state"] == "KeyError"
+    });
+    assert_eq!(status["ready"], "0/1", "{what}");
+    let pod = ns.get("pods/web-0").unwrap();
+    assert_eq!(pod["status"]["phase"], "Pending", "{what}: the app waits");
+    assert_eq!(ns.sidecar_restarts("web-0"), 0, "{what}");
+}
+
+#[test]
+fn another_secret_is_for_pods_that_are_made_anew_and_the_source_cannot_change() {
+    let Some(ns) = namespace("own-keys-name") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    write(&ns, "k1", &["k1"]);
+    ns.store("orders", spec("mine"));
+    members(&ns, 1, objects::pod_spec(IDLE));
+    assert_eq!(ns.put("web-0", "k", "v"), 201);
+    ns.create(&secret("mine-2", "k2", &["k1", "k2"]));
+    let named = json!({"spec": {"encryption": {"keys": {"secretRef": {"name": "mine-2"}}}}});
+    ns.patch("codexstores/orders", &named);
+    let status = ns.status("orders", "its member is outdated", |s| {
+        s["outdatedMembers"] == 1
+    });
+    assert_eq!(status["keyring"]["secretName"], "mine-2", "{status}");
+    assert_eq!(
+        (&status["ready"], &status["keyId"]),
+        (&json!("1/1"), &json!("k2")),
+        "{status}"
+    );
+    assert_eq!(
+        member(&ns, "web-0")["neededKeyIds"],
+        json!(["k1"]),
+        "it has the Secret of before"
+    );
+    ns.delete_and_wait("pods/web-0");
+    ns.pod_ready("web-0");
+    needs(&ns, "web-0", &["k2"]);
+    assert_eq!(ns.value("web-0", "k"), Some("v".to_owned()));
+
+    let path = ns.path("codexstores/orders");
+    let managed = json!({"spec": {"encryption": {"keys": {"secretRef": null, "managed": {}}}}});
+    let refused = ns.cluster.patch(&path, &managed).unwrap_err();
+    assert!(
+        refused
+            .message
+            .contains("between `managed` and `secretRef`"),
+        "{refused}"
+    );
+    let both = json!({"spec": {"encryption": {"keys": {"managed": {}}}}});
+    let refused = ns.cluster.patch(&path, &both).unwrap_err();
+    assert!(
+        refused.message.contains("both `managed` and `secretRef`"),
+        "{refused}"
+    );
+    let ours = json!({"encryption": {"keys": {"secretRef": {"name": "cxs-orders-ca"}}}});
+    let refused = ns.dry_run(&objects::store("other", ours)).unwrap_err();
+    assert!(
+        refused.message.contains("Secret of another name"),
+        "{refused}"
+    );
+    // Its Secret is the sidecar's alone.
+    let mut curious = objects::pod_spec(IDLE);
+    curious["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "mine-2"}}]);
+    let refused = ns.refused(&objects::pod_with("web-1", Some("orders"), curious));
+    assert!(refused.contains("Secret mine-2"), "{refused}");
+    untouched(&ns, "secrets/mine-2");
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     ByteString,
     api::core::v1::{
-        ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret,
+        ConfigMap, KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret,
         VolumeResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -38,6 +38,16 @@ pub fn keyring_name(store: &CodexStore) -> String {
         Some(own) => own.to_owned(),
         None => names::keyring_secret(store_name(store)),
     }
+}
+
+/// What of that Secret is mounted: all of it, or the passphrase alone, under a name that is always the same.
+pub fn keyring_items(store: &CodexStore) -> Option<Vec<KeyToPath>> {
+    let entry = store.spec.encryption.passphrase_entry()?;
+    Some(vec![KeyToPath {
+        key: entry.to_owned(),
+        path: names::PASSPHRASE_NAME.to_owned(),
+        mode: None,
+    }])
 }
 
 /// All Secrets of a store: none of them is for a container of the user's.

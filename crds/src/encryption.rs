@@ -33,7 +33,7 @@ impl Default for Encryption {
         Self {
             keys: Some(Keys {
                 managed: Some(Managed::default()),
-                secret_ref: None,
+                ..Keys::default()
             }),
             none: None,
             key_size: KeySize::default(),
@@ -55,17 +55,28 @@ impl Encryption {
             .unwrap_or_default()
     }
 
-    /// The user's Secret that holds the keys; none where the operator makes them, or there are none.
+    /// The user's Secret that holds the keys, or the passphrase; none where the operator makes them, or there are none.
     pub fn own_secret(&self) -> Option<&str> {
         let keys = self.keys.as_ref().filter(|_| self.is_on())?;
-        keys.secret_ref.as_ref().map(|secret| secret.name.as_str())
+        let secret = keys.secret_ref.as_ref().map(|secret| &secret.name);
+        let passphrase = keys.passphrase_ref.as_ref().map(|secret| &secret.name);
+        secret.or(passphrase).map(String::as_str)
+    }
+
+    /// The entry of that Secret with the passphrase, where there is to be one.
+    pub fn passphrase_entry(&self) -> Option<&str> {
+        let keys = self.keys.as_ref().filter(|_| self.is_on())?;
+        keys.passphrase_ref
+            .as_ref()
+            .map(|secret| secret.key.as_str())
     }
 }
 
-/// Where a store's keys come from: `managed` (the default, also for `{}`) or `secretRef`. Cannot be changed from one to the other.
+/// Where a store's keys come from: `managed` (the default, also for `{}`), `secretRef` or `passphraseRef`. Cannot be changed from
+/// one to another.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.managed) && has(self.secretRef))").message("keys has both `managed` and `secretRef`: write `keys: {managed: {}}` for keys that the operator makes and rotates, or `keys: {secretRef: {name: NAME}}` for those of a Secret of yours"))]
+#[x_kube(validation = Rule::new("[has(self.managed), has(self.secretRef), has(self.passphraseRef)].filter(given, given).size() <= 1").message("keys has more than one source: write `keys: {managed: {}}` for keys that the operator makes and rotates, `keys: {secretRef: {name: NAME}}` for those of a Secret of yours, or `keys: {passphraseRef: {name: NAME}}` for one that is derived from a passphrase"))]
 pub struct Keys {
     /// The operator makes the first key, once, in the Secret `cxs-NAME-keyring`, and never makes another in its place where
     /// that is gone.
@@ -78,6 +89,32 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!self.name.startsWith('cxs-')").message("secretRef.name begins with cxs-, as Secrets that the operator makes do: put the keys into a Secret of another name"))]
     pub secret_ref: Option<LocalRef>,
+
+    /// A passphrase in a Secret of yours, of 12 to 1,024 bytes, from which each member derives its key (PBKDF2). It cannot be
+    /// changed while members run. Keys of random bytes are stronger than what a person can remember.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.name.startsWith('cxs-')").message("passphraseRef.name begins with cxs-, as Secrets that the operator makes do: put the passphrase into a Secret of another name"))]
+    pub passphrase_ref: Option<PassphraseRef>,
+}
+
+/// An entry of a Secret in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PassphraseRef {
+    /// Name of the Secret.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub name: String,
+
+    /// Its entry with the passphrase; by default `passphrase`.
+    #[serde(default = "passphrase")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
+fn passphrase() -> String {
+    "passphrase".to_owned()
 }
 
 /// Keys that the operator makes.

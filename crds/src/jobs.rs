@@ -320,7 +320,24 @@ mod tests {
             "{encryption: {keys: {secretRef: {name: mine}}}, backup: {destination: {claim: b}}}",
         );
         let verify = job(&own, &backup, Task::Verify, &cfg()).unwrap();
-        assert_eq!(mounted(&pod(verify.spec.unwrap())), ["mine"]);
+        let verify = pod(verify.spec.unwrap());
+        let of_passphrase = |pod: &PodSpec| {
+            let mut env = pod.containers[0].env.iter().flatten();
+            env.any(|var| var.name == names::PASSPHRASE_ENV)
+        };
+        assert_eq!(
+            (mounted(&verify), of_passphrase(&verify)),
+            (vec!["mine".to_owned()], false)
+        );
+        let own = self::store(
+            "{encryption: {keys: {passphraseRef: {name: mine}}}, backup: {destination: {claim: b}}}",
+        );
+        let verify = job(&own, &backup, Task::Verify, &cfg()).unwrap();
+        let verify = pod(verify.spec.unwrap());
+        assert_eq!(
+            (mounted(&verify), of_passphrase(&verify)),
+            (vec!["mine".to_owned()], true)
+        );
         let read_only = |pod: &PodSpec| {
             let mounts = pod.containers[0].volume_mounts.clone().unwrap();
             mounts

@@ -65,6 +65,12 @@ pub const STORE_ENV: &str = "CODEXSTORE_STORE";
 pub const DATA_DIR: &str = "/var/lib/codexstore";
 /// Where the keyring is mounted.
 pub const KEYRING_DIR: &str = "/etc/codexstore/keyring";
+/// Where a passphrase is mounted, in the place of a keyring.
+pub const PASSPHRASE_FILE: &str = "/etc/codexstore/keyring/passphrase";
+/// Name of that file in its volume.
+pub const PASSPHRASE_NAME: &str = "passphrase";
+/// Variable in the sidecar, and in Jobs that verify, with [`PASSPHRASE_FILE`] where the store has a passphrase.
+pub const PASSPHRASE_ENV: &str = "CODEXSTORE_PASSPHRASE_FILE";
 /// Where the admin listener's certificate is mounted.
 pub const TLS_DIR: &str = "/etc/codexstore/tls";
 /// Where service account admission would mount a token.

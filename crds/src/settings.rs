@@ -142,6 +142,9 @@ pub fn spec_hash(store: &CodexStore) -> String {
     if let Some(secret) = spec.encryption.own_secret() {
         hash.update(format!("keyring={secret}\n"));
     }
+    if let Some(entry) = spec.encryption.passphrase_entry() {
+        hash.update(format!("passphrase={entry}\n"));
+    }
     hash.finalize()
         .iter()
         .take(8)
@@ -293,6 +296,8 @@ mod tests {
             "{encryption: {none: {}}}",
             "{encryption: {keys: {secretRef: {name: mine}}}}",
             "{encryption: {keys: {secretRef: {name: mine-2}}}}",
+            "{encryption: {keys: {passphraseRef: {name: mine}}}}",
+            "{encryption: {keys: {passphraseRef: {name: mine, key: p}}}}",
             "{volume: {ephemeral: {sizeLimit: 2Gi}}}",
             "{volume: {claim: {size: 1Gi}}}",
             "{volume: {podVolume: a}}",

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::encryption::{Empty, Encryption, KeySize, Keys, Managed};
+pub use crate::encryption::{Empty, Encryption, KeySize, Keys, Managed, PassphraseRef};
 use crate::{
     Quantity,
     backup::{BackupPolicy, OnStart, RestorePolicy},
@@ -44,7 +44,7 @@ use crate::{
 #[x_kube(validation = Rule::new("!has(self.keep) || self.strategy == 'Ledger'").message("keep is for `strategy: Ledger`: a Snapshot keeps the present only"))]
 #[x_kube(validation = Rule::new("!has(self.restore) || self.restore.onStart != 'IfEmpty' || (has(self.backup) && has(self.volume.claim))").message("restore.onStart: IfEmpty needs `backup`, where the backups are, and `volume.claim`, since it takes lasting members: add them or write `onStart: Never`"))]
 #[x_kube(validation = Rule::new("has(self.encryption.none) == has(oldSelf.encryption.none)").message("encryption cannot be turned on or off: create a new CodexStore with the encryption you want and copy the data"))]
-#[x_kube(validation = Rule::new("(has(self.encryption.keys) && has(self.encryption.keys.secretRef)) == (has(oldSelf.encryption.keys) && has(oldSelf.encryption.keys.secretRef))").message("encryption.keys cannot be changed between `managed` and `secretRef`: create a new CodexStore with the keys you want and copy the data"))]
+#[x_kube(validation = Rule::new("(has(self.encryption.keys) && has(self.encryption.keys.secretRef)) == (has(oldSelf.encryption.keys) && has(oldSelf.encryption.keys.secretRef)) && (has(self.encryption.keys) && has(self.encryption.keys.passphraseRef)) == (has(oldSelf.encryption.keys) && has(oldSelf.encryption.keys.passphraseRef))").message("encryption.keys cannot be changed between `managed`, `secretRef` and `passphraseRef`: create a new CodexStore with the keys you want and copy the data"))]
 #[x_kube(validation = Rule::new("has(self.volume.ephemeral) == has(oldSelf.volume.ephemeral) && has(self.volume.claim) == has(oldSelf.volume.claim) && has(self.volume.podVolume) == has(oldSelf.volume.podVolume)").message("the kind of volume cannot be changed: create a new CodexStore with the volume you want and copy the data"))]
 pub struct CodexStoreSpec {
     /// How the store keeps data on disk. `Snapshot` (the default): one atomic image and a short journal of

@@ -168,6 +168,7 @@ fn defaults_of_the_schema_and_of_the_types_are_the_same() {
         "{encryption: {}}",
         "{encryption: {keys: {}}}",
         "{encryption: {keys: {secretRef: {name: mine}}}}",
+        "{encryption: {keys: {passphraseRef: {name: mine}}}}",
         "{encryption: {none: {}}}",
         "{volume: {ephemeral: {}}}",
         "{volume: {claim: {size: 1Gi}}}",
@@ -315,6 +316,7 @@ fn a_collector_is_a_host_and_a_port_without_tls_and_nothing_more() {
 #[test]
 fn keys_come_from_one_place() {
     valid("{encryption: {keys: {secretRef: {name: my.keys}}, keySize: 128}}");
+    valid("{encryption: {keys: {passphraseRef: {name: mine, key: words}}}}");
     for (spec, words) in [
         (
             "{encryption: {none: {}, keys: {secretRef: {name: mine}}}}",
@@ -322,7 +324,15 @@ fn keys_come_from_one_place() {
         ),
         (
             "{encryption: {keys: {managed: {}, secretRef: {name: mine}}}}",
-            "or `keys: {secretRef: {name: NAME}}`",
+            "`keys: {secretRef: {name: NAME}}`",
+        ),
+        (
+            "{encryption: {keys: {secretRef: {name: mine}, passphraseRef: {name: mine}}}}",
+            "more than one source",
+        ),
+        (
+            "{encryption: {keys: {passphraseRef: {name: cxs-orders-ca}}}}",
+            "Secret of another name",
         ),
         (
             "{encryption: {keys: {secretRef: {name: cxs-other-keyring}}}}",
@@ -379,12 +389,17 @@ fn what_cannot_change_is_refused_also_where_it_was_a_default() {
         (
             "{}",
             "{encryption: {keys: {secretRef: {name: mine}}}}",
-            "between `managed` and `secretRef`",
+            "between `managed`, `secretRef`",
         ),
         (
             "{encryption: {keys: {secretRef: {name: mine}}}}",
             "{encryption: {keySize: 256}}",
-            "between `managed` and `secretRef`",
+            "between `managed`, `secretRef`",
+        ),
+        (
+            "{encryption: {keys: {passphraseRef: {name: mine}}}}",
+            "{encryption: {keys: {secretRef: {name: mine}}}}",
+            "and `passphraseRef`",
         ),
         (
             "{}",

@@ -227,6 +227,29 @@ fn a_keyring_that_the_user_brings_is_mounted_in_the_place_of_ours() {
 }
 
 #[test]
+fn of_a_passphrases_secret_only_that_entry_is_mounted() {
+    let of = |keys: &str| {
+        let spec = format!("{{encryption: {{keys: {keys}}}}}");
+        accepts(&store(&spec), &plain())
+    };
+    let pod = of("{passphraseRef: {name: mine, key: words}}");
+    let source = volume(&pod, "codexstore-keyring").secret.as_ref().unwrap();
+    assert_eq!(source.secret_name.as_deref(), Some("mine"));
+    let items = source.items.as_deref().unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!((&*items[0].key, &*items[0].path), ("words", "passphrase"));
+    let file = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let sidecar = container(pod, names::CONTAINER);
+        env(sidecar, "CODEXSTORE_PASSPHRASE_FILE").map(str::to_owned)
+    };
+    assert_eq!(
+        file(&pod).as_deref(),
+        Some("/etc/codexstore/keyring/passphrase")
+    );
+    assert_eq!(file(&of("{secretRef: {name: mine}}")), None);
+}
+
+#[test]
 fn each_kind_of_volume_holds_the_data() {
     let pod_spec = "{volumes: [{name: state, emptyDir: {}}], containers: [{name: app}]}";
     let data = |spec: &str| {

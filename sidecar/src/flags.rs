@@ -139,6 +139,11 @@ pub struct RunFlags {
     #[arg(long, env = "CODEXSTORE_KEYRING_DIR", help_heading = "Store")]
     pub keyring_dir: Option<PathBuf>,
 
+    /// File with a passphrase of 12 to 1,024 bytes that the key is derived from, in place of a keyring. (PBKDF2-HMAC-SHA256; a
+    /// newline at its end does not count.)
+    #[arg(long, env = "CODEXSTORE_PASSPHRASE_FILE", help_heading = "Store")]
+    pub passphrase_file: Option<PathBuf>,
+
     /// Keep the data unencrypted: anyone who can read the disk can read the data.
     #[arg(long, env = "CODEXSTORE_NO_ENCRYPTION", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     pub no_encryption: bool,

@@ -209,6 +209,7 @@ fn greet(settings: &Settings) {
     let keys = match &settings.keys {
         Keys::None => "none".to_string(),
         Keys::Dir(dir) => dir.display().to_string(),
+        Keys::Passphrase(file) => format!("passphrase in {}", file.display()),
     };
     let who = &settings.identity;
     tracing::info!(

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use codexstore::{
-    Compression, Durability, Encryption, KeySize, Keyring, Options, Retention, Strategy,
-};
+use codexstore::{Compression, Durability, Encryption, KeySize, Options, Retention, Strategy};
 
 use crate::access::Access;
 use crate::flags::{
@@ -49,6 +47,8 @@ pub enum Keys {
     None,
     /// A keyring in this directory.
     Dir(PathBuf),
+    /// Derived from the passphrase in this file.
+    Passphrase(PathBuf),
 }
 
 /// Bounds and deadlines of the protocols.
@@ -145,13 +145,11 @@ impl Settings {
     pub fn from_flags(flags: RunFlags) -> Result<Settings> {
         let retention = retention(&flags)?;
         let tracing = spans::tracing(&flags)?;
-        let keys = match (flags.no_encryption, flags.keyring_dir) {
-            (true, Some(_)) => bail!(
-                "--no-encryption and --keyring-dir exclude each other: say which one is meant"
-            ),
-            (true, None) => Keys::None,
-            (false, dir) => Keys::Dir(dir.unwrap_or_else(|| "/etc/codexstore/keyring".into())),
-        };
+        let keys = keys(
+            flags.no_encryption,
+            flags.keyring_dir,
+            flags.passphrase_file,
+        )?;
         ensure!(
             !flags.await_restore || flags.admin_listen.is_some(),
             "--await-restore wants --admin-listen: backups are restored over it"
@@ -239,9 +237,9 @@ impl Settings {
         })
     }
 
-    /// Options to open the store with that keyring.
-    pub fn options(&self, keyring: Option<Keyring>) -> Options {
-        let mut options = Options::new(keyring.map_or(Encryption::None, Encryption::Keyring));
+    /// Options to open the store with those keys.
+    pub fn options(&self, encryption: Encryption) -> Options {
+        let mut options = Options::new(encryption);
         options.key_size = self.key_size;
         options.strategy = self.strategy;
         options.retention = self.retention;
@@ -252,6 +250,18 @@ impl Settings {
         options.max_value = self.limits.max_value;
         options
     }
+}
+
+/// One of the three.
+fn keys(none: bool, dir: Option<PathBuf>, passphrase: Option<PathBuf>) -> Result<Keys> {
+    Ok(match (none, dir, passphrase) {
+        (true, None, None) => Keys::None,
+        (false, None, Some(file)) => Keys::Passphrase(file),
+        (false, dir, None) => Keys::Dir(dir.unwrap_or_else(|| "/etc/codexstore/keyring".into())),
+        _ => bail!(
+            "--no-encryption, --keyring-dir and --passphrase-file exclude each other: say which one is meant"
+        ),
+    })
 }
 
 /// What a ledger may forget; other stores have nothing to keep.
@@ -476,6 +486,11 @@ mod tests {
         refused(&["--socket", "relative.sock"], "absolute");
         refused(&["--socket-mode", "0444"], "write permission");
         refused(&["--no-encryption", "--keyring-dir", "/k"], "exclude");
+        refused(&["--no-encryption", "--passphrase-file", "/p"], "exclude");
+        refused(
+            &["--keyring-dir", "/k", "--passphrase-file", "/p"],
+            "exclude",
+        );
         refused(&["--max-value", "65Mi"], "64Mi");
         refused(&["--max-value", "10%"], "percentage");
         refused(&["--max-disk", "1k"], "at least");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::crypto::Random;
@@ -144,6 +145,11 @@ impl Passphrase {
             iterations,
             Derived::default(),
         ))
+    }
+
+    /// Whether it is the same passphrase, whatever its count; takes as long where it is not.
+    pub fn is_same(&self, other: &Passphrase) -> bool {
+        self.0.secret.ct_eq(&other.0.secret).into()
     }
 
     /// Iterations for a new salt.
@@ -303,6 +309,15 @@ mod tests {
             .unwrap()
             .with_iterations(Passphrase::MIN_ITERATIONS)
             .unwrap()
+    }
+
+    #[test]
+    fn a_passphrase_is_the_same_whatever_its_count() {
+        let other = Passphrase::new(b"correct horse battery").unwrap();
+        assert!(passphrase().is_same(&other));
+        for text in [&b"correct horse batterz"[..], b"correct horse battery2"] {
+            assert!(!passphrase().is_same(&Passphrase::new(text).unwrap()));
+        }
     }
 
     #[test]

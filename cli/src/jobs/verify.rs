@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use codexstore::backup::{self, BackupInfo};
-use codexstore::{Encryption, Keyring};
+use codexstore::{Encryption, Keyring, Passphrase};
 use codexstore_api::encoding::hex;
 use codexstore_crds::codex_backup::{BackupMember, condition};
 use codexstore_crds::{names, status::bounded};
@@ -95,6 +95,10 @@ pub async fn verify(cluster: &Cluster, name: &str) -> Result<()> {
 fn encryption(member: &BackupMember) -> Result<Encryption> {
     if member.key_id.is_none() {
         return Ok(Encryption::None);
+    }
+    if let Some(file) = std::env::var_os(names::PASSPHRASE_ENV) {
+        let passphrase = Passphrase::load(Path::new(&file)).context("load the passphrase")?;
+        return Ok(Encryption::Passphrase(passphrase));
     }
     let keyring = Keyring::load(Path::new(names::KEYRING_DIR)).context("load the keyring")?;
     Ok(Encryption::Keyring(keyring))

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::additions;
 use crate::{
     CodexStore,
-    desired::{keyring_name, store_name},
+    desired::{keyring_items, keyring_name, store_name},
     names,
 };
 
@@ -92,7 +92,11 @@ pub(super) fn set_volumes(spec: &mut PodSpec, store: &CodexStore, pod_name: &str
         names::DATA_VOLUME.to_owned()
     };
     if store.spec.encryption.is_on() {
-        wanted.push(secret(names::KEYRING_VOLUME, keyring_name(store)));
+        let mut keyring = secret(names::KEYRING_VOLUME, keyring_name(store));
+        if let Some(source) = &mut keyring.secret {
+            source.items = keyring_items(store);
+        }
+        wanted.push(keyring);
     }
     wanted.push(secret(names::TLS_VOLUME, names::server_secret(name)));
     wanted.push(memory(names::NO_TOKEN_VOLUME));

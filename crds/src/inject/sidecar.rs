@@ -103,6 +103,12 @@ fn environment(store: &CodexStore, place: &Place) -> Vec<EnvVar> {
     if let Some(port) = metrics_port(store) {
         env.push(fixed("CODEXSTORE_METRICS_LISTEN", format!("[::]:{port}")));
     }
+    if store.spec.encryption.passphrase_entry().is_some() {
+        env.push(fixed(
+            names::PASSPHRASE_ENV,
+            names::PASSPHRASE_FILE.to_owned(),
+        ));
+    }
     if store.spec.restores_on_start() {
         env.push(fixed("CODEXSTORE_AWAIT_RESTORE", "true".to_owned()));
     }

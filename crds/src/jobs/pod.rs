@@ -18,7 +18,7 @@ use super::{
     SOURCE_KEYRING_DIR, TTL, Task,
 };
 use crate::backup::{BackupPolicy, Destination};
-use crate::desired::{keyring_name, labels, store_name};
+use crate::desired::{keyring_items, keyring_name, labels, store_name};
 use crate::names;
 use crate::store::CodexStore;
 
@@ -47,16 +47,14 @@ pub(super) fn job_spec(
             names::TLS_VOLUME,
             &names::backup_client_secret(store_name(store)),
             names::TLS_DIR,
+            None,
         ),
-        Task::Verify if store.spec.encryption.is_on() => parts.secret(
-            names::KEYRING_VOLUME,
-            &keyring_name(store),
-            names::KEYRING_DIR,
-        ),
+        Task::Verify if store.spec.encryption.is_on() => parts.keys(store),
         Task::Restore => parts.secret(
             names::TLS_VOLUME,
             &names::restore_client_secret(store_name(store)),
             names::TLS_DIR,
+            None,
         ),
         Task::Verify | Task::Prune => {}
     }
@@ -65,8 +63,10 @@ pub(super) fn job_spec(
             names::KEYRING_VOLUME,
             &keyring_name(store),
             names::KEYRING_DIR,
+            None,
         );
-        parts.secret("source-keyring", &origin.keyring(), SOURCE_KEYRING_DIR);
+        let theirs = origin.keyring();
+        parts.secret("source-keyring", &theirs, SOURCE_KEYRING_DIR, None);
     }
     let account = origin.and_then(Origin::account);
     let mut labels = pod_labels(store);
@@ -228,12 +228,27 @@ impl Parts {
         parts
     }
 
-    fn secret(&mut self, volume: &str, secret: &str, dir: &str) {
+    /// The store's keyring, or its passphrase.
+    fn keys(&mut self, store: &CodexStore) {
+        let items = keyring_items(store);
+        if items.is_some() {
+            self.env.push(EnvVar {
+                name: names::PASSPHRASE_ENV.to_owned(),
+                value: Some(names::PASSPHRASE_FILE.to_owned()),
+                value_from: None,
+            });
+        }
+        let secret = keyring_name(store);
+        self.secret(names::KEYRING_VOLUME, &secret, names::KEYRING_DIR, items);
+    }
+
+    fn secret(&mut self, volume: &str, secret: &str, dir: &str, items: Option<Vec<KeyToPath>>) {
         let source = Volume {
             name: volume.to_owned(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(secret.to_owned()),
                 default_mode: Some(0o440),
+                items,
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()

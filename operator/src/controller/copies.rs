@@ -193,6 +193,15 @@ fn check(
             store.spec.strategy
         )));
     }
+    let by_passphrase = |store: &CodexStore| store.spec.encryption.passphrase_entry().is_some();
+    let other = found.store.as_ref().filter(|source| by_passphrase(source));
+    if let Some(words) = other.or(Some(store).filter(|store| by_passphrase(store))) {
+        return Err(Not::Never(format!(
+            "cxs/{} has its keys from a passphrase, and a copy is handed from one keyring to another: move the data with \
+             `codexctl export` and `codexctl import`",
+            words.name_any()
+        )));
+    }
     let listed = found.backup.status.as_ref();
     let listed = listed.map(|s| s.members.as_slice()).unwrap_or_default();
     let mut copied: Vec<&BackupMember> = listed.iter().filter(|m| m.stored).collect();

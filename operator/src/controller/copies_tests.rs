@@ -304,6 +304,39 @@ async fn members_and_stores_that_do_not_fit_are_refused() {
     refused(open, "cxb/bad is not encrypted and cxs/orders is").await;
 }
 
+/// With keys from a Secret of the user's.
+fn with_own(mut store: CodexStore, keys: &Value) -> CodexStore {
+    store.spec.encryption = serde_json::from_value(json!({"keys": keys})).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_secret_of_the_users_is_mounted_as_one_of_ours_is_and_a_passphrase_is_refused() {
+    let api = cluster().await;
+    let mine = json!({"secretRef": {"name": "mine"}});
+    api.put(
+        &format!("{SHOP}/codexstores/sales"),
+        &with_own(theirs(), &mine),
+    );
+    api.put(
+        &format!("{CORE}/secrets/mine"),
+        &keyring_of(&theirs(), &["k1", "k2"]),
+    );
+    api.remove(&format!("{CORE}/secrets/cxs-sales-keyring"));
+    look_at(&api).await.unwrap();
+    let started = started(&api);
+    assert!(started.contains("cxs-orders-keyring mine"), "{started}");
+
+    let words = json!({"passphraseRef": {"name": "mine"}});
+    let from = |api: &FakeApi| {
+        let theirs = with_own(theirs(), &words);
+        api.put(&format!("{SHOP}/codexstores/sales"), &theirs);
+    };
+    refused(from, "cxs/sales has its keys from a passphrase").await;
+    let into = |api: &FakeApi| api.put(STORE, &with_own(ours(), &words));
+    refused(into, "cxs/orders has its keys from a passphrase").await;
+}
+
 #[tokio::test]
 async fn a_key_that_is_not_there_is_named_and_nothing_of_it_shown() {
     let secret = format!("{CORE}/secrets/cxs-sales-keyring");

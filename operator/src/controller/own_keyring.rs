@@ -1,13 +1,18 @@
-//! A keyring that the user brings (`encryption.keys.secretRef`): read, recorded and followed, and never written.
+//! A keyring that the user brings (`encryption.keys.secretRef`), or a passphrase (`passphraseRef`): read, recorded and followed, and
+//! never written. Of a passphrase the operator knows no key: each member derives its own, and the record has no ids.
 //!
 //! The record lets pods in, as it does for a keyring of ours, and says which keys there were: one that the user takes out of
 //! the Secret is missed for as long as something needs it ([`super::rotation`] finds that out, once the members were asked).
 
 use codexstore_crds::{CodexStore, desired, names};
+use k8s_openapi::api::core::v1::Secret;
 
 use super::keyring::{Facts, Happened, Plan, Seen, facts, recorded};
 use super::ownership::{Ownership, ownership};
 use super::problem::{self, Problem};
+
+/// Bytes that a member takes for a passphrase.
+const PASSPHRASE: std::ops::RangeInclusive<usize> = 12..=1024;
 
 /// Needs of a lost key that are named.
 const NAMED: usize = 3;
@@ -24,11 +29,16 @@ pub(super) fn plan(store: &CodexStore, seen: &Seen) -> Plan {
         return Plan::Broken(Problem::foreign("ConfigMap", &name, &why));
     }
     let recorded = seen.record.as_ref().map(recorded);
+    let passphrase = store.spec.encryption.passphrase_entry();
     let Some(secret) = &seen.secret else {
         let what = match recorded {
             None => format!(
-                "Secret {name}, which is to hold the keys of this store, is not there: create it, for example with \
-                 `codexctl key new --secret {name} | kubectl apply --server-side -f -`, and keep a copy of it"
+                "Secret {name}, which is to hold the keys of this store, is not there: create it, for example with `{}`, and keep a \
+                 copy of it",
+                create(&name, passphrase)
+            ),
+            Some(_) if passphrase.is_some() => format!(
+                "Secret {name} is gone, and what this store wrote can be read only with its passphrase: put it back. {GO_ON}"
             ),
             Some(recorded) => format!(
                 "Secret {name} is gone, and what this store wrote can be read only with its keys ({}): put it back. {GO_ON}",
@@ -37,12 +47,20 @@ pub(super) fn plan(store: &CodexStore, seen: &Seen) -> Plan {
         };
         return Plan::Broken(Problem::new(problem::SECRET_MISSING, what));
     };
-    let mut facts = match facts(secret) {
+    let read = match passphrase {
+        Some(entry) => passphrase_facts(secret, entry),
+        None => facts(secret),
+    };
+    let mut facts = match read {
         Ok(facts) => facts,
         Err(why) => {
-            let what = format!(
-                "Secret {name} is not a keyring: {why}. {GO_ON}; put it right, or back as it was"
-            );
+            let kind = if passphrase.is_some() {
+                "holds no passphrase for this store"
+            } else {
+                "is not a keyring"
+            };
+            let what =
+                format!("Secret {name} {kind}: {why}. {GO_ON}; put it right, or back as it was");
             return Plan::Broken(Problem::new(problem::KEY_MALFORMED, what));
         }
     };
@@ -60,6 +78,39 @@ pub(super) fn plan(store: &CodexStore, seen: &Seen) -> Plan {
         return Plan::Update(facts, Happened::Nothing);
     }
     Plan::Steady(facts)
+}
+
+fn create(name: &str, passphrase: Option<&str>) -> String {
+    match passphrase {
+        Some(entry) => format!("kubectl create secret generic {name} --from-file={entry}=FILE"),
+        None => format!("codexctl key new --secret {name} | kubectl apply --server-side -f -"),
+    }
+}
+
+/// Reads a Secret as one with a passphrase, by the rules that the sidecar has. Nothing of it is told, its length neither.
+fn passphrase_facts(secret: &Secret, entry: &str) -> Result<Facts, String> {
+    let data = secret.data.as_ref();
+    let text = data
+        .and_then(|data| data.get(entry))
+        .ok_or_else(|| format!("the entry `{entry}` is missing"))?;
+    let text = text
+        .0
+        .strip_suffix(b"\n")
+        .map_or(text.0.as_slice(), |line| {
+            line.strip_suffix(b"\r").unwrap_or(line)
+        });
+    if !PASSPHRASE.contains(&text.len()) {
+        let (least, most) = (PASSPHRASE.start(), PASSPHRASE.end());
+        return Err(format!(
+            "the passphrase in its entry `{entry}` does not have {least} to {most} bytes"
+        ));
+    }
+    Ok(Facts {
+        secret_uid: secret.metadata.uid.clone().unwrap_or_default(),
+        current: names::PASSPHRASE_NAME.to_owned(),
+        ids: Vec::new(),
+        lost: Vec::new(),
+    })
 }
 
 fn without(all: &[String], those: &[String]) -> Vec<String> {

@@ -154,6 +154,50 @@ fn a_half_written_or_emptied_secret_is_told_without_its_content() {
 }
 
 #[test]
+fn a_passphrase_is_looked_at_by_its_length_alone_which_is_not_told() {
+    let mut store = fixtures::store();
+    let keys = json!({"keys": {"passphraseRef": {"name": "mine"}}});
+    store.spec.encryption = serde_json::from_value(keys).unwrap();
+    let check = |entries: &[(&str, &[u8])], known: bool| {
+        let mut secret = secret("u", "a", &[]);
+        let entries = entries.iter();
+        let entries = entries.map(|(id, text)| ((*id).to_owned(), ByteString(text.to_vec())));
+        secret.data = Some(entries.collect());
+        let seen = Seen {
+            secret: Some(secret),
+            record: known.then(|| record("u", &[])),
+            holders: Vec::new(),
+        };
+        plan(&store, &seen)
+    };
+    // What else is in the Secret does not matter.
+    let good = [("passphrase", &b"twelve bytes\n"[..]), ("user", b"me")];
+    let first = check(&good, false);
+    assert!(
+        matches!(first, Plan::Record(facts, _) if facts.current == "passphrase" && facts.ids.is_empty())
+    );
+    assert!(matches!(check(&good, true), Plan::Steady(_)));
+    for text in [&b"eleven byte"[..], b"eleven byte\r\n", &[b'x'; 1025]] {
+        broken(
+            check(&[("passphrase", text)], true),
+            "KeyMalformed",
+            &["holds no passphrase", "12 to 1024 bytes"],
+        );
+    }
+    broken(
+        check(&[("words", b"twelve bytes")], true),
+        "KeyMalformed",
+        &["the entry `passphrase` is missing"],
+    );
+    let seen = Seen::default();
+    broken(
+        plan(&store, &seen),
+        "SecretMissing",
+        &["kubectl create secret generic mine --from-file=passphrase=FILE"],
+    );
+}
+
+#[test]
 fn a_record_that_is_somebody_elses_is_left_alone() {
     let mut foreign = record("u", &["a"]);
     foreign.metadata.labels = None;

@@ -9,13 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codexstore::{Code, Error, Keyring, Options, Replacement, Store, needed_keys};
+use codexstore::{
+    Code, Encryption, Error, Keyring, Options, Passphrase, Replacement, Store, needed_keys,
+};
 use codexstore_api::status::State;
 use tracing::{error, info, warn};
 
 use super::Engine;
 use super::local::{Local, state_of};
-use super::restore::{Order, keyring};
+use super::restore::{Order, encryption};
 use crate::settings::{Keys, Settings};
 use crate::watch::{Fingerprint, Refused};
 
@@ -40,6 +42,8 @@ pub struct Owner {
     local: Arc<Local>,
     /// The keyring's files as last read.
     seen: Option<Fingerprint>,
+    /// What the store was opened with, where that is a passphrase.
+    passphrase: Option<Passphrase>,
     /// When a keyring that was refused is tried again.
     refused: Refused,
     next_look: Instant,
@@ -59,6 +63,7 @@ impl Owner {
             settings,
             local,
             seen: None,
+            passphrase: None,
             refused: Refused::default(),
             next_look: Instant::now(),
             next_open: Some(Instant::now()),
@@ -128,10 +133,12 @@ impl Owner {
         next.saturating_duration_since(Instant::now())
     }
 
-    fn keyring_dir(&self) -> Option<&Path> {
+    /// The directory whose changes are followed.
+    fn keys_dir(&self) -> Option<&Path> {
         match &self.settings.keys {
             Keys::None => None,
             Keys::Dir(dir) => Some(dir),
+            Keys::Passphrase(file) => file.parent(),
         }
     }
 
@@ -203,12 +210,16 @@ impl Owner {
     }
 
     fn try_open(&mut self) -> codexstore::Result<Store> {
-        if let Some(dir) = self.keyring_dir() {
+        if let Some(dir) = self.keys_dir() {
             // Looked at first: a change while it is read is then seen at the next look.
             self.seen = Fingerprint::of(dir);
             self.refused = Refused::default();
         }
-        let mut options = self.settings.options(keyring(&self.settings)?);
+        let encryption = encryption(&self.settings)?;
+        if let Encryption::Passphrase(passphrase) = &encryption {
+            self.passphrase = Some(passphrase.clone());
+        }
+        let mut options = self.settings.options(encryption);
         // A restore that was cut after its decision, and room for what it set aside.
         let replacement = Replacement::of(&self.settings.data_dir);
         replacement.finish()?;
@@ -236,7 +247,7 @@ impl Owner {
 
     /// Loads the keyring anew if its files changed.
     fn look_at_keyring(&mut self) {
-        let Some(dir) = self.keyring_dir().map(Path::to_path_buf) else {
+        let Some(dir) = self.keys_dir().map(Path::to_path_buf) else {
             return;
         };
         let now = Fingerprint::of(&dir);
@@ -253,19 +264,12 @@ impl Owner {
         let Ok(store) = self.local.store() else {
             return;
         };
-        let loaded = Keyring::load(&dir).and_then(|keyring| {
-            let ids: Vec<String> = keyring.ids().map(ToString::to_string).collect();
-            let current = keyring.current().to_string();
-            store.reload_keyring(keyring)?;
-            Ok((current, ids))
-        });
+        let loaded = match &self.settings.keys {
+            Keys::Passphrase(file) => self.is_as_it_was(file),
+            Keys::Dir(_) | Keys::None => load(&dir, &store),
+        };
         match loaded {
-            Ok((current, ids)) => {
-                info!(
-                    current,
-                    loaded = ids.join(","),
-                    "the keyring was loaded anew"
-                );
+            Ok(()) => {
                 self.local.notice(None);
                 self.refused = Refused::default();
                 self.seen = now;
@@ -279,6 +283,21 @@ impl Owner {
                 self.seen = now;
             }
         }
+    }
+
+    /// A store that runs keeps the passphrase that it was opened with.
+    fn is_as_it_was(&self, file: &Path) -> codexstore::Result<()> {
+        let now = Passphrase::load(file)?;
+        if self
+            .passphrase
+            .as_ref()
+            .is_some_and(|was| was.is_same(&now))
+        {
+            return Ok(());
+        }
+        let what = "the passphrase is another one than the store was opened with, and will not open it: put that back, or change \
+                    it with `codexctl passphrase --change` while the store is closed";
+        Err(Error::new(Code::WrongKey, what))
     }
 
     /// A poisoned store goes on with reads for a while and is then opened again, which does not
@@ -323,6 +342,20 @@ impl Owner {
             }
         }
     }
+}
+
+/// Gives a store that runs the keyring as its files are now.
+fn load(dir: &Path, store: &Store) -> codexstore::Result<()> {
+    let keyring = Keyring::load(dir)?;
+    let ids: Vec<String> = keyring.ids().map(ToString::to_string).collect();
+    let current = keyring.current().to_string();
+    store.reload_keyring(keyring)?;
+    info!(
+        current,
+        loaded = ids.join(","),
+        "the keyring was loaded anew"
+    );
+    Ok(())
 }
 
 fn millis(duration: Duration) -> u64 {

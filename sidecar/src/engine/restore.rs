@@ -8,7 +8,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, mpsc};
 
 use codexstore::backup::{self, BackupInfo};
-use codexstore::{Code, Error, Keyring, Options, Replacement, Result, Store};
+use codexstore::{
+    Code, Encryption, Error, Keyring, Options, Passphrase, Replacement, Result, Store,
+};
 use tracing::info;
 
 use crate::settings::{Keys, Settings};
@@ -58,7 +60,7 @@ impl Restorer {
         }
         let replacement = Replacement::of(&settings.data_dir);
         let staging = replacement.prepare()?;
-        let options = settings.options(keyring(settings)?);
+        let options = settings.options(encryption(settings)?);
         let options = within(options, &replacement)?;
         let restored = backup::restore(&staging, from, &options)?;
         replacement.commit()?;
@@ -99,11 +101,12 @@ impl Restorer {
     }
 }
 
-/// The keyring of a store with these settings, as its files are now.
-pub fn keyring(settings: &Settings) -> Result<Option<Keyring>> {
+/// The keys of a store with these settings, as its files are now.
+pub fn encryption(settings: &Settings) -> Result<Encryption> {
     match &settings.keys {
-        Keys::None => Ok(None),
-        Keys::Dir(dir) => Keyring::load(dir).map(Some),
+        Keys::None => Ok(Encryption::None),
+        Keys::Dir(dir) => Keyring::load(dir).map(Encryption::Keyring),
+        Keys::Passphrase(file) => Passphrase::load(file).map(Encryption::Passphrase),
     }
 }
 

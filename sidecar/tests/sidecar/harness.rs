@@ -55,7 +55,10 @@ impl Place {
         command.arg("run");
         command.arg("--data-dir").arg(self.path("data"));
         command.arg("--socket").arg(self.socket());
-        if !args.contains(&"--no-encryption") {
+        if !args
+            .iter()
+            .any(|arg| ["--no-encryption", "--passphrase-file"].contains(arg))
+        {
             command.arg("--keyring-dir").arg(self.path("keyring"));
         }
         command.args(["--max-disk", "256Mi", "--log-level", "debug"]);

@@ -118,3 +118,59 @@ fn every_key_size_works() {
         );
     }
 }
+
+#[test]
+fn a_passphrase_opens_what_it_wrote_and_another_one_does_not() {
+    let place = Place::new();
+    let write = |text: &str| std::fs::write(place.path("passphrase"), text).unwrap();
+    write("correct horse battery\n");
+    let path = place.path("passphrase");
+    let args = ["--passphrase-file", path.to_str().unwrap()];
+    let mut s = place.ready(&args);
+    s.put("k", b"value");
+    let status = s.status();
+    assert!(
+        status.key_id.starts_with("passphrase-"),
+        "{}",
+        status.key_id
+    );
+    assert_eq!(status.needed_key_ids, Some(vec![status.key_id.clone()]));
+
+    // A store that runs keeps what it was opened with, and says what would become of it.
+    write("another horse battery");
+    s.until("it says so", |s| s.status().message.is_some());
+    let message = s.status().message.unwrap();
+    assert!(
+        message.contains("will not open it") && !message.contains("horse"),
+        "{message}"
+    );
+    assert_eq!(s.put("k", b"more").status, 204);
+    write("correct horse battery");
+    s.until("it is well again", |s| s.status().message.is_none());
+    assert!(s.terminate().success());
+
+    let before = place.fingerprint();
+    for (text, code) in [
+        ("another horse battery", "wrong-key"),
+        ("short", "invalid-keyring"),
+    ] {
+        write(text);
+        let mut s = place.start(&args);
+        s.until("it has tried", |s| s.status().state == State::KeyError);
+        assert_eq!(s.get("/v1/keys/k").problem().code, code);
+        assert!(!s.log().contains("horse"), "{}", s.log());
+        assert!(s.terminate().success());
+    }
+    let mut keyring = place.start(&[]);
+    keyring.until("it has tried", |s| s.status().state == State::KeyError);
+    assert_eq!(
+        keyring.get("/v1/keys/k").problem().code,
+        "encryption-mismatch"
+    );
+    assert!(keyring.terminate().success());
+    assert_eq!(place.fingerprint(), before, "nothing on disk has changed");
+    let s = place.start(&args);
+    write("correct horse battery");
+    s.until("it heals", |s| s.get("/readyz").status == 200);
+    assert_eq!(s.get("/v1/keys/k").text(), "more");
+}

@@ -1,4 +1,4 @@
-//! Keys in a Secret of the user's: followed, and never written.
+//! Keys, or a passphrase, in a Secret of the user's: followed, and never written.
 
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, namespace, wait};
@@ -355,15 +355,13 @@ fn another_secret_is_for_pods_that_are_made_anew_and_the_source_cannot_change() 
     let managed = json!({"spec": {"encryption": {"keys": {"secretRef": null, "managed": {}}}}});
     let refused = ns.cluster.patch(&path, &managed).unwrap_err();
     assert!(
-        refused
-            .message
-            .contains("between `managed` and `secretRef`"),
+        refused.message.contains("between `managed`, `secretRef`"),
         "{refused}"
     );
     let both = json!({"spec": {"encryption": {"keys": {"managed": {}}}}});
     let refused = ns.cluster.patch(&path, &both).unwrap_err();
     assert!(
-        refused.message.contains("both `managed` and `secretRef`"),
+        refused.message.contains("more than one source"),
         "{refused}"
     );
     let ours = json!({"encryption": {"keys": {"secretRef": {"name": "cxs-orders-ca"}}}});
@@ -378,4 +376,74 @@ fn another_secret_is_for_pods_that_are_made_anew_and_the_source_cannot_change() 
     let refused = ns.refused(&objects::pod_with("web-1", Some("orders"), curious));
     assert!(refused.contains("Secret mine-2"), "{refused}");
     untouched(&ns, "secrets/mine-2");
+}
+
+#[test]
+fn a_passphrase_opens_members_and_backups_and_another_one_does_not() {
+    let Some(ns) = namespace("own-words") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    let words = |text: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "stringData": {"words": text, "user": "me"}});
+    replace(&ns, &words("too short"));
+    let mut spec = spec("mine");
+    spec["encryption"]["keys"] = json!({"passphraseRef": {"name": "mine", "key": "words"}});
+    ns.create(&objects::store("orders", spec));
+    let told = keys_are(&ns, "False", "KeyMalformed");
+    assert!(told.contains("12 to 1024 bytes"), "{told}");
+    replace(&ns, &words("canary horse battery"));
+    keys_are(&ns, "True", "KeyringReady");
+    members(&ns, 2, objects::pod_spec(IDLE));
+    for pod in ["web-0", "web-1"] {
+        assert_eq!(ns.put(pod, "k", pod), 201);
+        let id = member(&ns, pod)["keyId"].clone();
+        assert!(id.as_str().unwrap().starts_with("passphrase-"), "{id}");
+    }
+    take(&ns, "now");
+    ns.delete_and_wait("pods/web-0");
+    ns.pod_ready("web-0");
+    assert_eq!(ns.value("web-0", "k"), Some("web-0".to_owned()));
+    assert_eq!(ns.put("web-0", "k", "later"), 204);
+    ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back"},
+        "spec": {"storeRef": {"name": "orders"}, "members": [{"pod": "web-0"}]}}));
+    wait::until("it is restored", wait::LONG, || {
+        match ns.value("web-0", "k") {
+            Some(value) if value == "web-0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    ns.create(&rotation("no"));
+    let no = rotation_is(&ns, "no", "it is refused", |s| s["phase"] == "Failed");
+    assert!(
+        no["message"].as_str().unwrap().contains("passphrase"),
+        "{no}"
+    );
+
+    // Another one: members that run go on, and say that it will not open them.
+    replace(&ns, &words("canary horse stable"));
+    wait::until("a member says so", 2 * wait::LONG, || {
+        let said = member(&ns, "web-1");
+        let message = said["message"].as_str().unwrap_or_default();
+        if message.contains("will not open it") {
+            Ok(())
+        } else {
+            Err(said.to_string())
+        }
+    });
+    assert_eq!(ns.put("web-1", "k", "goes on"), 204);
+    ns.delete_and_wait("pods/web-1");
+    ns.status("orders", "the new member has a key error", |s| {
+        s["members"][1]["state"] == "KeyError"
+    });
+    replace(&ns, &words("canary horse battery"));
+    heals(&ns, "web-1");
+    assert_eq!(ns.value("web-1", "k"), Some("goes on".to_owned()));
+    untouched(&ns, SECRET);
+    let store = ns.get("codexstores/orders").unwrap();
+    let said = format!(
+        "{store}{}{}",
+        ns.get("events").unwrap(),
+        ns.log("web-1", "codexstore")
+    );
+    assert!(!said.contains("canary"), "{said}");
 }

@@ -25,11 +25,19 @@ pub async fn refuse(
     secret: &str,
 ) -> Result<(), Error> {
     for rotation in open {
-        let why = format!(
-            "the keys of CodexStore {} are those of the Secret {secret}, which the operator never changes: put a new key into it and make \
+        let why = if look.store.spec.encryption.passphrase_entry().is_some() {
+            format!(
+                "the keys of CodexStore {} are derived from the passphrase in Secret {secret}, which cannot be changed while members \
+                 run: `codexctl passphrase --change` does it with a store that is closed",
+                look.store.name_any()
+            )
+        } else {
+            format!(
+                "the keys of CodexStore {} are those of the Secret {secret}, which the operator never changes: put a new key into it and make \
              that current there, and members wrap their data keys with it by themselves; no CodexKeyRotation is needed",
-            look.store.name_any()
-        );
+                look.store.name_any()
+            )
+        };
         Writer::of(look, rotation).fail(&why).await?;
     }
     Ok(())
@@ -49,7 +57,10 @@ pub async fn follow(
     let before = look.store.status.as_ref();
     let known = before.map(|s| s.encryption_keys.as_slice());
     let missing = missing(look, facts, secret).await?;
-    seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
+    // Of a passphrase each member derives its own.
+    if look.store.spec.encryption.passphrase_entry().is_none() {
+        seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
+    }
     if !missing.is_empty() {
         // Looked at each time, so that it heals soon after it is put right.
         look.shared.remember(look.store, Memory::forget_keyring);

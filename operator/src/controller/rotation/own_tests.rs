@@ -186,6 +186,36 @@ async fn what_is_half_written_is_told_and_what_was_known_stays() {
 }
 
 #[tokio::test]
+async fn a_passphrase_has_no_keys_to_list_and_none_to_miss() {
+    let mut spec = claim_store("1Gi");
+    let keys = json!({"keys": {"passphraseRef": {"name": "mine", "key": "words"}}});
+    spec.spec.encryption = serde_json::from_value(keys).unwrap();
+    let api = with(&spec).await;
+    api.put(
+        CLAIM,
+        &desired::member_claim(&spec, "web-0", false).unwrap(),
+    );
+    let words = json!({"metadata": {"name": "mine"}, "data": {"words": "Y29ycmVjdCBob3JzZQ=="}});
+    api.put(MINE, &words);
+    for _ in 0..2 {
+        look(&api, &[]).await.unwrap();
+        assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+    }
+    let now = status(&api);
+    assert_eq!(now.key_id.as_deref(), Some("passphrase"));
+    assert_eq!(now.encryption_keys, []);
+    assert_eq!(api.get(RECORD).unwrap()["data"]["keyIds"], "");
+    api.put(
+        MINE,
+        &json!({"metadata": {"name": "mine"}, "data": {"words": "c2hvcnQ="}}),
+    );
+    look(&api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "KeysReady"), pair("False", "KeyMalformed"));
+    assert!(!told(&api, "KeyPromoted") && !told(&api, "KeyRotated"));
+    untouched(&api);
+}
+
+#[tokio::test]
 async fn another_name_is_followed_by_the_next_look() {
     let api = with(&own(store())).await;
     write(&api, "a", &["a"]);

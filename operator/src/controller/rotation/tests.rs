@@ -26,7 +26,7 @@ fn rotating(policy: RotationPolicy) -> CodexStore {
         managed: Some(Managed {
             rotation: Some(policy),
         }),
-        secret_ref: None,
+        ..Keys::default()
     });
     store
 }

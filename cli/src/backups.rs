@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Subcommand;
 use codexstore_crds::CodexBackup;
-use codexstore_crds::codex_backup::{BackupMember, condition};
+use codexstore_crds::codex_backup::{BackupMember, StoredKeyring, condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use serde::Serialize;
@@ -92,6 +92,12 @@ struct Facts {
     completed_at: Option<Time>,
     location: Option<String>,
     message: Option<String>,
+    /// The sealed keyring beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyring: Option<StoredKeyring>,
+    /// Why there is none, where there is to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyring_message: Option<String>,
     /// Of one that is shown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<BackupMember>,
@@ -100,8 +106,9 @@ struct Facts {
 impl Facts {
     fn of(backup: CodexBackup) -> Facts {
         let status = backup.status.clone().unwrap_or_default();
-        let mut conditions = status.conditions.into_iter();
-        let verified = conditions.find(|c| c.type_ == condition::VERIFIED);
+        let find = |type_| status.conditions.iter().find(|c| c.type_ == type_).cloned();
+        let verified = find(condition::VERIFIED);
+        let escrowed = find(condition::KEY_ESCROWED).filter(|c| c.status != "True");
         Facts {
             name: backup.name_any(),
             store: backup.spec.store_ref.name,
@@ -115,6 +122,8 @@ impl Facts {
             completed_at: status.completed_at,
             location: status.location,
             message: status.message,
+            keyring: status.keyring,
+            keyring_message: escrowed.map(|c| c.message),
             members: status.members,
         }
     }
@@ -176,6 +185,10 @@ async fn show(name: &str, place: &InCluster, format: Format) -> Result<()> {
         ("Began", time(facts.started_at.as_ref())),
         ("Ended", time(facts.completed_at.as_ref())),
         ("Stored at", facts.location),
+        (
+            "Keyring",
+            facts.keyring.map(|k| k.file).or(facts.keyring_message),
+        ),
     ] {
         if let Some(value) = value {
             table.row(vec![label.to_owned(), value]);

@@ -36,6 +36,14 @@ impl Coded {
         }
     }
 
+    /// What is encrypted cannot be opened with this.
+    pub fn encryption(message: impl Into<String>) -> Self {
+        Self {
+            exit: codes::EXIT_ENCRYPTION,
+            message: message.into(),
+        }
+    }
+
     /// Another writer was first.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self {

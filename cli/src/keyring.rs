@@ -79,8 +79,8 @@ pub fn set_current(dir: &Path, id: &KeyId) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// In the place of what an interrupted run left.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file for its owner alone, in the place of what an interrupted run left.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -114,12 +114,16 @@ pub struct CodexBackupStatus {
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<BackupMember>,
 
+    /// The sealed keyring that is stored beside the members, where the store's spec asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<StoredKeyring>,
+
     /// What went wrong, or what is being done.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
 
-    /// Completed and Verified.
+    /// Completed and Verified, and `KeyEscrowed` where a sealed keyring is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -169,6 +173,21 @@ pub struct BackupMember {
     pub message: Option<String>,
 }
 
+/// A sealed keyring beside the files of a backup. No key can be read from it without an identity of one of its recipients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredKeyring {
+    /// File within the backup's directory.
+    #[schemars(length(max = 300))]
+    pub file: String,
+    /// SHA-256 of all bytes.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+    /// When it was sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_at: Option<Time>,
+}
+
 /// Values of [`CodexBackupStatus::phase`].
 pub mod phase {
     /// Its Job has not begun.
@@ -189,6 +208,8 @@ pub mod condition {
     pub const COMPLETED: &str = "Completed";
     /// Every stored member was opened with its key, and is what the member said.
     pub const VERIFIED: &str = "Verified";
+    /// A sealed keyring with the key of every stored member is stored beside them, and was read back.
+    pub const KEY_ESCROWED: &str = "KeyEscrowed";
 }
 
 impl CodexBackupStatus {

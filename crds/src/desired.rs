@@ -158,6 +158,21 @@ pub fn keyring_record(
     }
 }
 
+/// The keyring as it was sealed for the escrow. It has no owner: where the Secret is lost, this is a way back to its keys.
+pub fn escrow(store: &CodexStore, sealed_from: &str, data: BTreeMap<String, String>) -> ConfigMap {
+    let name = names::escrow(store_name(store));
+    let mut metadata = metadata(store, name, component::KEYRING, false);
+    metadata.annotations = Some(BTreeMap::from([(
+        names::SEALED_FROM_ANNOTATION.to_owned(),
+        sealed_from.to_owned(),
+    )]));
+    ConfigMap {
+        metadata,
+        data: Some(data),
+        ..ConfigMap::default()
+    }
+}
+
 /// A certificate and its key, with the authority's certificates, under one of [`names`]'s names.
 pub fn tls_secret(store: &CodexStore, name: String, crt: &str, key: &str, ca: &str) -> Secret {
     let data = [("tls.crt", crt), ("tls.key", key), ("ca.crt", ca)];

@@ -47,6 +47,14 @@ impl Encryption {
         self.none.is_none()
     }
 
+    /// Who is given the keyring, sealed, with each backup: age public keys. None where that is not asked for.
+    pub fn escrow_recipients(&self) -> &[String] {
+        let keys = self.keys.as_ref().filter(|_| self.is_on());
+        let managed = keys.and_then(|keys| keys.managed.as_ref());
+        let escrow = managed.and_then(|managed| managed.escrow.as_ref());
+        escrow.map_or(&[], |escrow| &escrow.recipients)
+    }
+
     /// How its keys are rotated: as the spec says, or by hand only.
     pub fn rotation(&self) -> RotationPolicy {
         let managed = self.keys.as_ref().and_then(|keys| keys.managed.as_ref());
@@ -124,6 +132,23 @@ pub struct Managed {
     /// and old keys stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationPolicy>,
+
+    /// Who is given the keyring, sealed, beside each backup, so that backups can be opened when the cluster is gone. Without it the
+    /// condition `KeyEscrowed` is False: keep a copy of the keyring yourself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<Escrow>,
+}
+
+/// Where copies of the keyring go.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Escrow {
+    /// age public keys, as `age-keygen` prints them: `age1` and 58 characters. Each of their owners can open the keyring by himself, and
+    /// with it all that the store wrote. At most 16; those of plugins (`age1yubikey1…`) and of ssh are not taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 128)))]
+    #[x_kube(validation = Rule::new("self.all(r, r.matches('^age1[02-9ac-hj-np-z]{58}$'))").message("escrow.recipients are age public keys, each `age1` and 58 characters, as `age-keygen` prints them behind `Public key:`; an AGE-SECRET-KEY belongs nowhere in a cluster"))]
+    pub recipients: Vec<String>,
 }
 
 /// An object without fields: its presence says everything.

@@ -14,7 +14,7 @@ use kube::Resource as _;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupPolicy, Destination};
-use crate::codex_backup::{BackupMember, CodexBackup};
+use crate::codex_backup::{BackupMember, CodexBackup, StoredKeyring};
 use crate::desired::{labels, owner_reference, store_name};
 use crate::names;
 use crate::store::CodexStore;
@@ -103,10 +103,16 @@ pub struct Manifest {
     pub stored_at: i64,
     /// Its members, also those that are not stored.
     pub members: Vec<BackupMember>,
+    /// The sealed keyring beside them, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<StoredKeyring>,
 }
 
 /// What the name of a file with a [`Manifest`] begins with, and ends with.
 pub const MANIFEST: (&str, &str) = ("members-", ".json");
+
+/// What the name of a sealed keyring begins with, and ends with.
+pub const SEALED_KEYRING: (&str, &str) = ("keyring-", ".age");
 
 /// A destination as people write it.
 pub fn location(destination: &Destination, directory: &str) -> String {
@@ -354,6 +360,26 @@ mod tests {
             .spec
             .unwrap();
         assert!(mounted(&pod(spec)).is_empty());
+    }
+
+    #[test]
+    fn a_job_that_takes_a_backup_has_the_sealed_keyring_where_the_spec_asks_for_it() {
+        let config_maps = |spec: &str, task| {
+            let store = store(spec);
+            let made = job(&store, &backup(&store, "now"), task, &cfg()).unwrap();
+            let pod = pod(made.spec.unwrap());
+            let volumes = pod.volumes.into_iter().flatten();
+            let maps = volumes.filter_map(|v| v.config_map);
+            maps.map(|map| (map.name, map.optional)).collect::<Vec<_>>()
+        };
+        let escrow = "{backup: {destination: {claim: b}}, encryption: {keys: {managed: {escrow: {recipients: [age1x]}}}}}";
+        let wanted = [("cxs-orders-escrow".to_owned(), Some(true))];
+        assert_eq!(config_maps(escrow, Task::Backup), wanted);
+        assert_eq!(config_maps(escrow, Task::Verify), []);
+        assert_eq!(config_maps(escrow, Task::Prune), []);
+        assert_eq!(config_maps(CLAIM, Task::Backup), []);
+        let none = escrow.replace("[age1x]", "[]");
+        assert_eq!(config_maps(&none, Task::Backup), []);
     }
 
     #[test]

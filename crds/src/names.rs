@@ -28,6 +28,8 @@ pub const SPEC_HASH_ANNOTATION: &str = "codexstore.dev/spec-hash";
 pub const INJECTED_BY_ANNOTATION: &str = "codexstore.dev/injected-by";
 /// Annotation set by the webhook where it chose the pod's fsGroup.
 pub const FS_GROUP_ANNOTATION: &str = "codexstore.dev/fs-group";
+/// Annotation of the sealed keyring: a hash of what it was made from (never of keys), and of itself.
+pub const SEALED_FROM_ANNOTATION: &str = "codexstore.dev/sealed-from";
 /// Annotation of a member's claim: the pod that it belongs to (a label has room for 63 characters only).
 pub const POD_ANNOTATION: &str = "codexstore.dev/pod";
 
@@ -44,6 +46,10 @@ pub const SOCKET_VOLUME: &str = "codexstore-socket";
 pub const DATA_VOLUME: &str = "codexstore-data";
 /// Volume with the keyring Secret.
 pub const KEYRING_VOLUME: &str = "codexstore-keyring";
+/// Volume of a backup's Job with the sealed keyring.
+pub const ESCROW_VOLUME: &str = "codexstore-escrow";
+/// Where that is mounted.
+pub const ESCROW_DIR: &str = "/etc/codexstore/escrow";
 /// Volume with the admin listener's certificate.
 pub const TLS_VOLUME: &str = "codexstore-tls";
 /// Empty volume that hides the service account's token in the sidecar.
@@ -94,6 +100,13 @@ pub const MAX_OBJECT_NAME: usize = 253;
 /// Entry of the keyring Secret that names the current key.
 pub const KEYRING_CURRENT: &str = "current";
 
+/// Entry of the escrow's `ConfigMap` with the sealed keyring.
+pub const ESCROW_SEALED: &str = "keyring.age";
+/// Entry with the ids of the keys in it, with commas between.
+pub const ESCROW_IDS: &str = "keyIds";
+/// Entry that says when it was sealed.
+pub const ESCROW_TIME: &str = "sealedAt";
+
 /// Secret with the keyring, where the operator makes it.
 pub fn keyring_secret(store: &str) -> String {
     format!("cxs-{store}-keyring")
@@ -102,6 +115,11 @@ pub fn keyring_secret(store: &str) -> String {
 /// `ConfigMap` that records that there was a keyring. It outlives the CodexStore, as the keyring does.
 pub fn keyring_record(store: &str) -> String {
     keyring_secret(store)
+}
+
+/// `ConfigMap` with the sealed keyring, where the spec asks for one. It outlives the CodexStore too.
+pub fn escrow(store: &str) -> String {
+    format!("cxs-{store}-escrow")
 }
 
 /// Secret with the store's certificate authority; never mounted.

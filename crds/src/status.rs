@@ -58,6 +58,10 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring: Option<KeyringStatus>,
 
+    /// The keyring as it was last sealed for the escrow. Absent where that is not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<EscrowStatus>,
+
     /// The keys in the keyring, sorted by id; at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
@@ -76,7 +80,7 @@ pub struct CodexStoreStatus {
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<MemberStatus>,
 
-    /// Ready, Progressing, Degraded, `KeysReady`, and `LastBackupSucceeded` where there are to be backups.
+    /// Ready, Progressing, Degraded, `KeysReady`, `KeyEscrowed` where there are keys, and `LastBackupSucceeded` where there are to be backups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -137,6 +141,23 @@ pub struct KeyringStatus {
     /// UID of the Secret, as it was last good.
     #[schemars(length(max = 63))]
     pub secret_uid: String,
+}
+
+/// A sealed keyring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EscrowStatus {
+    /// Name of the `ConfigMap` that holds it.
+    #[schemars(length(max = 253))]
+    pub config_map_name: String,
+    /// To how many recipients it is sealed.
+    pub recipients: i32,
+    /// Ids of the keys in it, sorted; at most 64.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(max = 64)))]
+    pub key_ids: Vec<String>,
+    /// When it was sealed.
+    pub sealed_at: Time,
 }
 
 /// One member: one lasting copy of state, and the pod in which it lives.
@@ -265,6 +286,8 @@ pub mod condition {
     pub const LAST_BACKUP_SUCCEEDED: &str = "LastBackupSucceeded";
     /// The keyring is there and well-formed.
     pub const KEYS_READY: &str = "KeysReady";
+    /// The keyring is sealed to the recipients that the spec names, as it is now.
+    pub const KEY_ESCROWED: &str = "KeyEscrowed";
 }
 
 /// Values of [`CodexStoreStatus::phase`].

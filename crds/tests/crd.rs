@@ -191,6 +191,8 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         "{volume: {podVolume: state}}",
         "{volume: {ephemeral: {sizeLimit: 1073741824}}}",
         "{resources: {requests: {cpu: 1}, limits: {cpu: 1}}}",
+        "{encryption: {keys: {managed: {escrow: {recipients: []}}}}}",
+        "{encryption: {keys: {managed: {escrow: {recipients: [age1ff0yxkd98qfdk39ml3mnumhcdfe5wc8s0jf8xfngu7dfz5yh2pdqg29u5r]}}}}}",
         "{strategy: Ledger}",
         "{strategy: Ledger, keep: {age: 1h30m}}",
         "{strategy: Ledger, keep: {age: 8760h, revisions: 1}}",
@@ -258,6 +260,14 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
             "write `keys: {managed: {}}`",
         ),
         ("{encryption: {none: {}, keySize: 128}}", "drop `keySize`"),
+        (
+            "{encryption: {keys: {managed: {escrow: {recipients: [age1ff0yxkd98qfdk39ml3mnumhcdfe5wc8s0jf8xfngu7dfz5yh2pdqg29u5r, ssh-ed25519 AAAA]}}}}}",
+            "escrow.recipients are age public keys",
+        ),
+        (
+            "{encryption: {keys: {managed: {escrow: {recipients: [AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQS7N6X8]}}}}}",
+            "an AGE-SECRET-KEY belongs nowhere in a cluster",
+        ),
         (
             "{resources: {limits: {memory: 63Mi}, requests: {memory: 32Mi}}}",
             "limits.memory is at least 64Mi: write for example 256Mi",

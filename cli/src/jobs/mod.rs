@@ -4,6 +4,7 @@
 pub mod bucket;
 mod cluster;
 pub mod destination;
+mod escrow;
 mod feed;
 mod lease;
 mod member;

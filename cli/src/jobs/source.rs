@@ -249,6 +249,7 @@ mod tests {
                 backup: backup.to_owned(),
                 stored_at: at,
                 members: Vec::new(),
+                keyring: None,
             };
             let path = format!("shop/orders/{backup}/members-{at}.json");
             place
@@ -260,6 +261,8 @@ mod tests {
             .put("shop/orders/two/web-0.backup", vec![1])
             .await
             .unwrap();
+        let sealed = place.put("shop/orders/two/keyring-1a.age", vec![1]);
+        sealed.await.unwrap();
         assert_eq!(all(None).await.unwrap().len(), 2);
         let two = all(Some("two")).await.unwrap();
         assert_eq!((two.len(), two[0].stored_at), (1, 2));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use codexstore_api::bodies::BackupTold;
+use codexstore_crds::backup::BackupPolicy;
 use codexstore_crds::codex_backup::{
     BackupMember, CodexBackupSpec, CodexBackupStatus, condition, phase,
 };
@@ -16,6 +17,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::cluster::{Cluster, TAKER};
 use super::destination::Destination;
+use super::escrow;
 use super::lease::Holder;
 use super::member::{self, Credentials};
 use crate::failure::Coded;
@@ -101,6 +103,8 @@ struct Run<'a> {
     status: CodexBackupStatus,
     destination: Destination,
     directory: String,
+    /// Whether the sealed keyring goes with it.
+    escrowed: Option<Condition>,
 }
 
 impl<'a> Run<'a> {
@@ -135,6 +139,7 @@ impl<'a> Run<'a> {
             status,
             destination: Destination::of(&named)?,
             directory,
+            escrowed: None,
         })
     }
 
@@ -177,11 +182,13 @@ impl<'a> Run<'a> {
         }
         self.sum();
         if self.status.phase.as_deref() != Some(phase::FAILED) {
+            self.escrow().await;
             // Last, so that a directory that has it is whole: what a restore needs to know without a cluster.
             let manifest = Manifest {
                 backup: self.backup.name_any(),
                 stored_at: Timestamp::now().as_second(),
                 members: self.status.members.clone(),
+                keyring: self.status.keyring.clone(),
             };
             let manifest = serde_json::to_vec_pretty(&manifest).context("make JSON")?;
             let (start, end) = MANIFEST;
@@ -189,6 +196,51 @@ impl<'a> Run<'a> {
             self.destination.put(&path, manifest).await?;
         }
         Ok(())
+    }
+
+    /// Stores the sealed keyring, where the spec asks for it. A backup without it is one that the cluster can open.
+    async fn escrow(&mut self) {
+        let asked = !self.store.spec.encryption.escrow_recipients().is_empty();
+        let encrypted = self.status.members.iter().any(|m| m.key_id.is_some());
+        if !asked || !encrypted {
+            return;
+        }
+        let policy = self.store.spec.backup.as_ref();
+        let deadline = policy.map_or(0, BackupPolicy::deadline_seconds);
+        let now = Timestamp::now().as_second();
+        let began = self.status.started_at.as_ref();
+        let passed = began.map_or(0, |began| now - began.0.as_second());
+        let stored = escrow::store(
+            Path::new(names::ESCROW_DIR),
+            &self.status.members,
+            &self.destination,
+            &self.directory,
+            escrow::patience(deadline, passed),
+        )
+        .await;
+        let (stored, reason, message) = match stored {
+            Ok(keyring) => {
+                let message = format!("the sealed keyring is stored as {}", keyring.file);
+                self.status.keyring = Some(keyring);
+                (true, "Stored", message)
+            }
+            Err(error) => (
+                false,
+                "NotStored",
+                format!("no sealed keyring goes with it: {error:#}"),
+            ),
+        };
+        eprintln!("{message}");
+        if !stored {
+            let name = self.backup.name_any();
+            let about = [self.backup.object_ref(&()), self.store.object_ref(&())];
+            let note = format!("backup {name}: {message}");
+            self.cluster
+                .event(&about, "Backup", false, "BackupNotEscrowed", &note)
+                .await;
+        }
+        let escrowed = condition_of(condition::KEY_ESCROWED, stored, reason, &message);
+        self.escrowed = Some(escrowed);
     }
 
     /// What all members come to.
@@ -248,14 +300,11 @@ impl<'a> Run<'a> {
         let message = self.status.message.clone().unwrap_or_default();
         self.status.completed_at = Some(Time(now));
         self.status.duration = took(self.status.started_at.as_ref(), now);
-        self.status.conditions = vec![Condition {
-            type_: condition::COMPLETED.to_owned(),
-            status: if whole { "True" } else { "False" }.to_owned(),
-            reason: reason.clone(),
-            message: message.clone(),
-            observed_generation: None,
-            last_transition_time: Time(now),
-        }];
+        let completed = condition_of(condition::COMPLETED, whole, &reason, &message);
+        self.status.conditions = [completed]
+            .into_iter()
+            .chain(self.escrowed.take())
+            .collect();
         self.write().await?;
         let name = self.backup.name_any();
         let about = [self.backup.object_ref(&()), self.store.object_ref(&())];
@@ -271,6 +320,17 @@ impl<'a> Run<'a> {
             .await;
         eprintln!("cxb/{name}: {reason}, members {ready}");
         Ok(())
+    }
+}
+
+fn condition_of(type_: &str, status: bool, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status: if status { "True" } else { "False" }.to_owned(),
+        reason: reason.to_owned(),
+        message: bounded(message),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::now()),
     }
 }
 
@@ -304,7 +364,7 @@ fn entry(pod: &str, file: String, told: &BackupTold) -> BackupMember {
 }
 
 /// A name that no other try has.
-fn random() -> Result<String> {
+pub fn random() -> Result<String> {
     let number = getrandom::u32().map_err(|e| anyhow::anyhow!("draw a random name: {e}"))?;
     Ok(format!("{number:08x}"))
 }

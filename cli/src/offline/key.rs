@@ -12,6 +12,7 @@ use codexstore_api::codes::EXIT_ENCRYPTION;
 use serde_json::json;
 
 use super::keys::key_size;
+use super::unseal::{self, Unseal};
 use crate::failure::{Coded, Exit};
 use crate::keyring::{self, Findings, Fresh};
 use crate::output::{self, Format, Table};
@@ -62,6 +63,14 @@ pub enum KeyCommand {
         after_help = "Examples:\n  codexctl key rotate ./keyring\n  codexctl key rotate ./keyring --secret orders-keys | kubectl apply --server-side -f -"
     )]
     Rotate(Rotate),
+    /// Make a keyring directory from a sealed keyring
+    ///
+    /// For when the cluster is gone: a store with `escrow.recipients` has its keyring, sealed, beside each of its backups. The directory, with files for their
+    /// owner alone, is what `--keyring` takes.
+    #[command(
+        after_help = "Examples:\n  codexctl key unseal keyring-1a2b3c4d.age --identity me.txt ./keyring\n  age -d -i me.txt keyring-1a2b3c4d.age | codexctl key unseal - ./keyring"
+    )]
+    Unseal(Unseal),
     /// Say what is wrong with a keyring
     ///
     /// All of it, and never a key. Exits with 6 if a store cannot use it. Files that others can read, and two ids of one key,
@@ -151,6 +160,7 @@ pub fn key(command: &KeyCommand, format: Format) -> Result<()> {
                 None => output::line(&format!("{id} is current")),
             }
         }
+        KeyCommand::Unseal(unseal) => unseal::unseal(unseal, format),
         KeyCommand::Check { dir } => check(dir, format),
     }
 }

@@ -14,6 +14,7 @@ mod line;
 mod progress;
 mod salvage;
 mod source;
+mod unseal;
 mod verify;
 
 pub use args::Conflict;

@@ -43,12 +43,15 @@ pub(super) fn job_spec(
 ) -> JobSpec {
     let mut parts = Parts::of(destination, matches!(task, Task::Verify | Task::Restore));
     match task {
-        Task::Backup => parts.secret(
-            names::TLS_VOLUME,
-            &names::backup_client_secret(store_name(store)),
-            names::TLS_DIR,
-            None,
-        ),
+        Task::Backup => {
+            parts.secret(
+                names::TLS_VOLUME,
+                &names::backup_client_secret(store_name(store)),
+                names::TLS_DIR,
+                None,
+            );
+            parts.escrow(store);
+        }
         Task::Verify if store.spec.encryption.is_on() => parts.keys(store),
         Task::Restore => parts.secret(
             names::TLS_VOLUME,
@@ -254,6 +257,23 @@ impl Parts {
             ..Volume::default()
         };
         self.mount(source, dir, true);
+    }
+
+    /// The sealed keyring, where the spec asks for it. A backup does not wait for one that is not there: it says so.
+    fn escrow(&mut self, store: &CodexStore) {
+        if store.spec.encryption.escrow_recipients().is_empty() {
+            return;
+        }
+        let source = Volume {
+            name: names::ESCROW_VOLUME.to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::escrow(store_name(store)),
+                optional: Some(true),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        };
+        self.mount(source, names::ESCROW_DIR, true);
     }
 
     fn mount(&mut self, source: Volume, dir: &str, read_only: bool) {

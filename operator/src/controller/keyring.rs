@@ -44,6 +44,8 @@ pub enum Keyring {
 pub struct Facts {
     /// UID of the Secret.
     pub secret_uid: String,
+    /// Its version, which is another one after each change.
+    pub version: String,
     /// Id of the key that wraps new files.
     pub current: String,
     /// Ids of all keys.
@@ -270,6 +272,7 @@ pub fn facts(secret: &Secret) -> Result<Facts, String> {
     }
     Ok(Facts {
         secret_uid: secret.uid().unwrap_or_default(),
+        version: secret.resource_version().unwrap_or_default(),
         current,
         ids: ids.into_iter().collect(),
         lost: Vec::new(),

@@ -8,6 +8,7 @@
 pub mod backups;
 pub mod claims;
 pub mod copies;
+pub mod escrow;
 pub mod events;
 pub mod job_run;
 pub mod key_needs;

@@ -107,6 +107,7 @@ fn passphrase_facts(secret: &Secret, entry: &str) -> Result<Facts, String> {
     }
     Ok(Facts {
         secret_uid: secret.metadata.uid.clone().unwrap_or_default(),
+        version: secret.metadata.resource_version.clone().unwrap_or_default(),
         current: names::PASSPHRASE_NAME.to_owned(),
         ids: Vec::new(),
         lost: Vec::new(),

@@ -40,6 +40,10 @@ pub const SECRET_MISSING: &str = "SecretMissing";
 pub const KEY_MALFORMED: &str = "KeyMalformed";
 /// The keyring Secret lacks keys that it once had.
 pub const KEY_MISSING: &str = "KeyMissing";
+/// The keyring is to be sealed to what is no public key.
+pub const ESCROW_INVALID: &str = "EscrowInvalid";
+/// The keyring cannot be sealed.
+pub const ESCROW_FAILED: &str = "EscrowFailed";
 /// A claim could not be made or grown.
 pub const VOLUME_FAILED: &str = "VolumeFailed";
 /// A member does not answer.

@@ -5,6 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use codexstore_crds::status::EscrowStatus;
 use codexstore_crds::{
     CodexBackup, CodexKeyRotation, CodexRestore, CodexStore, CodexStoreStatus, desired,
     is_injected, names,
@@ -16,6 +17,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::escrow;
 use super::key_needs::Places;
 use super::keyring::{self, Happened, Keyring, conflict};
 use super::members;
@@ -40,6 +42,8 @@ pub struct Memory {
     uid: Option<String>,
     pods: u64,
     keyring: Option<(Instant, Keyring)>,
+    /// What the sealed keyring was made from when it was last looked at, and what it is.
+    pub(super) escrow: Option<(String, EscrowStatus)>,
     credentials: Option<(Instant, Credentials)>,
     /// The objects that backups need.
     pub(super) applied: schedule::Applied,
@@ -106,6 +110,8 @@ pub async fn reconcile(
     if keyring == Keyring::Pending {
         waiting.push("the keyring is being made".to_owned());
     }
+    // Before a rotation goes on: no key is used that was not sealed, if it can be.
+    let escrow = escrow::ensure(shared, store, &keyring).await?;
 
     let volumes = claims::ensure(&shared.client, store, pods, found.claims).await?;
     tell_of_claims(shared, store, &volumes).await;
@@ -162,6 +168,7 @@ pub async fn reconcile(
     show_backups(shared, store, &backups);
     let seen = report::Seen {
         keyring: &keyring,
+        escrow,
         keys,
         members,
         backups,
@@ -279,6 +286,7 @@ async fn look_at_keyring(
     let (keyring, happened) = keyring::ensure(&shared.client, store).await?;
     shared.remember(store, |memory| {
         memory.keyring = Some((Instant::now(), keyring.clone()));
+        memory.escrow = None;
     });
     if let Keyring::Ready(facts) = &keyring {
         let secret = desired::keyring_name(store);

@@ -4,6 +4,7 @@ use codexstore_crds::status::{ConditionChange, condition, phase};
 use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, desired};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::escrow::{self, Escrow};
 use super::keyring::Keyring;
 use super::members;
 use super::problem::{self, Problem};
@@ -15,6 +16,8 @@ use super::schedule::Backups;
 pub struct Seen<'a> {
     /// The keyring.
     pub keyring: &'a Keyring,
+    /// Whether it is sealed.
+    pub escrow: Escrow,
     /// Each of its keys.
     pub keys: Keys,
     /// The members.
@@ -36,6 +39,8 @@ const FAILED: [&str; 5] = [
     "ConfigError",
 ];
 
+const SEALING: &str = "the keyring is being sealed";
+
 /// The new status; conditions keep their time unless their status changes.
 pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatus {
     let before = store.status.clone().unwrap_or_default();
@@ -44,6 +49,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         observed_generation: generation,
         key_id: before.key_id,
         keyring: before.keyring,
+        escrow: before.escrow,
         encryption_keys: seen.keys.keys,
         rotation_schedule: seen.keys.schedule,
         conditions: before.conditions,
@@ -54,15 +60,23 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     if let Keyring::Broken(problem, _) = seen.keyring {
         problems.push(problem.clone());
     }
+    if let Escrow::Failed(problem) = &seen.escrow {
+        problems.push(problem.clone());
+    }
     problems.extend(seen.problems);
     problems.extend(seen.keys.problems);
     problems.extend(seen.backups.problems);
     status.last_backup = seen.backups.last;
     problems.extend(member_problems(&seen.members));
     let mut waiting = seen.waiting_for;
+    if seen.escrow == Escrow::Pending {
+        waiting.push(SEALING.to_owned());
+    }
     waiting.extend(slow_members(&seen.members));
     let outdated = names_of(&seen.members, |m| m.outdated);
     status.set_members(seen.members);
+
+    let escrowed = escrowed(&mut status, seen.escrow);
 
     let ready = ready(&status, outdated.as_deref());
     let mut set = |type_, (value, reason, message): (Option<bool>, &str, &str)| {
@@ -97,23 +111,10 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
             Some(first) => (Some(true), first.reason, joined.as_str()),
         },
     );
-    set(
-        condition::KEYS_READY,
-        match seen.keyring {
-            Keyring::Ready(_) => (
-                Some(true),
-                "KeyringReady",
-                "the keyring is there and well-formed",
-            ),
-            Keyring::NotEncrypted => (
-                Some(true),
-                "NotEncrypted",
-                "the store has no encryption, as its spec says",
-            ),
-            Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
-            Keyring::Broken(problem, _) => (Some(false), problem.reason, problem.message.as_str()),
-        },
-    );
+    set(condition::KEYS_READY, keys_ready(seen.keyring));
+    if let Some((value, reason, message)) = &escrowed {
+        set(condition::KEY_ESCROWED, (*value, reason, message));
+    }
     match &seen.backups.condition {
         Some((value, reason, message)) => {
             set(condition::LAST_BACKUP_SUCCEEDED, (*value, reason, message));
@@ -135,6 +136,62 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     };
     status.phase = Some(word.to_owned());
     status
+}
+
+fn keys_ready(keyring: &Keyring) -> (Option<bool>, &str, &str) {
+    match keyring {
+        Keyring::Ready(_) => (
+            Some(true),
+            "KeyringReady",
+            "the keyring is there and well-formed",
+        ),
+        Keyring::NotEncrypted => (
+            Some(true),
+            "NotEncrypted",
+            "the store has no encryption, as its spec says",
+        ),
+        Keyring::Pending => (None, "KeyringPending", "the keyring is being made"),
+        Keyring::Broken(problem, _) => (Some(false), problem.reason, problem.message.as_str()),
+    }
+}
+
+/// What the status says of the escrow, and the condition on it. That nobody asked for one is said, and is no fault.
+fn escrowed(
+    status: &mut CodexStoreStatus,
+    escrow: Escrow,
+) -> Option<(Option<bool>, &'static str, String)> {
+    let (value, reason, message) = match escrow {
+        Escrow::NotEncrypted => {
+            status.escrow = None;
+            let all = &mut status.conditions;
+            all.retain(|c| c.type_ != condition::KEY_ESCROWED);
+            return None;
+        }
+        Escrow::NotAskedFor => {
+            status.escrow = None;
+            let message = "encryption.keys.managed.escrow names no recipients: without a copy of the keyring elsewhere, backups cannot be opened \
+                           once the cluster is gone";
+            (Some(false), "NotAskedFor", message.to_owned())
+        }
+        Escrow::NotOurs => {
+            status.escrow = None;
+            let message = "the keys are in a Secret of yours: keep a copy of it elsewhere";
+            (Some(false), "KeysOfYourOwn", message.to_owned())
+        }
+        Escrow::NoKeyring => {
+            let message = "there is no keyring to be sealed; what was sealed before stays";
+            (None, "KeyringNotReady", message.to_owned())
+        }
+        Escrow::Pending => (None, "Pending", SEALING.to_owned()),
+        Escrow::Sealed(sealed) => {
+            let to = escrow::count(usize::try_from(sealed.recipients).unwrap_or_default());
+            status.escrow = Some(sealed);
+            let message = format!("the keyring is sealed to {to}, and goes with each backup");
+            (Some(true), "Sealed", message)
+        }
+        Escrow::Failed(problem) => (Some(false), problem.reason, problem.message),
+    };
+    Some((value, reason, message))
 }
 
 /// What the status says of the keyring.

@@ -1,4 +1,7 @@
+use codexstore_crds::status::EscrowStatus;
+
 use super::*;
+use crate::controller::escrow::Escrow;
 use crate::controller::fixtures::{claim_store, store};
 use crate::controller::keyring::Facts;
 
@@ -9,6 +12,7 @@ fn at(second: i64) -> Time {
 fn good() -> Keyring {
     Keyring::Ready(Facts {
         secret_uid: "secret-uid".into(),
+        version: "1".into(),
         current: "20260101-abcd".into(),
         ids: vec!["20260101-abcd".into()],
         lost: Vec::new(),
@@ -28,6 +32,7 @@ fn member(pod: &str, state: &str) -> MemberStatus {
 fn seen(keyring: &Keyring, members: Vec<MemberStatus>) -> Seen<'_> {
     Seen {
         keyring,
+        escrow: Escrow::NotAskedFor,
         keys: crate::controller::rotation::Keys::default(),
         backups: crate::controller::schedule::Backups::default(),
         members,
@@ -184,4 +189,56 @@ fn an_unencrypted_store_says_so() {
     let status = status(&store(), seen(&Keyring::NotEncrypted, vec![]), &at(1));
     assert_eq!(is(&status, "KeysReady"), pair("True", "NotEncrypted"));
     assert_eq!((status.key_id, status.keyring), (None, None));
+}
+
+#[test]
+fn whether_the_keyring_is_escrowed_is_told_and_not_asking_for_it_is_no_fault() {
+    let of = |escrow| {
+        let keyring = good();
+        let seen = Seen {
+            escrow,
+            ..seen(&keyring, vec![member("a", "Ready")])
+        };
+        status(&claim_store("1Gi"), seen, &at(1))
+    };
+    let none = of(Escrow::NotAskedFor);
+    assert_eq!(is(&none, "KeyEscrowed"), pair("False", "NotAskedFor"));
+    assert_eq!(is(&none, "Degraded"), pair("False", "AsExpected"));
+    assert_eq!((none.phase.as_deref(), none.escrow), (Some("Ready"), None));
+
+    let sealed = EscrowStatus {
+        config_map_name: "cxs-orders-escrow".into(),
+        recipients: 2,
+        key_ids: vec!["k".into()],
+        sealed_at: at(1),
+    };
+    let good = of(Escrow::Sealed(sealed.clone()));
+    assert_eq!(is(&good, "KeyEscrowed"), pair("True", "Sealed"));
+    assert_eq!(good.escrow, Some(sealed.clone()));
+
+    let problem = Problem::new(problem::ESCROW_INVALID, "number 1 is none");
+    let bad = of(Escrow::Failed(problem));
+    assert_eq!(is(&bad, "KeyEscrowed"), pair("False", "EscrowInvalid"));
+    assert_eq!(is(&bad, "Degraded"), pair("True", "EscrowInvalid"));
+
+    // What was sealed stays known while there is nothing to seal.
+    let mut store = claim_store("1Gi");
+    store.status = Some(good);
+    let keyring = Keyring::Pending;
+    let seen = Seen {
+        escrow: Escrow::NoKeyring,
+        ..seen(&keyring, vec![member("a", "Ready")])
+    };
+    let waits = status(&store, seen, &at(2));
+    assert_eq!(
+        is(&waits, "KeyEscrowed"),
+        pair("Unknown", "KeyringNotReady")
+    );
+    assert_eq!(waits.escrow, Some(sealed));
+
+    let own = of(Escrow::NotOurs);
+    assert_eq!(is(&own, "KeyEscrowed"), pair("False", "KeysOfYourOwn"));
+    assert_eq!(is(&own, "Degraded"), pair("False", "AsExpected"));
+    let plain = of(Escrow::NotEncrypted);
+    assert!(plain.condition("KeyEscrowed").is_none());
 }

@@ -1,5 +1,8 @@
 //! Backups: taken now and by a schedule, verified with the key, expired, deleted, and opened without the cluster.
 
+use std::path::Path;
+
+use codexstore_escrow::Identity;
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
@@ -41,7 +44,7 @@ pub fn take(ns: &Namespace, name: &str) -> Value {
 }
 
 /// A pod that sees the destination as its owner does.
-fn looker(ns: &Namespace) {
+pub fn looker(ns: &Namespace) {
     let mut spec = objects::pod_spec(IDLE);
     spec["securityContext"]["runAsUser"] = json!(65532);
     spec["securityContext"]["fsGroup"] = json!(65532);
@@ -62,7 +65,11 @@ fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_c
         return;
     };
     ns.create(&objects::claim("backups", "1Gi"));
-    ns.store("orders", orders("Always"));
+    let identity = Identity::random().unwrap();
+    let recipient = identity.recipient().unwrap().to_string();
+    let mut spec = orders("Always");
+    spec["encryption"] = json!({"keys": {"managed": {"escrow": {"recipients": [recipient]}}}});
+    ns.store("orders", spec);
     let mut set = objects::stateful_set("web", "orders", objects::pod_spec(IDLE));
     set["spec"]["replicas"] = json!(3);
     set["spec"]["podManagementPolicy"] = json!("Parallel");
@@ -115,37 +122,16 @@ fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_c
         ["second", "third"]
     );
 
-    // The cluster is gone: a file and the keyring are enough.
+    // The cluster is gone: a file and the keyring that is sealed beside it are enough.
     let dir = tempfile::tempdir().unwrap();
     let third = ns.get("codexbackups/third").unwrap();
-    let members = third["status"]["members"].as_array().unwrap();
-    let member = members.iter().find(|m| m["pod"] == "web-1").unwrap();
-    let path = format!(
-        "/b/{}/{}",
-        third["status"]["directory"].as_str().unwrap(),
-        member["file"].as_str().unwrap()
-    );
-    let text = ns
-        .sh("look", "app", &format!("base64 -w0 {path}"))
-        .success("read the backup");
-    let file = dir.path().join("web-1.backup");
-    std::fs::write(&file, unbase64(&text)).unwrap();
-    let keyring = dir.path().join("keyring");
-    std::fs::create_dir(&keyring).unwrap();
+    let keyring = unsealed(&ns, &third, &identity, dir.path());
     let secret = ns.get("secrets/cxs-orders-keyring").unwrap();
     for (name, value) in secret["data"].as_object().unwrap() {
-        std::fs::write(keyring.join(name), unbase64(value.as_str().unwrap())).unwrap();
+        let unsealed = std::fs::read(Path::new(&keyring).join(name)).unwrap();
+        assert!(unsealed == unbase64(value.as_str().unwrap()), "{name}");
     }
-    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
-    let into = dir.path().join("data");
-    let (file, keyring, into) = (text(&file), text(&keyring), text(&into));
-    codexctl(
-        ns.cluster,
-        &["restore", &file, "--into", &into, "--keyring", &keyring],
-    )
-    .success("codexctl restore");
-    let lines =
-        codexctl(ns.cluster, &["export", &into, "--keyring", &keyring]).success("codexctl export");
+    let lines = exported(&ns, &third, "web-1", &keyring, dir.path());
     for value in ["a of web-1", "b of web-1", "late"] {
         assert!(lines.contains(value), "{lines}");
     }
@@ -158,6 +144,53 @@ fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_c
 
 fn unbase64(text: &str) -> Vec<u8> {
     codexstore_api::encoding::unbase64(text.trim()).unwrap()
+}
+
+/// A file at the destination, by way of the pod that sees it.
+#[track_caller]
+pub fn stored(ns: &Namespace, backup: &Value, file: &Value) -> Vec<u8> {
+    let directory = backup["status"]["directory"].as_str().unwrap();
+    let path = format!("/b/{directory}/{}", file.as_str().unwrap());
+    let text = ns.sh("look", "app", &format!("base64 -w0 {path}"));
+    unbase64(&text.success("read what is stored"))
+}
+
+/// The sealed keyring beside a backup as a keyring directory in `dir`, by the commands of docs/BACKUP.md.
+#[track_caller]
+pub fn unsealed(ns: &Namespace, backup: &Value, identity: &Identity, dir: &Path) -> String {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let keyring = &backup["status"]["keyring"];
+    let name = backup["metadata"]["name"].as_str().unwrap();
+    let sealed = dir.join(format!("{name}.age"));
+    std::fs::write(&sealed, stored(ns, backup, &keyring["file"])).unwrap();
+    let me = dir.join("me.txt");
+    std::fs::write(&me, identity.to_text().as_bytes()).unwrap();
+    let into = text(&dir.join(format!("keyring-of-{name}")));
+    let args = [
+        "key",
+        "unseal",
+        &text(&sealed),
+        "--identity",
+        &text(&me),
+        &into,
+    ];
+    codexctl(ns.cluster, &args).success("codexctl key unseal");
+    into
+}
+
+/// All that a member's backup holds, as JSON Lines: a file and the keyring are enough.
+#[track_caller]
+pub fn exported(ns: &Namespace, backup: &Value, pod: &str, keyring: &str, dir: &Path) -> String {
+    let members = backup["status"]["members"].as_array().unwrap();
+    let member = members.iter().find(|m| m["pod"] == pod).unwrap();
+    let name = backup["metadata"]["name"].as_str().unwrap();
+    let file = dir.join(format!("{name}.backup"));
+    std::fs::write(&file, stored(ns, backup, &member["file"])).unwrap();
+    let into = dir.join(format!("data-of-{name}"));
+    let (file, into) = (file.to_str().unwrap(), into.to_str().unwrap());
+    let args = ["restore", file, "--into", into, "--keyring", keyring];
+    codexctl(ns.cluster, &args).success("codexctl restore");
+    codexctl(ns.cluster, &["export", into, "--keyring", keyring]).success("codexctl export")
 }
 
 #[test]

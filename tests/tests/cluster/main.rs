@@ -12,6 +12,7 @@ mod backups;
 mod chart;
 mod clones;
 mod durability;
+mod escrow;
 mod keys;
 mod ledger;
 mod members;

@@ -321,6 +321,7 @@ async fn a_fault_at_any_call_changes_no_secret_and_is_made_up_for() {
 fn facts(current: &str, ids: &[&str]) -> Facts {
     Facts {
         secret_uid: "uid".to_owned(),
+        version: "1".to_owned(),
         current: current.to_owned(),
         ids: ids.iter().map(|id| (*id).to_owned()).collect(),
         lost: Vec::new(),

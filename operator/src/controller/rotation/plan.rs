@@ -164,6 +164,7 @@ mod tests {
     fn ring(current: &str, ids: &[&str]) -> Facts {
         Facts {
             secret_uid: "uid".to_owned(),
+            version: "1".to_owned(),
             current: current.to_owned(),
             ids: ids.iter().map(|id| (*id).to_owned()).collect(),
             lost: Vec::new(),

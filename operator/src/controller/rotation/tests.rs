@@ -25,6 +25,7 @@ fn rotating(policy: RotationPolicy) -> CodexStore {
     store.spec.encryption.keys = Some(Keys {
         managed: Some(Managed {
             rotation: Some(policy),
+            ..Managed::default()
         }),
         ..Keys::default()
     });

@@ -1,8 +1,10 @@
 //! Spans, at a real OpenTelemetry collector (tests/otel), which prints whole what it takes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -135,7 +137,13 @@ fn free() -> SocketAddr {
 }
 
 fn start(place: &Place, address: SocketAddr, per_million: &str) -> Sidecar {
-    place.ready(&[
+    let s = place.spawn(command(place, address, per_million));
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+    s
+}
+
+fn command(place: &Place, address: SocketAddr, per_million: &str) -> Command {
+    place.command(&[
         "--otlp-endpoint",
         &format!("http://{address}"),
         "--otlp-sampling-rate-per-million",
@@ -237,6 +245,65 @@ fn requests_of_an_apps_trace_are_spans_under_it_and_tell_no_key_or_value() {
     }
     assert!(!text.contains("canary"), "{text}");
     assert!(!text.contains("Y2FuYXJ5"), "neither in base64: {text}");
+}
+
+/// Platforms set the standard's variables in all containers of a pod, and mean the app: nothing in them, right or wrong, keeps
+/// the sidecar from starting, and its spans go where its own flag says, as it says.
+#[test]
+fn what_a_platform_sets_for_the_app_neither_stops_the_sidecar_nor_its_spans() {
+    let (place, address) = (Place::new(), free());
+    let Some(collector) = Collector::start(&place, address) else {
+        return;
+    };
+    let mut command = command(&place, address, "0");
+    let broken = OsStr::from_bytes(b"\xff\xfe");
+    for (name, value) in [
+        ("ENDPOINT", "https://nowhere.invalid:1/v1/traces"),
+        ("TRACES_ENDPOINT", "nowhere"),
+        ("PROTOCOL", "http/protobuf"),
+        ("TRACES_PROTOCOL", "http/json"),
+        ("COMPRESSION", "gzip"),
+        ("TRACES_COMPRESSION", "zstd"),
+        ("TIMEOUT", "soon"),
+        ("TRACES_TIMEOUT", "0"),
+        ("HEADERS", "no header,=,a\u{1}b=c,d=%zz"),
+        ("INSECURE", "false"),
+        ("CERTIFICATE", "/nowhere/ca.crt"),
+        ("CLIENT_CERTIFICATE", "/nowhere/tls.crt"),
+        ("CLIENT_KEY", "/nowhere/tls.key"),
+    ] {
+        command.env(format!("OTEL_EXPORTER_OTLP_{name}"), value);
+    }
+    for (name, value) in [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+        ("OTEL_SERVICE_NAME", "app"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=app,k8s.pod.name"),
+    ] {
+        command.env(name, value);
+    }
+    for broken_ones in [&[][..], &["COMPRESSION", "TRACES_HEADERS", "TIMEOUT"]] {
+        let mut again = Command::new(command.get_program());
+        again.args(command.get_args());
+        let known = command.get_envs();
+        again.envs(known.filter_map(|(name, value)| Some((name, value?))));
+        for name in broken_ones {
+            again.env(format!("OTEL_EXPORTER_OTLP_{name}"), broken);
+        }
+        let mut s = place.spawn(again);
+        s.until("it is ready", |s| s.get("/readyz").status == 200);
+        s.request("GET", "/v1/keys/k", &parent(PARENT, "01"), b"");
+        assert!(s.terminate().success());
+    }
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 2, "{}", collector.text());
+    let whole = |span: &Printed| span.attribute("http.response.status_code") == "404";
+    assert!(spans.iter().all(whole), "{spans:?}");
+    let text = collector.text();
+    assert!(text.contains("-> service.name: Str(codexstore)"), "{text}");
+    assert!(!text.contains("Str(app)"), "{text}");
 }
 
 #[test]

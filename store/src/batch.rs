@@ -7,6 +7,9 @@ use bytes::Bytes;
 use crate::error::{Code, Error, Result};
 use crate::txn::{Program, Txn};
 
+/// Operations and preconditions that take about a millisecond; a batch of more is none for a caller that has more to do.
+const MANY: usize = 1024;
+
 /// What must hold for a key when a batch is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
@@ -154,6 +157,10 @@ impl Program for Batch {
                 BatchOp::Delete { key } => key.len(),
             })
             .sum()
+    }
+
+    fn is_brief(&self) -> bool {
+        self.ops.len() + self.conditions.len() <= MANY
     }
 }
 

@@ -60,6 +60,7 @@ impl Parcel {
     {
         Parcel {
             bytes: program.size_hint(),
+            brief: program.is_brief(),
             job: Box::new(Waiting::new(program, done)),
         }
     }
@@ -103,10 +104,11 @@ impl<P: Program, F: FnOnce(Result<P::Output>)> Drop for Waiting<P, F> {
     }
 }
 
-/// A job, and about how many bytes it holds.
+/// A job, about how many bytes it holds, and whether it is over soon.
 pub(crate) struct Parcel {
     pub job: Box<dyn Job>,
     pub bytes: usize,
+    pub brief: bool,
 }
 
 /// What waits for the committer.
@@ -175,7 +177,7 @@ impl Queue {
     ) -> &Gate {
         let gate = self.gate(state.taken);
         let mut refused = Vec::new();
-        for Parcel { mut job, bytes } in jobs {
+        for Parcel { mut job, bytes, .. } in jobs {
             if let Some(error) = self.refusal(&state, bytes) {
                 job.refuse(error);
                 refused.push(job);
@@ -327,11 +329,13 @@ impl Committer {
     }
 
     /// Has jobs done as one group for a caller that has more to do than to wait: on this thread, if
-    /// that is [swift](Engine::is_swift) and the engine is idle; else by way of the queue.
+    /// that is [swift](Engine::is_swift), each of them is brief, and the engine is idle; else by way of the queue.
     pub fn submit(&self, jobs: Vec<Parcel>) {
         let bytes = jobs.iter().map(|job| PARCEL + job.bytes).sum();
+        let brief = jobs.iter().all(|job| job.brief);
         let state = self.queue.state.lock();
-        if let Some(mut engine) = self.idle_engine(&state)
+        if brief
+            && let Some(mut engine) = self.idle_engine(&state)
             && engine.is_swift(bytes)
         {
             drop(state);

@@ -265,9 +265,10 @@ impl Store {
 
     /// Hands a program to the committer and returns at once; `done` is called exactly once, from
     /// the committer's thread or from this one. `done` must not block. On this one: when the program
-    /// is refused (`overloaded`, `poisoned`, `closed`); and when nobody else writes and it is run
-    /// here, since that holds up the caller for less than 0.3 ms as far as can be known, because
-    /// durability is an interval, or because syncs are that quick of late.
+    /// is refused (`overloaded`, `poisoned`, `closed`); and when nobody else writes, it
+    /// [is brief](Program::is_brief), and it is run here, since no sync holds up the caller for
+    /// more than 0.3 ms as far as can be known, because durability is an interval, or because
+    /// syncs are that quick of late.
     pub fn submit<P: Program>(
         &self,
         program: P,

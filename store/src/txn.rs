@@ -29,6 +29,12 @@ pub trait Program: Send + 'static {
     fn size_hint(&self) -> usize {
         0
     }
+
+    /// False if it may take longer than a few milliseconds, whatever it holds, such as one that deletes all there is: then it
+    /// is always left to the committer's thread where [`crate::Store::submit`] is called.
+    fn is_brief(&self) -> bool {
+        true
+    }
 }
 
 impl<T, F> Program for F

@@ -20,7 +20,7 @@ use crate::metrics::Tally;
 use crate::trace::Tracer;
 
 /// Keys that are looked up on this thread: it takes less than a millisecond.
-const MANY: usize = 1024;
+pub(super) const MANY: usize = 1024;
 
 impl<E: Engine> Dialogue<E> {
     /// The answer to a request that is too large, or for which there is no memory.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use codexstore::{Code, Error, Program, Txn};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::command::{Command, Outcome, Run};
+use super::command::{Command, Long, Outcome, Run};
+use super::handle::MANY;
 use super::reply::Reply;
 use super::request::{Args, Request};
 
@@ -25,6 +26,10 @@ impl Program for Single {
 
     fn size_hint(&self) -> usize {
         self.request.cost()
+    }
+
+    fn is_brief(&self) -> bool {
+        self.request.args().len() <= MANY
     }
 }
 
@@ -91,5 +96,68 @@ impl Program for Transaction {
 
     fn size_hint(&self) -> usize {
         self.cost
+    }
+
+    fn is_brief(&self) -> bool {
+        let mut arguments = self.watched.len();
+        self.steps.iter().all(|step| match step {
+            Step::Done(_) => true,
+            Step::Run(command, request) => {
+                arguments += request.args().len();
+                // A flush takes as long as there are keys.
+                arguments <= MANY && !matches!(command.run, Run::Long(Long::Flush, _))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::{Span, Spans};
+    use super::super::table;
+    use super::*;
+
+    fn request(words: &[&str]) -> (&'static Command, Request) {
+        let mut data = Vec::new();
+        let spans: Spans = words
+            .iter()
+            .map(|word| {
+                let start = u32::try_from(data.len()).unwrap();
+                data.extend_from_slice(word.as_bytes());
+                let end = u32::try_from(data.len()).unwrap();
+                Span { start, end }
+            })
+            .collect();
+        let command = table::find(words[0].as_bytes()).unwrap();
+        let data = Bytes::from(data);
+        (command, Request { data, spans })
+    }
+
+    #[test]
+    fn what_takes_long_is_not_for_the_connections_thread() {
+        let single = |words: &[&str]| {
+            let (command, request) = request(words);
+            Single { command, request }.is_brief()
+        };
+        let transaction = |steps: &[&[&str]]| {
+            let run = |words: &&[&str]| {
+                let (command, request) = request(words);
+                Step::Run(command, request)
+            };
+            let steps = steps.iter().map(run);
+            let steps = steps.chain([Step::Done(Reply::Null)]).collect();
+            let transaction = Transaction {
+                steps,
+                ..Transaction::default()
+            };
+            transaction.is_brief()
+        };
+        let many = [&["del"][..], &["k"; MANY]].concat();
+        let half = [&["del"][..], &["k"; MANY / 2]].concat();
+        assert!(single(&["set", "k", "v"]) && single(&half));
+        assert!(!single(&many));
+        assert!(transaction(&[&["set", "k", "v"], &["dbsize"], &half]));
+        assert!(!transaction(&[&half, &half]));
+        assert!(!transaction(&[&["set", "k", "v"], &["flushall"]]));
     }
 }

@@ -44,6 +44,13 @@ impl Program for Work {
             Work::Transaction(transaction) => transaction.size_hint(),
         }
     }
+
+    fn is_brief(&self) -> bool {
+        match self {
+            Work::Single(single) => single.is_brief(),
+            Work::Transaction(transaction) => transaction.is_brief(),
+        }
+    }
 }
 
 /// Something for the committer, and where its answer goes.

@@ -246,6 +246,48 @@ fn what_waits_for_the_disk_is_left_to_the_committer_and_what_does_not_is_done_at
     }
 }
 
+/// A store whose callers run what they submit themselves, if they may.
+fn with_interval(dir: &std::path::Path) -> Store {
+    let mut options = options();
+    options.durability = crate::Durability::Interval(std::time::Duration::from_secs(3));
+    Store::open(dir, options).unwrap()
+}
+
+#[test]
+fn what_may_take_long_is_left_to_the_committer_however_small_it_is() {
+    use crate::Program;
+    struct Long(bool);
+    impl Program for Long {
+        type Output = thread::ThreadId;
+        fn run(self, _: &mut Txn<'_>) -> crate::Result<thread::ThreadId> {
+            Ok(thread::current().id())
+        }
+        fn is_brief(&self) -> bool {
+            !self.0
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_interval(dir.path());
+    let ran_by = |long: &[bool]| {
+        let (tell, told) = std::sync::mpsc::channel();
+        store.submit_all(long.iter().map(|long| {
+            let tell = tell.clone();
+            (Long(*long), move |ran| tell.send(ran).unwrap())
+        }));
+        drop(tell);
+        let ran: crate::Result<Vec<_>> = told.iter().collect();
+        ran.unwrap()
+    };
+    let me = thread::current().id();
+    assert_eq!(ran_by(&[false, false]), [me, me]);
+    assert!(
+        !ran_by(&[false, true, false]).contains(&me),
+        "they are one group"
+    );
+    let many = |count: u32| (0..count).fold(Batch::new(), |b, n| b.delete(n.to_string()));
+    assert!(many(100).is_brief() && !many(10_000).is_brief());
+}
+
 #[test]
 fn programs_that_come_together_are_one_group_and_run_in_order() {
     let dir = tempfile::tempdir().unwrap();

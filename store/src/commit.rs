@@ -10,6 +10,7 @@
 //! leader lets go. So the order is that of the queue, and a leader never passes anyone.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -357,12 +358,18 @@ impl Committer {
         MutexGuard::try_map(seated, Option::as_mut).ok()
     }
 
-    /// Executes jobs on this thread.
+    /// Executes jobs on this thread. A panic leaves the engine in an unknown state, and goes no further: the thread is the
+    /// caller's, who may have others to serve. Jobs that are dropped then answer that they do not know.
     fn execute(&self, engine: &mut Engine, jobs: impl IntoIterator<Item = Parcel>, tick: Tick) {
-        let _guard = Leading(&self.shared);
-        engine.execute(jobs.into_iter().map(|parcel| parcel.job));
-        if matches!(tick, Tick::Here) {
-            engine.tick();
+        let work = || {
+            engine.execute(jobs.into_iter().map(|parcel| parcel.job));
+            if matches!(tick, Tick::Here) {
+                engine.tick();
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.shared
+                .set_poison(&Error::internal("a committing thread panicked"));
         }
         self.queue.set_due(engine.due());
     }
@@ -399,18 +406,6 @@ fn run(seated: &Seated, queue: &Queue) -> Result<()> {
         queue.set_due(engine.due());
     }
     seated.lock().as_mut().ok_or_else(gone)?.close()
-}
-
-/// A leader that panics within the engine leaves it in an unknown state.
-struct Leading<'a>(&'a Shared);
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0
-                .set_poison(&Error::internal("a committing thread panicked"));
-        }
-    }
 }
 
 /// If the committer's thread ends in a way it should not, nobody waits for ever.

@@ -289,6 +289,27 @@ fn what_may_take_long_is_left_to_the_committer_however_small_it_is() {
 }
 
 #[test]
+fn a_panic_while_a_caller_leads_poisons_the_store_and_spares_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_interval(dir.path());
+    let me = thread::current().id();
+    store.submit(Batch::new().set("a", "1"), move |_| {
+        assert_ne!(thread::current().id(), me, "on purpose");
+    });
+    let error = store.set(b"b", b"2").unwrap_err();
+    assert!(error.is(Code::Poisoned), "{error:?}");
+    let (tell, told) = std::sync::mpsc::channel();
+    store.submit(Batch::new().set("c", "3"), move |result| {
+        tell.send(result.unwrap_err().is(Code::Poisoned)).unwrap();
+    });
+    assert!(told.recv().unwrap());
+    assert!(store.close().is_err());
+    // It is as good as new when it is opened again.
+    let store = with_interval(dir.path());
+    store.set(b"b", b"2").unwrap();
+}
+
+#[test]
 fn programs_that_come_together_are_one_group_and_run_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), options()).unwrap();

@@ -145,7 +145,20 @@ async fn a_copy_is_of_one_backup_and_no_keyring_is_changed() {
         api.get(JOB).unwrap()["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]
             .take();
     assert_eq!(claim, json!({"claimName": "theirs", "readOnly": true}));
-    assert_eq!(api.writes(), 1, "{:?}", api.calls());
+    assert_eq!(api.writes(), 2, "{:?}", api.calls());
+}
+
+#[tokio::test]
+async fn a_backup_that_is_chosen_does_not_expire_before_its_job_runs() {
+    let api = cluster().await;
+    look_at(&api).await.unwrap();
+    let copy = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+    let copy: CodexRestore = serde_json::from_value(copy).unwrap();
+    // What retention leaves alone.
+    assert_eq!((copy.backup(), copy.ended()), (Some("monday"), false));
+    let writes = api.calls().into_iter().filter(|(verb, _)| verb != "GET");
+    let verbs: Vec<_> = writes.map(|(verb, _)| verb).collect();
+    assert_eq!(verbs, ["PATCH", "POST"], "before there is a Job");
 }
 
 #[tokio::test]

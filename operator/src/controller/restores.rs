@@ -212,7 +212,7 @@ impl One<'_> {
             self.end(status, &what).await?;
             return Ok(None);
         }
-        let job = match self.job(&store).await? {
+        let job = match Box::pin(self.job(status, &store)).await? {
             Ok(job) => job,
             Err(Not::Yet(what)) => return self.pending(status, &what).await,
             Err(Not::Never(why)) => {
@@ -228,14 +228,34 @@ impl One<'_> {
     }
 
     /// The Job that does it, if it can be done.
-    async fn job(&self, store: &CodexStore) -> Result<Result<Option<Job>, Not>, Error> {
+    async fn job(
+        &self,
+        status: &CodexRestoreStatus,
+        store: &CodexStore,
+    ) -> Result<Result<Option<Job>, Not>, Error> {
         let (restore, cfg) = (self.restore, &self.shared.jobs);
         let Some(from) = &restore.spec.from_store_ref else {
             let backup = self.backup().await?;
             return Ok(Ok(jobs::restore_job(store, restore, backup.as_ref(), cfg)));
         };
         let found = copies::look(&self.shared.client, store, restore, &from.name).await?;
-        Ok(found.map(|found| jobs::copy_job(store, restore, &found.origin(), cfg)))
+        let found = match found {
+            Ok(found) => found,
+            Err(not) => return Ok(Err(not)),
+        };
+        let origin = found.origin();
+        self.chosen(status, &origin.backup.name_any()).await?;
+        Ok(Ok(jobs::copy_job(store, restore, &origin, cfg)))
+    }
+
+    /// Says which backup a copy is of. Its Job does so too, once its pod runs: until then the backup must not expire.
+    async fn chosen(&self, status: &CodexRestoreStatus, backup: &str) -> Result<(), Error> {
+        if status.backup.as_deref() == Some(backup) {
+            return Ok(());
+        }
+        let what = "its Job is being started";
+        self.tell(json!({"phase": phase::PENDING, "message": what, "backup": backup}))
+            .await
     }
 
     /// The backup that it names, if the cluster has it as one of the store's.

@@ -68,7 +68,8 @@ pub async fn ensure(
         seen.problems
             .push(Problem::new(problem::BACKUP_OVERDUE, what));
     }
-    // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile.
+    // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile: a restore does
+    // so once it holds the Lease, and of a copy the status says it before there is a Job.
     let used: BTreeSet<_> = restores
         .iter()
         .filter(|restore| !restore.ended())

@@ -178,10 +178,16 @@ fn gone(name: &str, ids: &[String]) -> Problem {
 /// An earlier CodexStore of this name had its keys in a Secret of the user's.
 fn elsewhere(name: &str, recorded: &Recorded) -> Problem {
     let secret = recorded.secret.as_deref().unwrap_or_default();
+    // A passphrase has no keys that are on record.
+    let source = if recorded.ids.is_empty() {
+        "passphraseRef"
+    } else {
+        "secretRef"
+    };
     Problem::new(
         problem::SECRET_MISSING,
         format!(
-            "an earlier CodexStore of this name had its keys in the Secret {secret}: create it with `encryption: {{keys: {{secretRef: \
+            "an earlier CodexStore of this name had its keys in the Secret {secret}: create it with `encryption: {{keys: {{{source}: \
              {{name: {secret}}}}}}}`; or, if its data is worthless, delete the CodexStore, the ConfigMap {name} and the store's \
              PersistentVolumeClaims, create the CodexStore again, and a new key is made"
         ),

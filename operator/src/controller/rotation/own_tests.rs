@@ -240,18 +240,31 @@ async fn another_name_is_followed_by_the_next_look() {
 
 #[tokio::test]
 async fn a_store_that_is_made_anew_without_its_secret_is_told_which_it_had() {
-    let api = with(&own(store())).await;
-    write(&api, "a", &["a"]);
-    look(&api, &[]).await.unwrap();
-    api.remove(STORE);
-    let mut managed = store();
-    managed.metadata.uid = Some("another-uid".to_owned());
-    api.put(STORE, &managed);
-    look(&api, &[]).await.unwrap();
-    assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
-    let said = api.get(STORE).unwrap()["status"].to_string();
-    assert!(said.contains("secretRef: {name: mine}"), "{said}");
-    assert_eq!(api.count("POST", "/secrets"), 3, "the certificates' only");
+    let words =
+        json!({"metadata": {"name": "mine"}, "data": {"passphrase": "Y29ycmVjdCBob3JzZQ=="}});
+    for source in ["secretRef", "passphraseRef"] {
+        let mut spec = store();
+        let keys = json!({"keys": {source: {"name": "mine"}}});
+        spec.spec.encryption = serde_json::from_value(keys).unwrap();
+        let api = with(&spec).await;
+        match source {
+            "secretRef" => write(&api, "a", &["a"]),
+            _ => api.put(MINE, &words),
+        }
+        look(&api, &[]).await.unwrap();
+        api.remove(STORE);
+        let mut managed = store();
+        managed.metadata.uid = Some("another-uid".to_owned());
+        api.put(STORE, &managed);
+        look(&api, &[]).await.unwrap();
+        assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+        let said = api.get(STORE).unwrap()["status"].to_string();
+        assert!(
+            said.contains(&format!("{source}: {{name: mine}}")),
+            "{said}"
+        );
+        assert_eq!(api.count("POST", "/secrets"), 3, "the certificates' only");
+    }
 }
 
 #[tokio::test]

@@ -148,8 +148,8 @@ namespaceSelector:
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# Keyrings are created and read by name, never listed, never watched, never changed. The patch renews certificates in place:
-# pods mount them by name. A rule cannot name them, since stores are made later, and a create cannot be limited to names at all.
+# Keyrings are created and read by name, never listed, never watched. The patch renews certificates in place, since pods mount
+# them by name, and rotates keys in keyrings that the operator made. A rule cannot name them, since stores are made later, and a create cannot be limited to names at all.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch]

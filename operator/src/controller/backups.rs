@@ -325,6 +325,12 @@ impl One<'_> {
     }
 
     async fn unverified(&self, why: &str) -> Result<(), Error> {
+        let known = self.backup.status.iter().flat_map(|s| &s.conditions);
+        let mut known = known.filter(|c| c.type_ == condition::VERIFIED && c.status == "Unknown");
+        // A new time each time would be a change, by which it is looked at again.
+        if known.any(|c| c.message == bounded(why)) {
+            return Ok(());
+        }
         let now = Time(Timestamp::now());
         let unknown = condition_of(condition::VERIFIED, "Unknown", "VerifyFailed", why, now);
         self.tell(json!({"conditions": [unknown]})).await
@@ -389,4 +395,48 @@ impl One<'_> {
 /// Whether an answer says that nothing can be made in a namespace any more.
 fn terminating(answer: &kube::core::Status) -> bool {
     answer.code == 403 && answer.message.contains("because it is being terminated")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_api::FakeApi;
+    use super::super::fixtures::store;
+    use super::super::scripted::{STORE, operator};
+    use super::*;
+
+    const BACKUP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups/now";
+
+    #[tokio::test]
+    async fn one_that_cannot_be_verified_for_long_is_written_down_once() {
+        let api = FakeApi::start().await;
+        let mut store = store();
+        let policy = json!({"destination": {"claim": "b"}, "verify": "Always"});
+        store.spec.backup = serde_json::from_value(policy).unwrap();
+        api.put(STORE, &store);
+        let metadata =
+            json!({"name": "now", "namespace": "shop", "finalizers": [names::STORED_FINALIZER]});
+        let failed = json!({"metadata": {"name": "cxb-now-verify", "namespace": "shop"}, "status": {"conditions": [
+            {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}]}});
+        api.put(
+            "/apis/batch/v1/namespaces/shop/jobs/cxb-now-verify",
+            &failed,
+        );
+        let operator = Arc::new(operator(&api));
+        let mut conditions = json!([]);
+        for _ in 0..3 {
+            // What its Job wrote stays beside it.
+            let status = json!({"phase": "Succeeded", "destination": {"claim": "b"}, "conditions": conditions});
+            let seen = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": metadata,
+                "spec": {"storeRef": {"name": "orders"}}, "status": status});
+            api.put(BACKUP, &seen);
+            let seen = serde_json::from_value(seen).unwrap();
+            look(Arc::new(seen), Arc::clone(&operator)).await.unwrap();
+            conditions = api.get(BACKUP).unwrap()["status"]["conditions"].take();
+            assert_eq!(
+                (&conditions[0]["type"], &conditions[0]["status"]),
+                (&json!("Verified"), &json!("Unknown"))
+            );
+        }
+        assert_eq!(api.count("PATCH", "codexbackups/now/status"), 1);
+    }
 }

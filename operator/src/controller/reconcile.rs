@@ -44,6 +44,8 @@ pub struct Memory {
     keyring: Option<(Instant, Keyring)>,
     /// What the sealed keyring was made from when it was last looked at, and what it is.
     pub(super) escrow: Option<(String, EscrowStatus)>,
+    /// The key of a Secret of the user's that was last seen to be made current, and whether it was told that members have it.
+    pub(super) promoted: Option<(String, bool)>,
     credentials: Option<(Instant, Credentials)>,
     /// The objects that backups need.
     pub(super) applied: schedule::Applied,

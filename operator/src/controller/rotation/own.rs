@@ -68,7 +68,11 @@ pub async fn follow(
         return Ok(seen);
     }
     let was = before.and_then(|s| s.key_id.as_deref());
-    for (reason, note) in events(was, known.unwrap_or_default(), facts, &seen.keys, secret) {
+    let known = known.unwrap_or_default();
+    let said = look.shared.remember(look.store, |memory| {
+        events(was, known, facts, &seen.keys, secret, &mut memory.promoted)
+    });
+    for (reason, note) in said {
         let about = look.store.object_ref(&());
         look.shared.events.normal(&about, reason, &note).await;
     }
@@ -148,31 +152,40 @@ fn is_new(id: &str, known: &[KeyStatus]) -> bool {
     }
 }
 
-/// What became of the keys since the last look.
+/// What became of the keys since the last look. `promoted` is kept from look to look: members may be done before their need was ever
+/// written down, and `was` may be that of a look before.
 fn events(
     was: Option<&str>,
     before: &[KeyStatus],
     facts: &Facts,
     now: &[KeyStatus],
     secret: &str,
+    promoted: &mut Option<(String, bool)>,
 ) -> Vec<(&'static str, String)> {
     let current = &facts.current;
     let mut events = Vec::new();
     if let Some(was) = was.filter(|was| was != current) {
         let what = format!("key {current} is current now in Secret {secret}, instead of {was}");
         events.push(("KeyPromoted", what));
+        if promoted.as_ref().is_none_or(|(key, _)| key != current) {
+            *promoted = Some((current.clone(), false));
+        }
     }
-    let needs = |keys: &[KeyStatus]| {
+    let needs = |keys: &[KeyStatus], whose: fn(&str) -> bool| {
         let others = keys.iter().filter(|key| key.id != *current);
-        others
-            .flat_map(|key| &key.needed_by)
-            .any(|by| is_members(by))
+        others.flat_map(|key| &key.needed_by).any(|by| whose(by))
     };
-    if was == Some(current) && needs(before) && !needs(now) {
+    let waits = promoted
+        .as_ref()
+        .is_some_and(|(key, told)| key == current && !told)
+        || (was == Some(current) && needs(before, is_members));
+    // One that does not say what it needs may need any.
+    if waits && !needs(now, |by| by.starts_with("pod ")) {
         let what = format!(
             "members need key {current} only; what else needs another key is in .status.encryptionKeys of the CodexStore"
         );
         events.push(("KeyRotated", what));
+        *promoted = Some((current.clone(), true));
     }
     events
 }

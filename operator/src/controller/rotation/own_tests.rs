@@ -372,28 +372,51 @@ fn that_members_are_done_is_told_once() {
             status_of("b", "Active", Vec::new()),
         ]
     };
-    let check = |was: &str, before: &[KeyStatus], now: &[KeyStatus]| {
-        let events = events(Some(was), before, &facts("b", &["a", "b"]), now, "mine");
-        events
-            .into_iter()
-            .map(|(reason, _)| reason)
-            .collect::<Vec<_>>()
+    // An operator that has just been started, and what it says look after look.
+    let started = || {
+        let mut promoted = None;
+        move |was: &str, before: &[KeyStatus], now: &[KeyStatus]| {
+            let facts = facts("b", &["a", "b"]);
+            let events = events(Some(was), before, &facts, now, "mine", &mut promoted);
+            events
+                .into_iter()
+                .map(|(reason, _)| reason)
+                .collect::<Vec<_>>()
+        }
     };
+    let mut check = started();
     let (busy, done) = (
         said("Retiring", &["pod web-0"]),
         said("Retiring", &["cxb/x"]),
     );
-    assert_eq!(check("a", &done, &busy), ["KeyPromoted"]);
-    assert_eq!(check("b", &busy, &busy), [""; 0]);
-    assert_eq!(check("b", &busy, &done), ["KeyRotated"]);
-    assert_eq!(check("b", &done, &done), [""; 0]);
     let silent = said(
         "Retiring",
         &["pod web-0 (it does not say which keys it needs)"],
     );
+    let quiet = [""; 0];
+    // An operator that was started in between knows what was written down.
     assert_eq!(
         check("b", &silent, &done),
-        [""; 0],
+        quiet,
         "it may have been done before"
+    );
+    assert_eq!(check("b", &busy, &busy), quiet);
+    assert_eq!(check("b", &busy, &silent), quiet, "it may need any");
+    assert_eq!(check("b", &busy, &done), ["KeyRotated"]);
+    assert_eq!(check("b", &done, &done), quiet);
+    let mut check = started();
+    assert_eq!(check("a", &done, &silent), ["KeyPromoted"]);
+    assert_eq!(check("b", &silent, &silent), quiet);
+    assert_eq!(
+        check("b", &silent, &done),
+        ["KeyRotated"],
+        "it was seen to begin"
+    );
+    assert_eq!(check("b", &silent, &done), quiet, "once");
+    let at_once = started()("a", &[], &done);
+    assert_eq!(
+        at_once,
+        ["KeyPromoted", "KeyRotated"],
+        "no look saw them busy"
     );
 }

@@ -187,9 +187,11 @@ impl Parts {
         if let Some(claim) = &destination.claim {
             let source = Volume {
                 name: "destination".to_owned(),
+                // Read-only is the mount in the container, and not the volume: kubelet gives a volume its group when it is first
+                // mounted, and not at all for who only reads it; a Job that writes beside that one could not.
                 persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
                     claim_name: claim.clone(),
-                    read_only: read_only.then_some(true),
+                    read_only: None,
                 }),
                 ..Volume::default()
             };

@@ -131,7 +131,13 @@ mod tests {
     fn claim_of(pod: &PodSpec) -> (String, Option<bool>) {
         let volumes = pod.volumes.clone().unwrap();
         let source = volumes[0].persistent_volume_claim.clone().unwrap();
-        (source.claim_name, source.read_only)
+        assert_eq!(
+            source.read_only, None,
+            "kubelet would not give it its group"
+        );
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+        let mount = mounts.iter().find(|m| m.name == volumes[0].name).unwrap();
+        (source.claim_name, mount.read_only)
     }
 
     #[test]

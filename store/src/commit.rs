@@ -331,13 +331,13 @@ impl Committer {
 
     /// Has jobs done as one group for a caller that has more to do than to wait: on this thread, if
     /// that is [swift](Engine::is_swift), each of them is brief, and the engine is idle; else by way of the queue.
-    pub fn submit(&self, jobs: Vec<Parcel>) {
+    pub fn submit(&self, jobs: Vec<Parcel>, gathered: bool) {
         let bytes = jobs.iter().map(|job| PARCEL + job.bytes).sum();
         let brief = jobs.iter().all(|job| job.brief);
         let state = self.queue.state.lock();
         if brief
             && let Some(mut engine) = self.idle_engine(&state)
-            && engine.is_swift(bytes)
+            && engine.is_swift(bytes, gathered)
         {
             drop(state);
             let tick = match engine.seat.options.durability {

@@ -170,10 +170,14 @@ impl Engine {
     /// True if a caller that has more to do than to wait may run programs that write about `bytes`:
     /// no room must be made for them in the log or in a budget, and what is on disk before it is
     /// answered will take the disk no longer than a hand-over to another thread and back does.
-    pub fn is_swift(&mut self, bytes: usize) -> bool {
+    ///
+    /// `gathered`: they are all that came together. One of many that come one by one must not sync for itself.
+    pub fn is_swift(&mut self, bytes: usize, gathered: bool) -> bool {
         let payload = self.payload.len() + bytes;
         let synced = self.seat.options.durability == Durability::Always;
-        payload < GROUP && (!synced || self.usual_sync < SWIFT) && self.has_room(payload)
+        payload < GROUP
+            && (!synced || (gathered && self.usual_sync < SWIFT))
+            && self.has_room(payload)
     }
 
     /// Does what is due: takes in finished background work and starts more, removes what expired,

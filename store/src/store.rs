@@ -266,19 +266,23 @@ impl Store {
     /// Hands a program to the committer and returns at once; `done` is called exactly once, from
     /// the committer's thread or from this one. `done` must not block. On this one: when the program
     /// is refused (`overloaded`, `poisoned`, `closed`); and when nobody else writes, it
-    /// [is brief](Program::is_brief), and it is run here, since no sync holds up the caller for
-    /// more than 0.3 ms as far as can be known, because durability is an interval, or because
-    /// syncs are that quick of late.
+    /// [is brief](Program::is_brief), and durability is an interval, so that no sync holds up the caller.
     pub fn submit<P: Program>(
         &self,
         program: P,
         done: impl FnOnce(Result<P::Output>) + Send + 'static,
     ) {
-        self.submit_all([(program, done)]);
+        if let Some(error) = self.inner.shared.poison() {
+            return done(Err(error.clone()));
+        }
+        let job = Parcel::new(program, done);
+        self.inner.committer.submit(vec![job], false);
     }
 
-    /// The same for many programs, as one group: they are run in this order, and share a sync
-    /// unless there are more than the log takes in one frame.
+    /// The same for all programs that came together, as one group: they are run in this order, and
+    /// share a sync unless there are more than the log takes in one frame. They are run here also
+    /// where syncs are so quick of late that this holds up the caller for less than 0.3 ms, as far
+    /// as can be known.
     pub fn submit_all<P: Program>(
         &self,
         programs: impl IntoIterator<Item = (P, impl FnOnce(Result<P::Output>) + Send + 'static)>,
@@ -289,7 +293,7 @@ impl Store {
             return;
         }
         let jobs = programs.map(|(program, done)| Parcel::new(program, done));
-        self.inner.committer.submit(jobs.collect());
+        self.inner.committer.submit(jobs.collect(), true);
     }
 
     /// Watches keys that begin with `prefix`, from revision `from` on, or from now on: every batch

@@ -228,7 +228,10 @@ fn what_waits_for_the_disk_is_left_to_the_committer_and_what_does_not_is_done_at
     let me = thread::current().id();
     let dir = tempfile::tempdir().unwrap();
     let always = Store::open(dir.path(), options()).unwrap();
-    assert_ne!(answered_by(&always, "a", 1), me, "it waits for a sync");
+    for _ in 0..50 {
+        // However quick syncs are: others may come one by one, and share the next.
+        assert_ne!(answered_by(&always, "a", 1), me, "it waits for a sync");
+    }
 
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();

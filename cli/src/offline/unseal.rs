@@ -1,9 +1,9 @@
 //! `key unseal`: a keyring directory from what the operator sealed.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File, Permissions},
     io::{self, Read},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -105,33 +105,31 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Under another name first: a crash leaves no half of a keyring in its place. What a store cannot use is not made.
+/// Under another name first, which nobody else has: a crash leaves no half of a keyring in its place. What a store cannot use is not made.
 fn make(dir: &Path, keys: &Keys) -> Result<()> {
     let name = dir.file_name().context("it has no name")?;
-    let mut new = name.to_os_string();
-    new.push(".new");
-    let new = dir.with_file_name(new);
-    match fs::remove_dir_all(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    DirBuilder::new().mode(0o700).create(&new)?;
-    for (id, key) in keys.iter() {
-        write(&new.join(id), key)?;
-    }
-    write(&new.join(KEYRING_CURRENT), keys.current.as_bytes())?;
-    Keyring::load(&new)?;
-    File::open(&new)?.sync_all()?;
-    fs::rename(&new, dir)?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    let parent = parent.unwrap_or(Path::new("."));
+    let new = tempfile::Builder::new()
+        .prefix(&format!(".{}.", name.to_string_lossy()))
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)?;
+    for (id, key) in keys.iter() {
+        write(&new.path().join(id), key)?;
+    }
+    let current = new.path().join(KEYRING_CURRENT);
+    write(&current, keys.current.as_bytes())?;
+    Keyring::load(new.path())?;
+    File::open(new.path())?.sync_all()?;
+    fs::rename(new.path(), dir)?;
+    // It is there, under its own name.
+    let _gone = new.keep();
+    File::open(parent)?.sync_all()?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use codexstore_escrow::{Identity, seal};
 
     use super::*;
@@ -181,7 +179,11 @@ mod tests {
     #[test]
     fn a_keyring_is_made_for_its_owner_alone_and_nothing_is_overwritten() {
         let place = Place::new();
+        // A keyring of somebody's, under a name that comes to mind.
+        fs::create_dir(place.at("ring.new")).unwrap();
+        place.file("ring.new/current", "mine");
         place.run("keyring.age", Some("me.txt"), "ring").unwrap();
+        assert!(place.at("ring.new/current").exists());
         let ring = place.at("ring");
         let loaded = Keyring::load(&ring).unwrap();
         assert_eq!(loaded.current().as_str(), "b");
@@ -257,6 +259,11 @@ mod tests {
         }
         let (_, code) = place.run("gone.age", Some("me.txt"), "ring").unwrap_err();
         assert_eq!(code, codexstore_api::codes::EXIT_NOT_FOUND);
-        assert!(!place.at("ring").exists() && !place.at("ring.new").exists());
+        let left = fs::read_dir(place.dir.path()).unwrap();
+        let names = left.map(|entry| entry.unwrap().file_name());
+        let dirs: Vec<_> = names
+            .filter(|name| place.dir.path().join(name).is_dir())
+            .collect();
+        assert_eq!(dirs, [""; 0]);
     }
 }

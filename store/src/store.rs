@@ -272,11 +272,7 @@ impl Store {
         program: P,
         done: impl FnOnce(Result<P::Output>) + Send + 'static,
     ) {
-        if let Some(error) = self.inner.shared.poison() {
-            return done(Err(error.clone()));
-        }
-        let job = Parcel::new(program, done);
-        self.inner.committer.submit(vec![job], false);
+        self.hand_in([(program, done)], false);
     }
 
     /// The same for all programs that came together, as one group: they are run in this order, and
@@ -287,13 +283,21 @@ impl Store {
         &self,
         programs: impl IntoIterator<Item = (P, impl FnOnce(Result<P::Output>) + Send + 'static)>,
     ) {
+        self.hand_in(programs, true);
+    }
+
+    fn hand_in<P: Program>(
+        &self,
+        programs: impl IntoIterator<Item = (P, impl FnOnce(Result<P::Output>) + Send + 'static)>,
+        gathered: bool,
+    ) {
         let programs = programs.into_iter();
         if let Some(error) = self.inner.shared.poison() {
             programs.for_each(|(_, done)| done(Err(error.clone())));
             return;
         }
         let jobs = programs.map(|(program, done)| Parcel::new(program, done));
-        self.inner.committer.submit(jobs.collect(), true);
+        self.inner.committer.submit(jobs.collect(), gathered);
     }
 
     /// Watches keys that begin with `prefix`, from revision `from` on, or from now on: every batch

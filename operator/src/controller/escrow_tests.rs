@@ -1,8 +1,5 @@
 //! Escrow against the API server of [`crate::controller::fake_api`], with a fault at each call.
 
-use std::sync::Arc;
-
-use codexstore_crds::CodexKeyRotation;
 use codexstore_crds::encryption::{Escrow as Spec, Keys as SpecKeys, Managed};
 use codexstore_escrow::{Identity, unseal};
 use serde_json::{Value, json};
@@ -10,11 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::store;
-use crate::controller::reconcile::{Done, Found, reconcile};
-use crate::controller::scripted::{KEYRING, STORE, operator};
+use crate::controller::scripted::{KEYRING, ROTATION, STORE, look, look_again, operator};
 
 const MAP: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-escrow";
-const ROTATION: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations/now";
 
 fn asking(recipients: &[String]) -> CodexStore {
     let mut store = store();
@@ -38,25 +33,6 @@ async fn begun() -> (FakeApi, [Identity; 1]) {
     let recipient = identity.recipient().unwrap().to_string();
     api.put(STORE, &asking(&[recipient]));
     (api, [identity])
-}
-
-/// One look by an operator that has just started.
-async fn look(api: &FakeApi) -> Result<Done, Error> {
-    look_again(&operator(api), api).await
-}
-
-async fn look_again(operator: &Shared, api: &FakeApi) -> Result<Done, Error> {
-    let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
-    let rotations: Vec<Arc<CodexKeyRotation>> = api
-        .get(ROTATION)
-        .into_iter()
-        .map(|rotation| Arc::new(serde_json::from_value(rotation).unwrap()))
-        .collect();
-    let found = Found {
-        rotations: &rotations,
-        ..Found::default()
-    };
-    reconcile(operator, &store, found).await
 }
 
 /// The keyring in the Secret, as it would be sealed.
@@ -118,7 +94,7 @@ fn change(api: &FakeApi, change: impl FnOnce(&mut Value)) {
 async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
     let (api, identity) = begun().await;
     for _ in 0..3 {
-        assert_eq!(look(&api).await.unwrap().outcome, "steady");
+        assert_eq!(look(&api, &[]).await.unwrap().outcome, "steady");
     }
     assert_eq!(
         opened(&api, &identity),
@@ -144,7 +120,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
     // A key more; then other bytes under the same id.
     for byte in ["AQEBAQEBAQEBAQEBAQEBAQ==", "AgICAgICAgICAgICAgICAg=="] {
         change(&api, |data| data["more"] = json!(byte));
-        look(&api).await.unwrap();
+        look(&api, &[]).await.unwrap();
         assert_eq!(
             opened(&api, &identity),
             (keyring(&api), ids(&keyring(&api)))
@@ -160,7 +136,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
         let mut map = api.get(MAP).unwrap();
         map["data"][key] = json!(value);
         api.put(MAP, &map);
-        look(&api).await.unwrap();
+        look(&api, &[]).await.unwrap();
         assert_eq!(
             opened(&api, &identity),
             (keyring(&api), ids(&keyring(&api)))
@@ -172,7 +148,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
         );
     }
     api.remove(MAP);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     opened(&api, &identity);
 
     // Another recipient: the former one cannot open what is sealed from then on.
@@ -181,7 +157,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
     let mut store = json!(asking(&[other[0].recipient().unwrap().to_string()]));
     store["status"] = status;
     api.put(STORE, &store);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(opened(&api, &other).0, keyring(&api));
     assert!(unseal(sealed_text(&api).as_bytes(), &identity).is_err());
 }
@@ -190,11 +166,11 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
 async fn an_operator_that_remembers_reads_nothing_anew_until_it_reads_the_keyring() {
     let (api, _) = begun().await;
     let operator = operator(&api);
-    look_again(&operator, &api).await.unwrap();
+    look_again(&operator, &api, &[]).await.unwrap();
     let reads = |api: &FakeApi| api.count("GET", "cxs-orders-escrow");
     let before = reads(&api);
     for _ in 0..3 {
-        look_again(&operator, &api).await.unwrap();
+        look_again(&operator, &api, &[]).await.unwrap();
     }
     assert_eq!(reads(&api), before);
 }
@@ -206,7 +182,7 @@ async fn what_is_no_public_key_is_told_and_stops_nothing_else() {
     let mut typo = good.clone();
     typo.replace_range(30..31, if &good[30..31] == "q" { "p" } else { "q" });
     api.put(STORE, &asking(&[good, typo.clone()]));
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api), pair("False", "EscrowInvalid"));
     let status = api.get(STORE).unwrap()["status"].take();
     assert_eq!(status["phase"], "Degraded");
@@ -223,7 +199,7 @@ async fn what_is_no_public_key_is_told_and_stops_nothing_else() {
 
     // Without recipients nothing is asked, and nothing is wrong.
     api.put(STORE, &store());
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api), pair("False", "NotAskedFor"));
     assert_eq!(api.get(STORE).unwrap()["status"]["phase"], "Ephemeral");
 }
@@ -234,15 +210,15 @@ async fn somebody_elses_map_is_left_alone_and_a_lost_keyring_leaves_what_was_sea
     let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "cxs-orders-escrow", "namespace": "shop"}, "data": {"a": "b"}});
     api.put(MAP, &foreign);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api), pair("False", "ForeignObject"));
     assert_eq!(api.get(MAP).unwrap()["data"], json!({"a": "b"}));
     api.remove(MAP);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     let (keys, _) = opened(&api, &identity);
 
     api.remove(KEYRING);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api), pair("Unknown", "KeyringNotReady"));
     assert_eq!(opened(&api, &identity).0, keys, "a way back to the keys");
     let status = api.get(STORE).unwrap()["status"].take();
@@ -257,7 +233,7 @@ async fn a_fault_at_any_call_is_made_up_for_and_no_key_is_used_before_it_is_seal
             let (api, identity) = begun().await;
             api.fail(call, fault);
             for _ in 0..3 {
-                let _ = look(&api).await;
+                let _ = look(&api, &[]).await;
             }
             assert_eq!(
                 opened(&api, &identity).0,
@@ -276,14 +252,14 @@ async fn a_fault_at_any_call_is_made_up_for_and_no_key_is_used_before_it_is_seal
         }
         for call in 0.. {
             let (api, identity) = begun().await;
-            look(&api).await.unwrap();
+            look(&api, &[]).await.unwrap();
             let rotation = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
                 "metadata": {"name": "now", "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
                 "spec": {"storeRef": {"name": "orders"}}});
             api.put(ROTATION, &rotation);
             api.fail(call, fault);
             for _ in 0..10 {
-                let _ = look(&api).await;
+                let _ = look(&api, &[]).await;
                 let (sealed, said) = opened(&api, &identity);
                 let used = keyring(&api).current;
                 assert!(

@@ -6,6 +6,8 @@ use codexstore_crds::{CodexStore, CodexStoreSpec, InjectConfig, Quantity, inject
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::keyring::Facts;
+
 /// The store `shop/orders`.
 pub fn store() -> CodexStore {
     let mut store = CodexStore::new("orders", CodexStoreSpec::default());
@@ -57,4 +59,15 @@ pub fn pod_of(store: &CodexStore, name: &str) -> Pod {
         operator_version: "1.0".into(),
     };
     inject(&plain, store, &config, "seed").unwrap()
+}
+
+/// A good keyring with these keys.
+pub fn facts(current: &str, ids: &[&str]) -> Facts {
+    Facts {
+        secret_uid: "uid".to_owned(),
+        version: "1".to_owned(),
+        current: current.to_owned(),
+        ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        lost: Vec::new(),
+    }
 }

@@ -5,7 +5,7 @@ use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
-use crate::rotation::{WRITER, key, member, members, none_failed, rotation, rotation_is};
+use crate::rotation::{WRITER, goes_on, key, member, members, none_failed, rotation, rotation_is};
 
 const SECRET: &str = "secrets/mine";
 
@@ -192,20 +192,7 @@ fn three_members_follow_a_secret_under_load_and_its_old_key_can_go() {
             }
         });
     }
-    ns.delete_and_wait("pods/web-0");
-    ns.pod_ready("web-0");
-    assert_eq!(ns.value("web-0", "first"), Some("web-0".to_owned()));
-    ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back"},
-        "spec": {"storeRef": {"name": "orders"}, "members": [{"pod": "web-1"}]}}));
-    wait::until("it is restored", wait::LONG, || {
-        let found = ns.get("codexrestores/back").unwrap();
-        if found["status"]["phase"] == "Succeeded" {
-            Ok(())
-        } else {
-            Err(found["status"].to_string())
-        }
-    });
-    assert_eq!(ns.value("web-1", "first"), Some("web-1".to_owned()));
+    goes_on(&ns);
 
     ns.create(&rotation("no"));
     let no = rotation_is(&ns, "no", "it is refused", |s| s["phase"] == "Failed");

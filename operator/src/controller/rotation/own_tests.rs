@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::fake_api::{FakeApi, Fault};
-use crate::controller::fixtures::{claim_store, store};
+use crate::controller::fixtures::{claim_store, facts, store};
 use crate::controller::reconcile::{Found, reconcile};
 use crate::controller::scripted::{
     CLAIM, STORE, condition, look, look_again, operator, pair, with,
@@ -329,16 +329,6 @@ async fn a_fault_at_any_call_changes_no_secret_and_is_made_up_for() {
         }
     }
     assert!(faults > 20, "{faults}");
-}
-
-fn facts(current: &str, ids: &[&str]) -> Facts {
-    Facts {
-        secret_uid: "uid".to_owned(),
-        version: "1".to_owned(),
-        current: current.to_owned(),
-        ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-        lost: Vec::new(),
-    }
 }
 
 #[test]

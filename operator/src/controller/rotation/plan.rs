@@ -146,7 +146,7 @@ mod tests {
     use codexstore_api::status::State;
     use k8s_openapi::jiff::Timestamp;
 
-    use super::super::super::fixtures::pod;
+    use super::super::super::fixtures::{facts, pod};
     use super::super::super::members::Unreachable;
     use super::*;
 
@@ -158,16 +158,6 @@ mod tests {
                 Timestamp::from_second(1000).unwrap(),
             )),
             ..CodexKeyRotationStatus::default()
-        }
-    }
-
-    fn ring(current: &str, ids: &[&str]) -> Facts {
-        Facts {
-            secret_uid: "uid".to_owned(),
-            version: "1".to_owned(),
-            current: current.to_owned(),
-            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-            lost: Vec::new(),
         }
     }
 
@@ -196,9 +186,9 @@ mod tests {
     #[test]
     fn each_step_follows_from_what_is_there() {
         let both = ["new", "old"];
-        let (added, promoted) = (ring("old", &both), ring("new", &both));
+        let (added, promoted) = (facts("old", &both), facts("new", &both));
         assert_eq!(
-            step(&ring("old", &["old"]), &[], 1000),
+            step(&facts("old", &["old"]), &[], 1000),
             Step::Add("new".to_owned())
         );
         let promote = Step::Promote {
@@ -249,7 +239,7 @@ mod tests {
 
     #[test]
     fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
-        let added = ring("old", &["new", "old"]);
+        let added = facts("old", &["new", "old"]);
         let frozen = || {
             [member(
                 "web-0",
@@ -283,7 +273,7 @@ mod tests {
         if let Some(Ok(status)) = &mut old.answer {
             status.needed_key_ids = None;
         }
-        let Step::Wait { message, .. } = step(&ring("new", &["new", "old"]), &[old], 1000) else {
+        let Step::Wait { message, .. } = step(&facts("new", &["new", "old"]), &[old], 1000) else {
             panic!("it may need the old key");
         };
         assert!(message.contains("make the pod anew"), "{message}");
@@ -291,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_key_that_somebody_else_made_current_ends_it() {
-        let other = ring("other", &["new", "old", "other"]);
+        let other = facts("other", &["new", "old", "other"]);
         let Step::Fail(why) = step(&other, &[], 1000) else {
             panic!("it was overtaken");
         };

@@ -8,13 +8,10 @@ use codexstore_crds::{CodexKeyRotation, CodexStore};
 use serde_json::{Value, json};
 
 use super::{Rotations, open};
-use crate::controller::Error;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::store;
-use crate::controller::reconcile::{Done, Found, reconcile};
-use crate::controller::scripted::{KEYRING, STORE, operator};
+use crate::controller::scripted::{KEYRING, ROTATION, STORE, look};
 
-const ROTATION: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations/now";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
 
 /// Looks that are enough for a whole rotation, and for its old key to go.
@@ -36,21 +33,6 @@ fn rotation() -> Value {
     json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
         "metadata": {"name": "now", "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
         "spec": {"storeRef": {"name": "orders"}}})
-}
-
-/// One look by an operator that has just started.
-async fn look(api: &FakeApi) -> Result<Done, Error> {
-    let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
-    let rotations: Vec<Arc<CodexKeyRotation>> = api
-        .get(ROTATION)
-        .into_iter()
-        .map(|rotation| Arc::new(serde_json::from_value(rotation).unwrap()))
-        .collect();
-    let found = Found {
-        rotations: &rotations,
-        ..Found::default()
-    };
-    reconcile(&operator(api), &store, found).await
 }
 
 /// The ids in the keyring, the current one, and those on the record.
@@ -76,12 +58,12 @@ async fn a_fault_at_any_call_loses_no_key_and_is_made_up_for() {
                     ..RotationPolicy::default()
                 }),
             );
-            look(&api).await.unwrap();
+            look(&api, &[]).await.unwrap();
             let (_, first, _) = keys(&api);
             api.put(ROTATION, &rotation());
             api.fail(call, fault);
             for _ in 0..LOOKS {
-                let _ = look(&api).await;
+                let _ = look(&api, &[]).await;
                 let (ids, current, record) = keys(&api);
                 assert!(ids.contains(&current), "{fault:?} at {call}");
                 assert!(
@@ -119,23 +101,23 @@ async fn a_schedule_is_not_due_when_it_is_new_and_its_rotation_is_made_once() {
         ..RotationPolicy::default()
     };
     api.put(STORE, &rotating(policy("0 3 1 * *")));
-    look(&api).await.unwrap();
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(api.count("POST", "codexkeyrotations"), 0);
     // As after a month without an operator.
     let mut store = api.get(STORE).unwrap();
     assert_eq!(store["status"]["rotationSchedule"]["schedule"], "0 3 1 * *");
     store["status"]["rotationSchedule"]["since"] = json!("2026-01-15T00:00:00Z");
     api.put(STORE, &store);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     let since = api.get(STORE).unwrap()["status"]["rotationSchedule"]["since"].take();
     assert_ne!(since, "2026-01-15T00:00:00Z");
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     let made = |api: &FakeApi| api.count("POST", "codexkeyrotations");
     assert_eq!(made(&api), 1);
     // The status was not written: the same one is asked for again, and is there.
     api.put(STORE, &store);
-    look(&api).await.unwrap();
+    look(&api, &[]).await.unwrap();
     assert_eq!(made(&api), 2);
     let again = api.get(STORE).unwrap()["status"]["rotationSchedule"]["since"].take();
     assert_eq!(again, since);

@@ -141,10 +141,15 @@ async fn a_copy_is_of_one_backup_and_no_keyring_is_changed() {
     );
     look_at(&api).await.unwrap();
     assert_eq!(started(&api), WITH_BOTH);
-    let claim =
-        api.get(JOB).unwrap()["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]
-            .take();
-    assert_eq!(claim, json!({"claimName": "theirs", "readOnly": true}));
+    let pod = api.get(JOB).unwrap()["spec"]["template"]["spec"].take();
+    let volume = &pod["volumes"][0];
+    assert_eq!(
+        volume["persistentVolumeClaim"],
+        json!({"claimName": "theirs"})
+    );
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|m| m["name"] == volume["name"]).unwrap();
+    assert_eq!(mount["readOnly"], true, "{mount}");
     assert_eq!(api.writes(), 2, "{:?}", api.calls());
 }
 

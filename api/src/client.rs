@@ -31,7 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::bodies::{Batch, Committed, Deleted, List, ListQuery, RewrapTold};
 use crate::codes::Retry;
 use crate::encoding::percent;
-use crate::{Error, Result, Status, header, path};
+use crate::status::Reencryption;
+use crate::{Error, Result, Status, header, path, query};
 use connection::{Failed, Link};
 use outgoing::Outgoing;
 
@@ -250,6 +251,23 @@ impl Client {
     /// listener, for the operator.
     pub async fn rewrap(&self, pod_uid: &str) -> Result<RewrapTold> {
         let mut call = Call::new(Method::POST, path::REWRAP.to_string());
+        call.header(header::POD_UID, pod_uid)?;
+        self.json(call).await
+    }
+
+    /// Has the member in that pod seal all its files anew under fresh data keys, beside its work, and answers at once
+    /// how far that is: on the admin listener, for the operator. The same `id` again only asks, unless it failed; another one
+    /// begins anew, or is refused (`overloaded`) while one is under way. `invalid-argument` if it is no id
+    /// ([`reencryption_id`](crate::reencryption_id)).
+    pub async fn reencrypt(&self, pod_uid: &str, id: &str) -> Result<Reencryption> {
+        if !crate::reencryption_id(id) {
+            return Err(Error::new(
+                "invalid-argument",
+                "the id of a re-encryption is 1 to 64 of A-Z a-z 0-9 . _ -",
+            ));
+        }
+        let uri = format!("{}?{}={id}", path::REENCRYPT, query::ID);
+        let mut call = Call::new(Method::POST, uri);
         call.header(header::POD_UID, pod_uid)?;
         self.json(call).await
     }

@@ -67,10 +67,18 @@ pub mod header {
     pub const EXPIRES_AT: &str = "codexstore-expires-at";
 }
 
+/// True if that can be the id of a re-encryption: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+pub fn reencryption_id(id: &str) -> bool {
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&id.len()) && id.bytes().all(may)
+}
+
 /// What a request may add to a path.
 pub mod query {
     /// Of a restore: refused where there is a store already.
     pub const IF_EMPTY: &str = "ifEmpty=true";
+    /// Of a re-encryption: the id of the request, as [`reencryption_id`](super::reencryption_id) takes it.
+    pub const ID: &str = "id";
 }
 
 /// Paths under which a sidecar answers.
@@ -89,6 +97,8 @@ pub mod path {
     pub const RESTORE: &str = "/v1/restore";
     /// Wrap the data keys of all files with the keyring's current key, on the admin listener.
     pub const REWRAP: &str = "/v1/rewrap";
+    /// Seal all files anew under fresh data keys, on the admin listener; `?id=` names the request.
+    pub const REENCRYPT: &str = "/v1/reencrypt";
     /// Word that there is nothing to restore, on the admin listener.
     pub const OPEN_EMPTY: &str = "/v1/restore/none";
     /// The member's state, as JSON.

@@ -71,6 +71,54 @@ impl std::fmt::Display for State {
     }
 }
 
+/// How far a re-encryption is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+pub enum ReencryptionState {
+    /// It is under way.
+    Running,
+    /// Every file is under a fresh data key, and what was under the old ones is gone from the directory.
+    Done,
+    /// It was given up; the store goes on with what it had. It can be asked for again under the same id.
+    Failed,
+    /// A state of a newer version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl ReencryptionState {
+    /// The state's stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ReencryptionState::Running => "Running",
+            ReencryptionState::Done => "Done",
+            ReencryptionState::Failed => "Failed",
+            ReencryptionState::Unknown => "Unknown",
+        }
+    }
+}
+
+/// The last re-encryption that this sidecar was asked for. It is kept in memory only: a sidecar that was started
+/// since tells none, and is asked again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reencryption {
+    /// The id that it was asked for with.
+    pub id: String,
+    /// How far it is.
+    pub state: ReencryptionState,
+    /// Bytes of files that were sealed anew.
+    pub done_bytes: u64,
+    /// Of about how many; it grows with what is written meanwhile.
+    pub total_bytes: u64,
+    /// Why it failed: the error's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Why it failed, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
 /// A member's state. Unknown fields are ignored and missing ones take defaults, so that operator
 /// and sidecar of different versions understand each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -133,6 +181,9 @@ pub struct Status {
     /// Ids of the keys that what restores set aside on the volume needs; absent while that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_aside_key_ids: Option<Vec<String>>,
+    /// The last re-encryption that was asked for; absent if none was since the sidecar started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reencryption: Option<Reencryption>,
     /// When this sidecar started, RFC 3339.
     pub started_at: String,
     /// Seconds since then.
@@ -151,6 +202,18 @@ mod tests {
         assert_eq!(status.revision, 7);
         assert!(status.loaded_key_ids.is_empty());
         assert_eq!(status.needed_key_ids, None, "not known, and not none");
+        assert_eq!(status.reencryption, None);
+    }
+
+    #[test]
+    fn a_reencryption_goes_both_ways_and_one_of_another_version_parses() {
+        let json = r#"{"id":"r-1","state":"Running","doneBytes":3,"totalBytes":9}"#;
+        let told: Reencryption = serde_json::from_str(json).unwrap();
+        assert_eq!(told.state, ReencryptionState::Running);
+        assert_eq!((told.done_bytes, told.total_bytes), (3, 9));
+        assert_eq!(serde_json::to_string(&told).unwrap(), json);
+        let told: Reencryption = serde_json::from_str(r#"{"state":"Pausing","novel":1}"#).unwrap();
+        assert_eq!(told.state, ReencryptionState::Unknown);
     }
 
     #[test]

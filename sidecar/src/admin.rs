@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::engine::restore::Restorer;
 use crate::http::App;
 use crate::http::answer::{Body, Reject, json, without_body};
+use crate::http::query::Query;
 use crate::log::Throttle;
 use crate::metrics::{Operation, Protocol};
 use crate::serve::connections::{Connection, Connections};
@@ -190,6 +191,7 @@ async fn answer<E: Engine>(
         codexstore_api::path::BACKUP => Operation::Backup,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Operation::Restore,
         codexstore_api::path::REWRAP => Operation::Rewrap,
+        codexstore_api::path::REENCRYPT => Operation::Reencrypt,
         codexstore_api::path::HEALTH => Operation::Health,
         _ => Operation::Status,
     };
@@ -214,6 +216,19 @@ async fn answer<E: Engine>(
     response
 }
 
+/// The id that a re-encryption is asked for with.
+fn reencryption_of(query: Option<&str>) -> Result<String, Reject> {
+    let id = Query::parse(query, &[codexstore_api::query::ID])?.take(codexstore_api::query::ID);
+    let id = id.and_then(|id| String::from_utf8(id).ok());
+    id.filter(|id| codexstore_api::reencryption_id(id))
+        .ok_or_else(|| {
+            Reject::new(
+                "invalid-argument",
+                "?id= names the re-encryption: 1 to 64 of A-Z a-z 0-9 . _ -",
+            )
+        })
+}
+
 async fn decide<E: Engine>(
     app: &Arc<App<E>>,
     streams: &Streams,
@@ -227,18 +242,21 @@ async fn decide<E: Engine>(
         codexstore_api::path::BACKUP => Verb::Backup,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Verb::Restore,
         codexstore_api::path::REWRAP => Verb::Rewrap,
+        codexstore_api::path::REENCRYPT => Verb::Reencrypt,
         _ => {
             return Err(Reject::new(
                 "no-such-route",
-                "the admin listener has /v1/status, /v1/backup, /v1/restore, /v1/rewrap and /healthz",
+                "the admin listener has /v1/status, /v1/backup, /v1/restore, /v1/rewrap, /v1/reencrypt and /healthz",
             ));
         }
     };
     match (verb, request.method()) {
-        (Verb::Restore | Verb::Rewrap, &Method::POST)
+        (Verb::Restore | Verb::Rewrap | Verb::Reencrypt, &Method::POST)
         | (Verb::Backup, &Method::GET)
         | (Verb::Status | Verb::Health, &Method::GET | &Method::HEAD) => {}
-        (Verb::Restore | Verb::Rewrap, _) => return Err(Reject::method_not_allowed("POST")),
+        (Verb::Restore | Verb::Rewrap | Verb::Reencrypt, _) => {
+            return Err(Reject::method_not_allowed("POST"));
+        }
         (Verb::Backup, _) => return Err(Reject::method_not_allowed("GET")),
         _ => return Err(Reject::method_not_allowed("GET, HEAD")),
     }
@@ -276,6 +294,10 @@ async fn decide<E: Engine>(
                 slots: done.slots,
             })
         }
+        Verb::Reencrypt => json(
+            &app.engine
+                .reencrypt(&reencryption_of(request.uri().query())?)?,
+        ),
         Verb::Backup => match Arc::clone(&streams.backups).try_acquire_owned() {
             Ok(place) => backup::backup(app, place),
             Err(_) => Err(Reject::new("overloaded", "a backup is being read already")),

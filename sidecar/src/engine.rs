@@ -7,6 +7,7 @@ pub mod condition;
 pub mod follow;
 pub mod local;
 pub mod owner;
+mod reencrypt;
 pub mod restore;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use codexstore::backup::BackupInfo;
 use codexstore::{
     Batch, Committed, Entry, Error, KeyId, Page, Program, Rewrapped, Scan, Stats, Version, Watch,
 };
-use codexstore_api::status::State;
+use codexstore_api::status::{Reencryption, State};
 
 pub use condition::{Conditions, Tag};
 
@@ -94,6 +95,8 @@ pub struct Health {
     pub stats: Stats,
     /// The keys that what restores set aside needs, where that is known.
     pub set_aside_keys: Option<BTreeSet<KeyId>>,
+    /// The last re-encryption that was asked for.
+    pub reencryption: Option<Reencryption>,
 }
 
 /// What reads look at: the store, a point in time of it, or a transaction.
@@ -164,6 +167,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Wraps the data keys of all files with the keyring's current key.
     fn rewrap(&self) -> impl Future<Output = Result<Rewrapped>> + Send;
+
+    /// Begins to seal all files anew under fresh data keys, beside its work, unless that was asked for under this id
+    /// and did not fail; how far it is, at once.
+    fn reencrypt(&self, id: &str) -> Result<Reencryption>;
 
     /// One page of scans, one behind the other, at one point in time and at most as much as each
     /// bounds. It may compute for a while and is called off the I/O thread.

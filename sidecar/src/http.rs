@@ -11,7 +11,7 @@ mod history;
 mod keys;
 mod list;
 pub mod openapi;
-mod query;
+pub mod query;
 pub mod route;
 pub mod system;
 mod watch;

@@ -21,7 +21,7 @@ use crate::log::Throttle;
 use crate::trace::About;
 use crate::trace::tracer::{Begun, Counts};
 
-use gauges::gauges;
+use gauges::{gauges, reencryption};
 use latency::{Latency, NewLatency};
 
 /// How a request came.
@@ -71,10 +71,12 @@ pub enum Operation {
     Restore,
     /// The data keys wrapped anew.
     Rewrap,
+    /// All files under fresh data keys: asked for, or asked about.
+    Reencrypt,
 }
 
 impl Operation {
-    const ALL: [Operation; 15] = [
+    const ALL: [Operation; 16] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -90,6 +92,7 @@ impl Operation {
         Operation::Backup,
         Operation::Restore,
         Operation::Rewrap,
+        Operation::Reencrypt,
     ];
 
     /// How many of them, the first ones, there are on the socket.
@@ -104,6 +107,7 @@ impl Operation {
                 | Operation::Backup
                 | Operation::Restore
                 | Operation::Rewrap
+                | Operation::Reencrypt
         )
     }
 
@@ -122,6 +126,7 @@ impl Operation {
             Operation::Backup => "backup",
             Operation::Restore => "restore",
             Operation::Rewrap => "rewrap",
+            Operation::Reencrypt => "reencrypt",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",
@@ -444,6 +449,11 @@ impl Metrics {
                 "When a backup was last sent whole by this process",
                 ConstGauge::new(backed_up),
             );
+        }
+        if let Some(told) = &health.reencryption {
+            for (name, help, value) in reencryption(told) {
+                now.register(name, help, ConstGauge::new(value));
+            }
         }
         let counters: [(&str, &str, u64); 7] = [
             (

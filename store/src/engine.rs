@@ -23,6 +23,7 @@ use crate::journal::{Journal, LogFile, Spare};
 use crate::layout;
 use crate::options::Durability;
 use crate::past::Past;
+use crate::reencrypt::Reencryption;
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
@@ -96,6 +97,8 @@ pub(crate) struct Engine {
     pub(crate) flush_due: Option<Duration>,
     /// What a sync usually takes, of late.
     usual_sync: Duration,
+    /// The re-encryption that is under way.
+    pub(crate) reencryption: Option<Reencryption>,
     /// Who waits for the rewrap that is running.
     pub(crate) rewrap_waiters: Vec<Sender<Result<Rewrapped>>>,
     sweep_at: Duration,
@@ -141,6 +144,7 @@ impl Engine {
             switched: false,
             flush_due: None,
             usual_sync: UNKNOWN,
+            reencryption: None,
             rewrap_waiters: Vec::new(),
             sweep_at: Duration::ZERO,
             shared,
@@ -219,6 +223,7 @@ impl Engine {
         self.background.stop();
         self.shared.give_up_rewraps();
         self.rewrap_waiters.clear();
+        self.reencryption = None;
         if let Some(error) = self.shared.poison() {
             return Err(error.clone());
         }
@@ -282,7 +287,7 @@ impl Engine {
     fn accept(&mut self) {
         let replaced = self.work.finish();
         self.shared.holds.replaced(replaced);
-        if matches!(self.running, Some(Running::Image { .. })) {
+        if matches!(self.running, Some(Running::Image { .. })) || self.image_is_promised() {
             self.retained += replaced;
         }
         if self.payload.is_empty() {
@@ -448,6 +453,7 @@ impl Engine {
         }
         self.shared.set_poison(cause);
         self.rewrap_waiters.clear();
+        self.reencryption = None;
         let view = self.shared.view.load();
         self.index = view.index.clone();
         self.latest = view.revision;
@@ -457,7 +463,9 @@ impl Engine {
 
     /// Brings the numbers that others see up to date.
     fn report(&mut self) {
-        self.gauges.disk_bytes = self.disk_used();
+        // What a re-encryption will take is counted ahead where space is given out, and not here.
+        let (promised, there) = self.reencryption_bytes();
+        self.gauges.disk_bytes = self.disk_used() - (promised - there);
         self.gauges.memory_bytes = self.memory_used();
         self.gauges.journal_bytes = self.since_image();
         self.gauges.messages = self.journal.as_ref().map_or(0, Journal::messages);
@@ -485,10 +493,12 @@ impl Engine {
         let image = self.image.iter().map(|image| &image.key_id);
         let ended = self.ended().chain(&self.past.leaving);
         let ended = ended.map(|file| &file.key_id);
+        let sealed = self.reencryption.iter().flat_map(Reencryption::keys);
         let needed = image
             .chain(ended)
             .chain([&current])
             .flatten()
+            .chain(sealed)
             .cloned()
             .collect();
         *self.shared.keys.lock() = FileKeys { current, needed };

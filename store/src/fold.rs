@@ -19,6 +19,7 @@ use crate::image::WriteImage;
 use crate::journal::Journal;
 use crate::layout;
 use crate::past::removing;
+use crate::reencrypt;
 use crate::space::{Claim, REOPEN};
 use crate::task::{Done, Running, Work};
 
@@ -43,7 +44,7 @@ impl Engine {
         let due = (since >= worth && since > 0)
             || self.older.len() >= MOST
             || (self.journals_press() && since > 0);
-        due && self.image_may_fit()
+        due && self.image_may_fit() && !self.image_is_promised()
     }
 
     /// Takes in what the background did, and gives it more.
@@ -68,6 +69,9 @@ impl Engine {
         }
         if self.running.is_none() {
             self.rewrap_if_asked();
+        }
+        if self.running.is_none() {
+            self.reencrypt_on();
         }
         if self.running.is_none() {
             self.trim();
@@ -98,6 +102,9 @@ impl Engine {
     /// Switches journals if a spare is there, and starts an image of what readers see, if it fits.
     /// Without a spare the log goes on in the middle of the present journal.
     pub(crate) fn start_fold(&mut self) -> Result<()> {
+        if self.image_is_promised() {
+            self.yield_reencryption(Code::DiskFull)?;
+        }
         if self.running.is_some() || !self.image_may_fit() || !self.fold_fits() {
             return Ok(());
         }
@@ -242,7 +249,12 @@ impl Engine {
             }
             (Ok(Done::Removed), Running::Removal) => self.shortage.clear(),
             (Ok(Done::Rewrapped(new)), Running::Rewrap) => self.rewrapped(&new),
-            (Ok(Done::Image(_) | Done::Removed | Done::Rewrapped(_)), _) => {
+            (Ok(Done::Sliced(shadow)), Running::Reencrypt) => self.sliced(shadow),
+            (Ok(Done::Settled), Running::Settle) => self.settled(),
+            (Err(error), Running::Reencrypt) if reencrypt::is_harmless(&error) => {
+                self.slice_failed(error);
+            }
+            (Ok(_), _) => {
                 return Err(Error::internal("a result of another task"));
             }
             (Err(error), running) if error.is(Code::DiskFull) => {

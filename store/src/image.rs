@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::backup::Root;
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
-use crate::format::{FileKind, FrameKind, Link, Sealer};
+use crate::format::{Digest, FileKind, FrameKind, Link, Sealer};
 use crate::gather::{FRAME, Gather};
 use crate::index::View;
 use crate::keyring::KeyId;
@@ -35,6 +36,8 @@ pub(crate) struct WriteImage {
     name: String,
     key_id: Option<KeyId>,
     gather: Gather,
+    /// Over the entries, for who reads it back.
+    root: Option<Root>,
     frame: Vec<u8>,
     synced: u64,
     stage: Stage,
@@ -57,9 +60,42 @@ impl WriteImage {
             garbage,
             key_id: None,
             gather: Gather::default(),
+            root: None,
             frame: Vec::new(),
             synced: 0,
             stage: Stage::Create,
+        }
+    }
+
+    /// One that is summed while it is written.
+    pub fn summed(mut self) -> WriteImage {
+        self.root = Some(Root::new());
+        self
+    }
+
+    /// The root of the entries written, once, if they were summed.
+    pub fn root(&mut self) -> Option<Digest> {
+        self.root.take().map(Root::finish)
+    }
+
+    /// The key that wraps its data key, once it is begun.
+    pub fn key_id(&self) -> Option<&KeyId> {
+        self.key_id.as_ref()
+    }
+
+    /// The name that it is written under.
+    pub fn temporary(&self) -> String {
+        layout::temporary(&self.name)
+    }
+
+    /// Makes durable what was written, so that little is left for the step that gives it its name.
+    pub fn sync(&self) -> Result<()> {
+        match &self.stage {
+            Stage::Entries(file, _) | Stage::Place(file, _) => {
+                let synced = file.sync();
+                synced.map_err(|e| Error::io(format!("sync {}", self.temporary()), e))
+            }
+            Stage::Create | Stage::Remove(_) => Ok(()),
         }
     }
 
@@ -77,7 +113,8 @@ impl WriteImage {
     pub fn written(&self) -> u64 {
         match &self.stage {
             Stage::Entries(_, sealer) => sealer.offset(),
-            Stage::Create | Stage::Place(..) | Stage::Remove(_) => self.estimate(),
+            Stage::Create => 0,
+            Stage::Place(..) | Stage::Remove(_) => self.estimate(),
         }
     }
 
@@ -107,6 +144,9 @@ impl WriteImage {
             }
             Stage::Entries(file, mut sealer) => {
                 let payload = self.gather.next(&self.view.index)?;
+                if let Some(root) = &mut self.root {
+                    root.add(payload);
+                }
                 self.frame.clear();
                 if payload.is_empty() {
                     let (end, _) = sealer.close(&*seat.env.random, &mut self.frame)?;

@@ -9,7 +9,8 @@ use crate::format::{
     FRAMES_AT, FileId, FileKind, FrameKind, Link, PAGE, SECTOR, Sealer, frame_len,
 };
 use crate::keyring::KeyId;
-use crate::layout;
+use crate::layout::{self, Name};
+use crate::migrate::reseal::Writer;
 use crate::seat::Seat;
 
 /// Zeros written at once: few enough that the allocator does not keep much of an idle store.
@@ -146,6 +147,25 @@ impl Journal {
             sealer: made.sealer,
             frame: Vec::new(),
         })
+    }
+
+    /// A log file that was sealed anew, up to its last frame: the log goes on behind it. It has no room.
+    pub fn adopt(seat: &Seat, file: LogFile, out: Writer, number: u64) -> Journal {
+        Journal {
+            number: match layout::final_name(&file.name).map(layout::parse) {
+                Some(Name::Log(_, number)) => number,
+                _ => number,
+            },
+            name: file.name,
+            key_id: file.key_id,
+            size: out.sealer.offset(),
+            first_revision: file.first_revision,
+            created_ms: file.created_ms,
+            max_frames: seat.options.max_frames,
+            file: out.file,
+            sealer: out.sealer,
+            frame: Vec::new(),
+        }
     }
 
     /// What readers of the log need to know of it.

@@ -12,6 +12,7 @@ use crate::feed::{Durable, Log};
 use crate::format::record::{self, Op};
 use crate::format::{self, FRAMES_AT, FileId, Reader, Source, Step};
 use crate::journal::LogFile;
+use crate::layout;
 use crate::shared::Shared;
 
 /// One committed batch.
@@ -106,13 +107,19 @@ struct OpenLog {
 }
 
 /// A file up to what is durable of it.
-struct Bounded {
+pub(crate) struct Bounded {
     file: Arc<dyn DiskFile>,
     bound: Arc<AtomicU64>,
 }
 
 impl Bounded {
-    fn len_on_disk(&self) -> Result<u64> {
+    /// That file up to that bound, which may grow.
+    pub fn new(file: Arc<dyn DiskFile>, bound: Arc<AtomicU64>) -> Bounded {
+        Bounded { file, bound }
+    }
+
+    /// How long it is.
+    pub fn len_on_disk(&self) -> Result<u64> {
         self.file.len().map_err(|e| Error::io("length", e))
     }
 }
@@ -205,10 +212,18 @@ impl LogCursor {
         }
         self.from_memory = 0;
         let holder = durable.log.holder(self.next).map(|file| file.file);
-        let mut open = match self.file.take() {
+        // A log that was sealed anew has other files, with the same batches.
+        let open = self.file.take().filter(|open| {
             // Read without a break up to here, or no further than the file that is needed.
-            Some(open) if open.expect == self.next || Some(open.file) == holder => open,
-            _ => self.open(&durable, None)?,
+            durable.log.files().any(|file| file.file == open.file)
+                && (open.expect == self.next || Some(open.file) == holder)
+        });
+        let mut open = match open {
+            Some(open) => open,
+            None => match self.open(&durable, None)? {
+                Some(open) => open,
+                None => return self.read(),
+            },
         };
         loop {
             open.look(&durable)?;
@@ -229,7 +244,10 @@ impl LogCursor {
                 None => {
                     self.next = self.next.max(open.expect);
                     let ended = open.reader.link();
-                    open = self.open(&durable, Some(open.file))?;
+                    open = match self.open(&durable, Some(open.file))? {
+                        Some(open) => open,
+                        None => return self.read(),
+                    };
                     if open.reader.header().link != ended {
                         return Err(Error::corrupt(format!(
                             "{}: does not follow the log file before it",
@@ -241,8 +259,9 @@ impl LogCursor {
         }
     }
 
-    /// Opens the file that holds the next revision, or the one behind `after`.
-    fn open(&mut self, durable: &Durable, after: Option<FileId>) -> Result<OpenLog> {
+    /// Opens the file that holds the next revision, or the one behind `after`. `None`: the log has other
+    /// files by now.
+    fn open(&mut self, durable: &Durable, after: Option<FileId>) -> Result<Option<OpenLog>> {
         let file = match after {
             Some(id) => durable
                 .log
@@ -258,13 +277,19 @@ impl LogCursor {
             // Revisions that a power loss took, or that were never given out.
             self.next = self.next.max(file.first_revision);
         }
-        OpenLog::open(&self.shared, file).map_err(|error| {
-            if error.is(Code::NotFound) {
-                past_gone(self.next, &self.shared.feed.durable())
-            } else {
-                error
+        match OpenLog::open(&self.shared, file) {
+            Err(error) if error.is(Code::NotFound) => {
+                let now = self.shared.feed.durable();
+                let holder = now.log.holder(self.next);
+                let moved =
+                    holder.is_some_and(|there| there.file != file.file || there.name != file.name);
+                if moved {
+                    return Ok(None);
+                }
+                Err(past_gone(self.next, &now))
             }
-        })
+            result => result.map(Some),
+        }
     }
 }
 
@@ -287,7 +312,15 @@ impl OpenLog {
             std::io::ErrorKind::NotFound => Error::new(Code::NotFound, "the file was removed"),
             _ => Error::io(format!("read {}", log.name), e),
         };
-        let file = shared.seat.disk.open(&log.name).map_err(io)?;
+        let file = match shared.seat.disk.open(&log.name) {
+            // It has just got its name.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let name = layout::final_name(&log.name).unwrap_or(&log.name);
+                shared.seat.disk.open(name)
+            }
+            opened => opened,
+        };
+        let file = file.map_err(io)?;
         let mut prefix = vec![0; usize::try_from(FRAMES_AT).unwrap_or_default()];
         file.read_at(0, &mut prefix).map_err(io)?;
         let encryption = shared.seat.encryption.lock().clone();
@@ -305,10 +338,7 @@ impl OpenLog {
             file.len().map_err(io)?
         };
         let bound = Arc::new(AtomicU64::new(len));
-        let source = Bounded {
-            file,
-            bound: bound.clone(),
-        };
+        let source = Bounded::new(file, bound.clone());
         Ok(OpenLog {
             file: log.file,
             name: log.name.clone(),

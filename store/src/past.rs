@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::error::Code;
 use crate::journal::LogFile;
 use crate::options::{Retention, Strategy};
 use crate::recovery::SKIP;
@@ -58,6 +59,15 @@ impl Past {
         }
     }
 
+    /// Lets all go: their names.
+    pub fn take(&mut self) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(name) = self.pop() {
+            names.push(name);
+        }
+        names
+    }
+
     /// Lets the oldest file go: its name.
     fn pop(&mut self) -> Option<String> {
         let file = self.files.pop_front()?;
@@ -72,6 +82,8 @@ impl Engine {
     /// Bytes on disk of the past that can be had by asking for it.
     pub(crate) fn spare_past(&self) -> u64 {
         match self.seat.options.strategy {
+            // Being sealed anew: that is given up before.
+            _ if self.reencryption.is_some() => 0,
             Strategy::Snapshot => self.past.bytes(),
             Strategy::Ledger => 0,
         }
@@ -80,6 +92,10 @@ impl Engine {
     /// Starts to remove what need not be kept any longer.
     pub(crate) fn trim(&mut self) {
         let now = self.seat.env.clock.monotonic();
+        // What is being sealed anew stays until that is done, or given up.
+        if self.reencryption.is_some() {
+            self.past.trim_at = now + TRIM_EVERY;
+        }
         if now < self.past.trim_at {
             return;
         }
@@ -178,7 +194,10 @@ impl Engine {
     /// Takes as much of a snapshot store's past as must go for `need` more bytes to fit.
     pub(crate) fn make_way(&mut self, need: u64, limit: u64) -> Vec<String> {
         let mut gone = Vec::new();
-        if self.seat.options.strategy == Strategy::Ledger {
+        if self.disk_used().saturating_add(need) > limit {
+            gone = self.give_up_reencryption(Code::DiskFull);
+        }
+        if self.seat.options.strategy == Strategy::Ledger || self.reencryption.is_some() {
             return gone;
         }
         while self.disk_used().saturating_add(need) > limit

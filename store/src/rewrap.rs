@@ -278,6 +278,11 @@ impl Engine {
             return;
         }
         self.rewrap_waiters = waiting;
+        self.start_rewrap();
+    }
+
+    /// Begins a rewrap of the files that there are.
+    pub(crate) fn start_rewrap(&mut self) {
         let image = self.image.iter().map(|image| &image.name);
         let present = self.journal.iter().map(|journal| &journal.name);
         let ended = self.ended().map(|file| &file.name);
@@ -307,6 +312,7 @@ impl Engine {
             // Whoever asked may not wait any more.
             let _gone = waiter.send(Ok(new.done));
         }
+        self.reencrypted();
     }
 }
 

@@ -12,6 +12,7 @@ use crate::feed::Feed;
 use crate::held::Holds;
 use crate::index::View;
 use crate::keyring::KeyId;
+use crate::reencrypt::{Reencrypted, Reencrypting};
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::stats::Finding;
@@ -28,6 +29,10 @@ pub(crate) struct Shared {
     pub keys: Mutex<FileKeys>,
     /// Who waits for a rewrap that has not begun.
     pub rewraps: Mutex<Vec<Sender<Result<Rewrapped>>>>,
+    /// Who waits for a re-encryption that has not begun.
+    pub reencryptions: Mutex<Vec<Sender<Result<Reencrypted>>>>,
+    /// How far the one is that is under way.
+    pub reencrypting: Mutex<Option<Reencrypting>>,
     /// For those who follow the log.
     pub feed: Feed,
     /// What the open found.
@@ -74,14 +79,18 @@ impl Shared {
             gauges: Mutex::default(),
             keys: Mutex::default(),
             rewraps: Mutex::default(),
+            reencryptions: Mutex::default(),
+            reencrypting: Mutex::default(),
             feed: Feed::default(),
             poison: OnceLock::new(),
         }
     }
 
-    /// Nobody waits for a rewrap that does not come: see [`crate::Store::rewrap`].
+    /// Nobody waits for a rewrap or a re-encryption that does not come: see [`crate::Store::rewrap`].
     pub fn give_up_rewraps(&self) {
         self.rewraps.lock().clear();
+        self.reencryptions.lock().clear();
+        *self.reencrypting.lock() = None;
     }
 
     /// Why writes are refused, if they are.

@@ -105,7 +105,8 @@ impl Engine {
             Some(Running::Prepare { size }) => size,
             _ => 0,
         };
-        image + self.past.bytes() + older + present + spare + running
+        let (sealed, _) = self.reencryption_bytes();
+        image + self.past.bytes() + older + present + spare + running + sealed
     }
 
     /// Bytes on disk without what can be removed at any time.
@@ -133,7 +134,8 @@ impl Engine {
             Some(Running::Prepare { size }) => size,
             _ => 0,
         };
-        let there = self.disk_used() - promised;
+        let (sealed, written) = self.reencryption_bytes();
+        let there = self.disk_used() - promised - (sealed - written);
         self.seat.options.max_disk.min(there.saturating_add(free))
     }
 
@@ -176,6 +178,10 @@ impl Engine {
                 self.wait()?;
             }
         }
+        let held = self.memory_used().saturating_add(self.work.replaced());
+        if held > max && self.image_is_promised() {
+            self.yield_reencryption(Code::MemoryFull)?;
+        }
         let mut used = self.memory_used();
         if used > max && self.shared.holds.bytes() > 0 {
             self.shared.holds.give_up();
@@ -194,6 +200,9 @@ impl Engine {
         loop {
             let need = self.needed(payload, grows);
             let limit = self.disk_limit();
+            if need > limit && self.yield_reencryption(Code::DiskFull)? {
+                continue;
+            }
             if need > limit && self.running.is_none() && self.trim_now() {
                 self.wait()?;
                 continue;
@@ -249,7 +258,7 @@ impl Engine {
     }
 
     /// Most bytes on disk at once from here to the end of the fold after the next.
-    fn needed(&self, payload: usize, grows: bool) -> u64 {
+    pub(crate) fn needed(&self, payload: usize, grows: bool) -> u64 {
         let spare = self.spare.as_ref().map_or(0, |spare| spare.size);
         let spare = match self.running {
             Some(Running::Prepare { size }) => size,
@@ -369,16 +378,13 @@ impl Engine {
         {
             return;
         }
-        let limit = self.disk_limit();
-        let left = match claim {
-            Claim::Anyone => self.sum(self.largest_image(self.since_image()), self.journals()),
-            Claim::Deletion => self
-                .disk_held()
-                .saturating_add(estimate(self.index.image_bytes()))
-                .saturating_add(REOPEN),
-            Claim::LastResort => self.disk_held().saturating_add(REOPEN),
-        };
         let usual = self.next_size(payload);
+        let (mut limit, mut left) = (self.disk_limit(), self.left_by(claim));
+        let mut gone = Vec::new();
+        if left.saturating_add(usual) > limit && self.may_give_up() {
+            gone = self.give_up_reencryption(Code::DiskFull);
+            (limit, left) = (self.disk_limit(), self.left_by(claim));
+        }
         // A smaller one is better than none, and deletions are small.
         let size = if claim == Claim::Anyone && left.saturating_add(usual) <= limit {
             usual
@@ -387,15 +393,31 @@ impl Engine {
         };
         if left.saturating_add(size) > limit {
             self.shortage.prepare = Some((now, false));
+            if !gone.is_empty() {
+                self.running = Some(Running::Removal);
+                self.background.start(removing(gone, Work::Nothing));
+            }
             return;
         }
         let number = self.number;
         self.number += 1;
-        let gone = self.make_way(size.saturating_add(REOPEN), limit);
+        gone.extend(self.make_way(size.saturating_add(REOPEN), limit));
         self.running = Some(Running::Prepare { size });
         let kind = self.seat.options.strategy.log();
         let work = Work::Prepare(Prepare::new(kind, number, size));
         self.background.start(removing(gone, work));
+    }
+
+    /// Bytes that a journal which is prepared must leave, and what is there.
+    fn left_by(&self, claim: Claim) -> u64 {
+        match claim {
+            Claim::Anyone => self.sum(self.largest_image(self.since_image()), self.journals()),
+            Claim::Deletion => self
+                .disk_held()
+                .saturating_add(estimate(self.index.image_bytes()))
+                .saturating_add(REOPEN),
+            Claim::LastResort => self.disk_held().saturating_add(REOPEN),
+        }
     }
 
     /// True if no journal can be had, but a fold would give some back.
@@ -413,7 +435,7 @@ impl Engine {
         match what {
             Running::Prepare { .. } => self.shortage.prepare = Some((now, true)),
             Running::Image { estimate, .. } => self.shortage.image = Some((now, estimate)),
-            Running::Removal | Running::Rewrap => {}
+            Running::Removal | Running::Rewrap | Running::Reencrypt | Running::Settle => {}
         }
     }
 

@@ -1,11 +1,15 @@
 //! What a migration put in the place of what: found again after a crash in the middle of it.
 //!
 //! A migration writes a log anew, from its beginning, under names that end in `.tmp`, and then puts
-//! an image in place that names the new log: that rename is the switch. What it replaced is removed
-//! before the new log files get their names. So while such names are there, the newest image says
-//! which log counts: if that log, followed back to its beginning, stands in `.tmp` files, then they
-//! count, and whatever is of an earlier epoch than its beginning was replaced, whether the keys at
-//! hand open it or not. If not, the `.tmp` files are of a migration that did not get as far.
+//! an image in place that names the new log: that rename is the switch. So does the re-encryption of a
+//! running store, whose log goes on meanwhile. What it replaced is removed before the new log files get
+//! their names. So while such names are there, the newest image says which log counts: if that log, followed back
+//! to its beginning, has `.tmp` files in it, then they count, with whatever follows them, and all else
+//! that is not of a later epoch than its beginning was replaced, whether the keys at hand open it or
+//! not. If not, the `.tmp` files are of a migration that did not get as far.
+//!
+//! A log file that is missing behind the image cannot make what follows it pass for replaced: the file before it
+//! ends with the mark that another one follows, and does not open as the last.
 //!
 //! This goes by headers, which need no key. What counts is opened and verified all the same before
 //! anything is removed.
@@ -50,7 +54,7 @@ impl Succession {
                 _ => {}
             }
         }
-        let Some((_, newest)) = images.last_key_value().map(|(_, image)| image) else {
+        let Some((image, newest)) = images.last_key_value().map(|(_, image)| image) else {
             return Ok(Succession::default());
         };
         let mut chain: BTreeSet<String> = BTreeSet::new();
@@ -67,16 +71,24 @@ impl Succession {
                 break;
             }
         }
-        let successors: BTreeSet<String> = chain.iter().filter(|n| next(n)).cloned().collect();
-        let Some(begun) = begun.filter(|_| !successors.is_empty()) else {
+        let Some(begun) = begun.filter(|_| chain.iter().any(next)) else {
             return Ok(Succession::default());
         };
+        // What was logged between the image and the switch, and behind it.
+        while let Some((name, _)) = logs
+            .values()
+            .find(|(name, header)| follows(&logs, header, &chain) && !chain.contains(name))
+        {
+            chain.insert(name.clone());
+        }
         let replaced = images
             .values()
+            .filter(|(name, _)| name != image)
             .chain(logs.values())
-            .filter(|(name, header)| header.epoch < begun && !chain.contains(name))
+            .filter(|(name, header)| header.epoch <= begun && !chain.contains(name))
             .map(|(name, _)| name.clone())
             .collect();
+        let successors = chain.into_iter().filter(next).collect();
         Ok(Succession {
             replaced,
             successors,
@@ -92,6 +104,16 @@ impl Succession {
     pub fn succeeds(&self, name: &str) -> bool {
         self.successors.contains(name)
     }
+}
+
+/// True if the file that this one goes on behind is in the chain.
+fn follows(
+    logs: &BTreeMap<FileId, (String, Header)>,
+    header: &Header,
+    chain: &BTreeSet<String>,
+) -> bool {
+    let before = logs.get(&header.link.file);
+    before.is_some_and(|(name, _)| chain.contains(name))
 }
 
 /// A file's header, if it has a good one.

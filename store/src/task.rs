@@ -5,6 +5,7 @@ use crate::format::FileKind;
 use crate::image::{Image, WriteImage};
 use crate::journal::{Prepare, Spare};
 use crate::layout::{self, Name, remove_if_there};
+use crate::reencrypt::{Settle, Shadow};
 use crate::rewrap::{NewKeys, RewrapFiles};
 use crate::seat::Seat;
 
@@ -20,6 +21,9 @@ pub(crate) enum Work {
     Prepare(Prepare),
     Image(Box<WriteImage>),
     Rewrap(RewrapFiles),
+    /// A slice; taken out when it is done.
+    Reencrypt(Option<Box<Shadow>>),
+    Settle(Settle),
     Nothing,
 }
 
@@ -28,6 +32,8 @@ pub(crate) enum Done {
     Spare(Spare),
     Image(Image),
     Rewrapped(NewKeys),
+    Sliced(Box<Shadow>),
+    Settled,
     Removed,
 }
 
@@ -48,6 +54,10 @@ pub(crate) enum Running {
     Removal,
     /// Key slots.
     Rewrap,
+    /// A slice of a re-encryption.
+    Reencrypt,
+    /// Its end.
+    Settle,
 }
 
 impl Task {
@@ -70,6 +80,15 @@ impl Task {
             Work::Prepare(task) => task.step(&*seat.disk)?.map(Done::Spare),
             Work::Image(task) => task.step(seat)?.map(Done::Image),
             Work::Rewrap(task) => task.step(seat)?.map(Done::Rewrapped),
+            Work::Reencrypt(slot) => {
+                let over = match slot {
+                    Some(shadow) => shadow.step(seat)?,
+                    None => return Err(Error::internal("a slice of nothing")),
+                };
+                let done = over.then(|| slot.take()).flatten();
+                done.map(Done::Sliced)
+            }
+            Work::Settle(task) => task.step(seat)?.then_some(Done::Settled),
             Work::Nothing => Some(Done::Removed),
         })
     }

@@ -28,6 +28,8 @@ pub enum Verb {
     Restore,
     /// The data keys of all its files under the keyring's current key.
     Rewrap,
+    /// All its files under fresh data keys.
+    Reencrypt,
 }
 
 impl Role {
@@ -71,7 +73,7 @@ impl Role {
     pub fn may(self, verb: Verb) -> bool {
         match verb {
             Verb::Health => true,
-            Verb::Status | Verb::Rewrap => matches!(self, Role::Operator),
+            Verb::Status | Verb::Rewrap | Verb::Reencrypt => matches!(self, Role::Operator),
             Verb::Backup => matches!(self, Role::Backup),
             Verb::Restore => matches!(self, Role::Restore),
         }
@@ -121,6 +123,7 @@ mod tests {
         assert!(!Role::Operator.may(Verb::Restore));
         for role in [Role::Backup, Role::Restore] {
             assert!(!role.may(Verb::Status) && !role.may(Verb::Rewrap) && role.may(Verb::Health));
+            assert!(!role.may(Verb::Reencrypt));
         }
     }
 }

@@ -10,11 +10,12 @@ use codexstore::{
     Batch, Code, Committed, Entry, Error, KeyId, Kind, Page, Program, Rewrapped, Scan, SetOptions,
     Snapshot, Store, Txn, Version, Watch,
 };
-use codexstore_api::status::State;
+use codexstore_api::status::{Reencryption, State};
 use tokio::sync::oneshot;
 
 use crate::trace::request::committing;
 
+use super::reencrypt::Asked;
 use super::{Conditions, Engine, Failure, Health, Look, Put, Result, Sight, Tag, Value, Written};
 
 /// The store, while it is open.
@@ -30,6 +31,7 @@ pub struct Local {
     notice: Mutex<Option<String>>,
     /// The keys that what a restore set aside needs, as far as that is known.
     aside: Mutex<Option<BTreeSet<KeyId>>>,
+    reencryption: Arc<Asked>,
 }
 
 impl Default for Local {
@@ -38,6 +40,7 @@ impl Default for Local {
             slot: ArcSwap::from_pointee(Slot::Closed(State::Starting, None)),
             notice: Mutex::default(),
             aside: Mutex::default(),
+            reencryption: Arc::default(),
         }
     }
 }
@@ -329,6 +332,18 @@ impl Engine for Local {
             .unwrap_or_else(|_| Err(Error::internal("a rewrap ended early").into()))
     }
 
+    fn reencrypt(&self, id: &str) -> Result<Reencryption> {
+        let store = self.store()?;
+        if store.status().key_id.is_none() {
+            return Err(Error::new(
+                Code::EncryptionMismatch,
+                "the store is not encrypted: there are no data keys to be replaced",
+            )
+            .into());
+        }
+        Ok(self.reencryption.ask(store, id)?)
+    }
+
     fn scan(&self, scans: &[Scan]) -> Result<Page> {
         Ok(self.store()?.scan_all(scans)?)
     }
@@ -413,6 +428,7 @@ impl Engine for Local {
                     message,
                     error,
                     set_aside_keys: aside,
+                    reencryption: self.reencryption.told(store.reencrypting()),
                     stats: numbers,
                 }
             }
@@ -420,6 +436,7 @@ impl Engine for Local {
                 state: *state,
                 message: why.as_ref().map(ToString::to_string),
                 error: why.clone(),
+                reencryption: self.reencryption.told(None),
                 ..Health::default()
             },
         }

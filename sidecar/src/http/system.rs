@@ -66,6 +66,7 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         message,
         stats,
         set_aside_keys,
+        reencryption,
         ..
     } = app.engine.health();
     let texts = |ids: &mut dyn Iterator<Item = &KeyId>| ids.map(ToString::to_string).collect();
@@ -104,7 +105,7 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
             .is_open()
             .then(|| texts(&mut stats.needed_keys.iter())),
         set_aside_key_ids: set_aside_keys.map(|all| texts(&mut all.iter())),
-        reencryption: None,
+        reencryption,
         started_at: app.started_at.clone(),
         uptime_seconds: app.started.elapsed().as_secs(),
     }

@@ -1,8 +1,35 @@
 //! What a store has at a moment.
 
-use codexstore_api::status::State;
+use codexstore_api::status::{Reencryption, ReencryptionState, State};
 
 use crate::engine::Health;
+
+/// How far the last re-encryption is.
+pub fn reencryption(told: &Reencryption) -> [(&'static str, &'static str, u64); 4] {
+    let is = |state| u64::from(told.state == state);
+    [
+        (
+            "reencryption_running",
+            "1 while all files are sealed anew under fresh data keys",
+            is(ReencryptionState::Running),
+        ),
+        (
+            "reencryption_failed",
+            "1 if the last re-encryption was given up",
+            is(ReencryptionState::Failed),
+        ),
+        (
+            "reencryption_done_bytes",
+            "Bytes that the last re-encryption has sealed",
+            told.done_bytes,
+        ),
+        (
+            "reencryption_total_bytes",
+            "Of about how many",
+            told.total_bytes,
+        ),
+    ]
+}
 
 /// The store's numbers of this moment: name, help, value.
 pub fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 17] {

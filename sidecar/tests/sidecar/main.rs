@@ -23,6 +23,7 @@ mod lists;
 mod privacy;
 mod redis;
 mod redis_limits;
+mod reencrypt;
 mod restore;
 mod robust;
 mod rotation;

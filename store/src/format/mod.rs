@@ -11,6 +11,7 @@ mod file;
 mod frame;
 mod header;
 mod opener;
+mod packed;
 mod read;
 pub mod record;
 mod resume;
@@ -27,6 +28,8 @@ pub use file::{FileSpec, NewFile, OpenFile, create, open, open_without_key, rewr
 pub use frame::FrameKind;
 pub(crate) use frame::closes;
 pub use header::{Cipher, FileId, FileKind, Header, Lineage, Link, StoreId};
+pub(crate) use opener::Inner;
+pub(crate) use packed::PackedStep;
 pub use read::{Frame, Reader, Source, Step, Tail};
 pub(crate) use resume::Resume;
 pub use seal::{Sealed, Sealer};

@@ -20,6 +20,54 @@ pub(crate) struct Opener {
     decompressor: Decompressor,
 }
 
+/// What is inside a frame's body.
+#[derive(Clone, Copy)]
+pub(crate) struct Inner<'a> {
+    /// SHA-256 of the payload.
+    pub sum: Digest,
+    /// How it is stored.
+    pub encoding: u8,
+    /// Its length.
+    pub len: usize,
+    /// The payload as it is stored.
+    pub data: &'a [u8],
+}
+
+/// Decrypts a frame in place, given from its head to the end of its body. `None`: there is no key.
+pub(crate) fn decrypt<'b>(
+    file: &OpenFile,
+    head: &Head,
+    previous: &Digest,
+    bytes: &'b mut [u8],
+) -> Result<Option<Inner<'b>>, &'static str> {
+    let Some(cipher) = &file.cipher else {
+        return Ok(None);
+    };
+    let (fields, body) = bytes
+        .split_at_mut_checked(HEAD)
+        .ok_or("it is shorter than its head")?;
+    let bound = fields.get(..frame::BOUND).unwrap_or_default();
+    let aad = frame::associated(&file.hash, previous, bound);
+    let Some(text) = cipher.open(&head.nonce, &aad, body) else {
+        return Err("it does not authenticate");
+    };
+    let mut inner = Fields::new(text);
+    let parsed = (|| {
+        let sum: Digest = inner.array()?;
+        let encoding = inner.u8()?;
+        let zero = inner.array()? == [0; 3];
+        let len = usize::try_from(inner.u32()?).ok()?;
+        let data = inner.bytes(text.len() - INNER)?;
+        (zero && len <= MAX_PAYLOAD).then_some(Inner {
+            sum,
+            encoding,
+            len,
+            data,
+        })
+    })();
+    parsed.map(Some).ok_or("its inner fields are malformed")
+}
+
 /// Where a payload stands once its frame is verified and opened.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
@@ -50,29 +98,15 @@ impl Opener {
         previous: &Digest,
         bytes: &mut [u8],
     ) -> Result<(Place, Digest), &'static str> {
-        let Some(cipher) = &self.file.cipher else {
+        let Some(inner) = decrypt(&self.file, head, previous, bytes)? else {
             return Ok((Place::Sealed, [0; 32]));
         };
-        let (fields, body) = bytes
-            .split_at_mut_checked(HEAD)
-            .ok_or("it is shorter than its head")?;
-        let bound = fields.get(..frame::BOUND).unwrap_or_default();
-        let aad = frame::associated(&self.file.hash, previous, bound);
-        let Some(text) = cipher.open(&head.nonce, &aad, body) else {
-            return Err("it does not authenticate");
-        };
-        let mut inner = Fields::new(text);
-        let parsed = (|| {
-            let sum: Digest = inner.array()?;
-            let encoding = inner.u8()?;
-            let zero = inner.array()? == [0; 3];
-            let len = usize::try_from(inner.u32()?).ok()?;
-            let data = inner.bytes(text.len() - INNER)?;
-            (zero && len <= MAX_PAYLOAD).then_some((sum, encoding, len, data))
-        })();
-        let Some((sum, encoding, len, data)) = parsed else {
-            return Err("its inner fields are malformed");
-        };
+        let Inner {
+            sum,
+            encoding,
+            len,
+            data,
+        } = inner;
         let (place, payload) = match encoding {
             STORED if data.len() == len => {
                 let at = HEAD + INNER;

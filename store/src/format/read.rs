@@ -68,6 +68,8 @@ pub struct Frame<'a> {
     pub chain: Digest,
     /// It holds nothing, and so says that a next file follows: known also without a key.
     pub hands_over: bool,
+    /// SHA-256 of the payload; zeros when reading without a key.
+    pub sum: Digest,
     /// The payload; empty when reading without a key.
     pub payload: &'a [u8],
 }
@@ -167,6 +169,7 @@ impl<S: Source> Reader<S> {
             len: total,
             chain,
             hands_over: head.body == frame::body_len(0, self.opener.file.header.cipher.tag_len()),
+            sum,
             payload: self.payload(place, at),
         }))
     }
@@ -227,7 +230,7 @@ impl<S: Source> Reader<S> {
         }
     }
 
-    fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+    pub(super) fn corrupt(&self, what: impl std::fmt::Display) -> Error {
         Error::corrupt(format!(
             "frame {} at offset {}: {what}",
             self.sequence + 1,
@@ -255,7 +258,7 @@ impl<S: Source> Reader<S> {
 
     /// The next whole frame, checked as far as that goes without a key: its head, where it stands
     /// in the window, and the chain's end behind it. `None` at the end, which is then set.
-    fn find(&mut self) -> Result<Option<(Head, usize, Digest)>> {
+    pub(super) fn find(&mut self) -> Result<Option<(Head, usize, Digest)>> {
         let left = self.file_len()?.saturating_sub(self.offset);
         let head = if left < HEAD as u64 {
             None

@@ -88,7 +88,7 @@ impl<S: Source> Reader<S> {
         let opened = self
             .opener
             .open(&head, &self.chain, bytes.unwrap_or_default());
-        let Ok((place, _)) = opened else {
+        let Ok((place, sum)) = opened else {
             self.window.clear();
             return Ok(None);
         };
@@ -102,6 +102,7 @@ impl<S: Source> Reader<S> {
             len: total as u64,
             chain,
             hands_over: false,
+            sum,
             payload: self.payload(place, at),
         }))
     }

@@ -3,6 +3,7 @@
 use super::close::Tally;
 use super::frame::{self, FrameKind, Head, INNER, TRAILER};
 use super::header::{FileId, Header, Link};
+use super::opener::Inner;
 use super::{Digest, FRAMES_AT, MAX_FILE, MAX_FRAMES, MAX_PAYLOAD, SECTOR};
 use crate::compress::Compressor;
 use crate::crypto::{FrameCipher, NONCE, Random, sha256};
@@ -121,13 +122,7 @@ impl Sealer {
         }
         let tag = self.cipher.tag_len();
         let stored = frame::total_len(frame::body_len(payload.len(), tag));
-        if self.sequence >= MAX_FRAMES || self.offset + stored as u64 > MAX_FILE {
-            return Err(Error::internal(
-                "seal a frame: the file should have been closed",
-            ));
-        }
-        let mut nonce = [0; NONCE];
-        random.fill(&mut nonce)?;
+        self.check_room(stored)?;
 
         // Compression counts only if it saves a sector.
         let overhead = frame::HEAD + frame::body_len(0, tag) + TRAILER;
@@ -139,43 +134,96 @@ impl Sealer {
             Some(data) => (COMPRESSED, data),
             None => (STORED, payload),
         };
-
-        let sum = sha256(&[payload]);
-        let at = out.len();
-        let body = frame::body_len(data.len(), tag);
-        let head = Head {
-            kind,
-            body,
-            sequence: self.sequence + 1,
-            nonce,
+        let inner = Inner {
+            sum: sha256(&[payload]),
+            encoding,
+            len: payload.len(),
+            data,
         };
-        let total = head.total();
-        out.reserve(total);
-        head.put(out);
-        let body_at = out.len();
-        out.extend_from_slice(&sum);
-        out.extend_from_slice(&[encoding, 0, 0, 0]);
-        out.extend_from_slice(&frame::field(payload.len()));
-        debug_assert_eq!(out.len() - body_at, INNER);
-        out.extend_from_slice(data);
-        let bound = out.get(at..at + frame::BOUND).unwrap_or_default();
-        let aad = frame::associated(&self.header_hash, &self.chain, bound);
-        self.cipher.seal(&nonce, &aad, out, body_at)?;
-        out.resize(at + total - TRAILER, 0);
-        let chain = frame::chain(&self.chain, out.get(at..).unwrap_or_default());
-        out.extend_from_slice(&chain);
-        out.push(frame::END_MARKER);
+        let place = (&self.header_hash, &self.chain, self.sequence + 1);
+        let (made, sum) = (
+            put(&self.cipher, place, kind, &inner, random, out)?,
+            inner.sum,
+        );
+        Ok(self.sealed(made, payload.len(), &sum))
+    }
 
+    /// Appends one frame whose payload is packed already, as it stood in a file of the same
+    /// compression: it is neither unpacked nor packed again.
+    pub(crate) fn seal_packed(
+        &mut self,
+        kind: FrameKind,
+        inner: &Inner<'_>,
+        random: &dyn Random,
+        out: &mut Vec<u8>,
+    ) -> Result<Sealed> {
+        let body = frame::body_len(inner.data.len(), self.cipher.tag_len());
+        self.check_room(frame::total_len(body))?;
+        let place = (&self.header_hash, &self.chain, self.sequence + 1);
+        let made = put(&self.cipher, place, kind, inner, random, out)?;
+        Ok(self.sealed(made, inner.len, &inner.sum))
+    }
+
+    fn check_room(&self, len: usize) -> Result<()> {
+        if self.sequence >= MAX_FRAMES || self.offset + len as u64 > MAX_FILE {
+            return Err(Error::internal(
+                "seal a frame: the file should have been closed",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Goes on behind a frame that was put.
+    fn sealed(&mut self, (chain, len): (Digest, usize), payload: usize, sum: &Digest) -> Sealed {
         let offset = self.offset;
         self.sequence += 1;
         self.chain = chain;
-        self.offset += total as u64;
-        self.tally.add(payload.len(), &sum);
-        Ok(Sealed {
+        self.offset += len as u64;
+        self.tally.add(payload, sum);
+        Sealed {
             sequence: self.sequence,
             offset,
             chain,
-            len: total,
-        })
+            len,
+        }
     }
+}
+
+/// Appends a frame to `out`: the chain's new end, and the frame's length. `place`: hash of the
+/// header, the chain's end before it, and its sequence.
+fn put(
+    cipher: &FrameCipher,
+    place: (&Digest, &Digest, u64),
+    kind: FrameKind,
+    inner: &Inner<'_>,
+    random: &dyn Random,
+    out: &mut Vec<u8>,
+) -> Result<(Digest, usize)> {
+    let (header_hash, previous, sequence) = place;
+    let mut nonce = [0; NONCE];
+    random.fill(&mut nonce)?;
+    let at = out.len();
+    let head = Head {
+        kind,
+        body: frame::body_len(inner.data.len(), cipher.tag_len()),
+        sequence,
+        nonce,
+    };
+    let total = head.total();
+    out.reserve(total);
+    head.put(out);
+    let body_at = out.len();
+    out.extend_from_slice(&inner.sum);
+    out.extend_from_slice(&[inner.encoding, 0, 0, 0]);
+    out.extend_from_slice(&frame::field(inner.len));
+    debug_assert_eq!(out.len() - body_at, INNER);
+    out.extend_from_slice(inner.data);
+    let bound = out.get(at..at + frame::BOUND).unwrap_or_default();
+    let aad = frame::associated(header_hash, previous, bound);
+    cipher.seal(&nonce, &aad, out, body_at)?;
+    out.resize(at + total - TRAILER, 0);
+    let chain = frame::chain(previous, out.get(at..).unwrap_or_default());
+    out.extend_from_slice(&chain);
+    out.push(frame::END_MARKER);
+    Ok((chain, total))
 }

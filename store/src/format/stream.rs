@@ -120,6 +120,7 @@ impl<R: Read> Stream<R> {
             len: total as u64,
             chain,
             hands_over: false,
+            sum,
             payload: self.opener.payload(place, &self.bytes),
         }))
     }

@@ -16,7 +16,7 @@
 //! So at each point one of the two opens the store, and running the migration again with both
 //! finishes it.
 
-mod reseal;
+pub(crate) mod reseal;
 
 use std::ops::Bound;
 use std::path::Path;
@@ -29,7 +29,7 @@ use crate::backup::Root;
 use crate::disk::{Disk, OsDisk};
 use crate::env::Env;
 use crate::error::{Code, Error, Kind, Result};
-use crate::format::{Lineage, Link};
+use crate::format::{Digest, Lineage, Link};
 use crate::image::{WriteImage, estimate};
 use crate::keyring::Encryption;
 use crate::layout::{self, remove_if_there};
@@ -134,12 +134,11 @@ pub(crate) fn migrate_on(
     };
     let number = recovered.number.max(epoch.journal.saturating_add(1));
     let mut made = Vec::new();
-    write_log(&seat, &old, &recovered, number, &mut made, progress)
+    let whole = write_log(&seat, &old, &recovered, number, &mut made, progress)
         .and_then(|link| write_image(&seat, &recovered, link, progress))
-        .inspect_err(|error| give_up(&seat, &recovered, &made, error))?
-        .place(&seat)?;
+        .inspect_err(|error| give_up(&seat, &recovered, &made, error))?;
+    let content = whole.place(&seat)?;
     let logs = made.len() as u64;
-    let content = Root::of(&recovered.view.index)?;
     let check = |found: &Recovered| {
         let same = Root::of(&found.view.index)? == content
             && found.view.revision == recovered.view.revision
@@ -225,7 +224,7 @@ fn write_image(
     let view = Arc::new(recovered.view.clone());
     let total = estimate(view.index.image_bytes());
     let name = layout::image(view.revision);
-    let mut task = WriteImage::new(view, link, Vec::new());
+    let mut task = WriteImage::new(view, link, Vec::new()).summed();
     while !task.is_whole() {
         if task.step(seat)?.is_some() {
             return Err(Error::internal("an image that was placed unseen"));
@@ -236,22 +235,22 @@ fn write_image(
     let temporary = layout::temporary(&name);
     let new = seat.encryption.lock().clone();
     let found = read_image(&*seat.disk, &temporary, &new)?;
-    if found != Root::of(&recovered.view.index)? {
+    if Some(found) != task.root() {
         return Err(Error::internal(format!(
             "{temporary} does not read back as it was written"
         )));
     }
-    Ok(Whole(task))
+    Ok(Whole(task, found))
 }
 
-/// An image that is whole and has yet to get its name.
-struct Whole(WriteImage);
+/// An image that is whole and has yet to get its name, and the root of what is in it.
+struct Whole(WriteImage, Digest);
 
 impl Whole {
-    /// The switch.
-    fn place(mut self, seat: &Seat) -> Result<()> {
+    /// The switch. What the store holds from then on.
+    fn place(mut self, seat: &Seat) -> Result<Digest> {
         while self.0.step(seat)?.is_none() {}
-        Ok(())
+        Ok(self.1)
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use crate::backup::Root;
+use crate::compress::Compression;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, Digest, FRAMES_AT, FileId, FileKind, FileSpec, FrameKind, Link, NewFile, OpenFile,
-    Reader, Sealer, Step, Tail,
+    self, Digest, FRAMES_AT, FileId, FileKind, FileSpec, FrameKind, Header, Inner, Link, NewFile,
+    OpenFile, PackedStep, Reader, Sealer, Source, Step, Tail,
 };
 use crate::keyring::Encryption;
 use crate::recovery::{FileSource, reopen};
@@ -18,15 +19,18 @@ use crate::seat::Seat;
 /// Bytes after which what was written is synced.
 const SYNC_EVERY: u64 = 4 << 20;
 
+/// Bytes of a frame from which on its memory is not kept.
+const LARGE: usize = 2 << 20;
+
 /// A file and its beginning.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     name: String,
-    file: Arc<dyn DiskFile>,
+    pub file: Arc<dyn DiskFile>,
     pub open: OpenFile,
 }
 
 /// Opens a file with the keys given.
-pub(super) fn open_file(disk: &dyn Disk, name: &str, encryption: &Encryption) -> Result<Opened> {
+pub(crate) fn open_file(disk: &dyn Disk, name: &str, encryption: &Encryption) -> Result<Opened> {
     let file = reopen(disk, name)?;
     let mut prefix = vec![0; usize::try_from(FRAMES_AT).unwrap_or_default()];
     file.read_at(0, &mut prefix)
@@ -41,29 +45,27 @@ pub(super) struct Resealed {
     name: String,
     /// Where the next one goes on.
     pub link: Link,
-    /// Over the payloads.
+    /// Over the sums of the payloads.
     sum: Digest,
 }
 
 /// What takes the frames of one new file.
-struct Writer<'a> {
-    seat: &'a Seat,
-    name: &'a str,
-    file: Arc<dyn DiskFile>,
-    sealer: Sealer,
+pub(crate) struct Writer {
+    pub name: String,
+    pub file: Arc<dyn DiskFile>,
+    pub sealer: Sealer,
     frame: Vec<u8>,
     synced: u64,
 }
 
-impl<'a> Writer<'a> {
-    fn begin(seat: &'a Seat, name: &'a str, made: NewFile) -> Result<Writer<'a>> {
-        let file = seat
-            .disk
+impl Writer {
+    /// Creates the file and writes its beginning.
+    pub fn begin(disk: &dyn Disk, name: &str, made: NewFile) -> Result<Writer> {
+        let file = disk
             .create(name)
             .map_err(|e| Error::io(format!("create {name}"), e))?;
         let writer = Writer {
-            seat,
-            name,
+            name: name.to_owned(),
             file,
             sealer: made.sealer,
             frame: Vec::new(),
@@ -79,28 +81,47 @@ impl<'a> Writer<'a> {
             .map_err(|e| Error::io(format!("write {}", self.name), e))
     }
 
-    fn sync(&self) -> Result<()> {
+    /// Makes it durable.
+    pub fn sync(&self) -> Result<()> {
         self.file
             .sync()
             .map_err(|e| Error::io(format!("sync {}", self.name), e))
     }
 
-    fn seal(&mut self, kind: FrameKind, payload: &[u8]) -> Result<()> {
+    fn seal(&mut self, seat: &Seat, kind: FrameKind, payload: &[u8]) -> Result<()> {
         self.frame.clear();
-        let random = &*self.seat.env.random;
+        let random = &*seat.env.random;
         let sealed = self.sealer.seal(kind, payload, random, &mut self.frame)?;
-        self.write(sealed.offset, &self.frame)?;
-        if sealed.offset - self.synced >= SYNC_EVERY {
+        self.put(sealed.offset)
+    }
+
+    /// Takes a frame of a file of the same compression.
+    pub fn seal_packed(&mut self, seat: &Seat, kind: FrameKind, inner: &Inner<'_>) -> Result<()> {
+        self.frame.clear();
+        let random = &*seat.env.random;
+        let sealed = self
+            .sealer
+            .seal_packed(kind, inner, random, &mut self.frame)?;
+        self.put(sealed.offset)
+    }
+
+    /// Writes the frame that was sealed.
+    fn put(&mut self, offset: u64) -> Result<()> {
+        self.write(offset, &self.frame)?;
+        if self.frame.capacity() > LARGE {
+            self.frame = Vec::new();
+        }
+        if offset - self.synced >= SYNC_EVERY {
             self.sync()?;
-            self.synced = sealed.offset;
+            self.synced = offset;
         }
         Ok(())
     }
 
     /// Ends the file in order; the place behind its closing frame.
-    fn close(self) -> Result<Link> {
+    pub fn close(self, seat: &Seat) -> Result<Link> {
         let mut frame = Vec::new();
-        let random = &*self.seat.env.random;
+        let random = &*seat.env.random;
         let (file, name) = (self.file, self.name);
         let (sealed, link) = self.sealer.close(random, &mut frame)?;
         file.write_at(sealed.offset, &frame)
@@ -110,12 +131,34 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the file as one that another follows; the place before the mark that says so.
-    fn hand_over(mut self) -> Result<Link> {
+    pub fn hand_over(&mut self, seat: &Seat) -> Result<Link> {
         let link = self.sealer.link();
-        self.seal(FrameKind::Batches, &[])?;
+        self.seal(seat, FrameKind::Batches, &[])?;
         self.sync()?;
         Ok(link)
     }
+}
+
+/// The beginning of a log file that takes the place of the one with this header, behind `link`.
+pub(crate) fn successor(
+    seat: &Seat,
+    header: &Header,
+    link: Link,
+    compression: Compression,
+) -> Result<NewFile> {
+    let spec = FileSpec {
+        kind: header.kind,
+        store: seat.store,
+        lineage: header.lineage,
+        file: FileId::random(&*seat.env.random)?,
+        epoch: seat.epoch,
+        first_revision: header.first_revision,
+        link,
+        compression,
+        key_size: seat.options.key_size,
+        created_ms: header.created_ms,
+    };
+    format::create(&spec, &seat.encryption.lock(), &*seat.env.random)
 }
 
 /// Seals a log file anew, up to `end` and behind `link`, as `name`. Its lineage, revision and time
@@ -128,21 +171,10 @@ pub(super) fn reseal(
     name: &str,
     tell: &mut dyn FnMut(u64),
 ) -> Result<Resealed> {
-    let header = &old.open.header;
-    let spec = FileSpec {
-        kind: header.kind,
-        store: seat.store,
-        lineage: header.lineage,
-        file: FileId::random(&*seat.env.random)?,
-        epoch: seat.epoch,
-        first_revision: header.first_revision,
-        link,
-        compression: seat.options.compression,
-        key_size: seat.options.key_size,
-        created_ms: header.created_ms,
-    };
-    let made = format::create(&spec, &seat.encryption.lock(), &*seat.env.random)?;
-    let mut out = Writer::begin(seat, name, made)?;
+    let compression = seat.options.compression;
+    let packed = old.open.header.compression == compression;
+    let made = successor(seat, &old.open.header, link, compression)?;
+    let mut out = Writer::begin(&*seat.disk, name, made)?;
     let mut sum = Sha256::new();
     let mut reader = Reader::new(old.open, FileSource { file: old.file });
     let wrong = |what: &str| Error::corrupt(format!("{}: {what}", old.name));
@@ -152,17 +184,16 @@ pub(super) fn reseal(
             if here != end {
                 return Err(wrong("not the chain that the next log file names"));
             }
-            break out.hand_over()?;
+            break out.hand_over(seat)?;
         }
-        match reader.step().map_err(|e| e.context(&old.name))? {
-            Step::Frame(frame) => {
-                add(&mut sum, frame.payload);
-                out.seal(frame.kind, frame.payload)?;
-                tell(frame.len);
+        match copy(seat, &mut reader, &mut out, packed).map_err(|e| e.context(&old.name))? {
+            Copied::Frame { len, sum: of } => {
+                sum.update(of);
+                tell(len);
                 continue;
             }
-            Step::End(Tail::Closed(_)) => {}
-            Step::End(_) => {
+            Copied::End(Tail::Closed(_)) => {}
+            Copied::End(_) => {
                 return Err(wrong("ends before the place that the next log file names"));
             }
         }
@@ -171,7 +202,7 @@ pub(super) fn reseal(
                 "closed before the place that the next log file names",
             ));
         }
-        break out.close()?;
+        break out.close(seat)?;
     };
     Ok(Resealed {
         name: name.to_owned(),
@@ -180,17 +211,55 @@ pub(super) fn reseal(
     })
 }
 
+/// What came of a [`copy`].
+pub(crate) enum Copied {
+    /// A frame of this length in the old file, whose payload has this sum.
+    Frame {
+        len: u64,
+        sum: Digest,
+    },
+    End(Tail),
+}
+
+/// Takes the next frame from one file to the other. `packed`: both have the same compression, so the
+/// payload is left as it is. That it has its sum is seen when the new file is read back.
+pub(crate) fn copy<S: Source>(
+    seat: &Seat,
+    from: &mut Reader<S>,
+    to: &mut Writer,
+    packed: bool,
+) -> Result<Copied> {
+    if packed {
+        return Ok(match from.step_packed()? {
+            PackedStep::Frame { kind, inner, len } => {
+                to.seal_packed(seat, kind, &inner)?;
+                let sum = inner.sum;
+                Copied::Frame { len, sum }
+            }
+            PackedStep::End(tail) => Copied::End(tail),
+        });
+    }
+    Ok(match from.step()? {
+        Step::Frame(frame) => {
+            to.seal(seat, frame.kind, frame.payload)?;
+            let (len, sum) = (frame.len, frame.sum);
+            Copied::Frame { len, sum }
+        }
+        Step::End(tail) => Copied::End(tail),
+    })
+}
+
 /// An empty log file that was closed in order, and its beginning: the log goes on behind it.
 pub(super) fn begin_log(seat: &Seat, first_revision: u64, link: Link, name: &str) -> Result<Link> {
     let made = seat.create(seat.options.strategy.log(), first_revision, link)?;
-    let out = Writer::begin(seat, name, made)?;
+    let out = Writer::begin(&*seat.disk, name, made)?;
     let begins = out.sealer.link();
-    out.close()?;
+    out.close(seat)?;
     Ok(begins)
 }
 
 impl Resealed {
-    /// Reads the file back.
+    /// Reads the file back: each payload is unpacked, and has the sum of the one that it was.
     pub fn verify(&self, seat: &Seat) -> Result<()> {
         let new = seat.encryption.lock().clone();
         let Opened { file, open, .. } = open_file(&*seat.disk, &self.name, &new)?;
@@ -198,7 +267,7 @@ impl Resealed {
         let mut sum = Sha256::new();
         while reader.link().sequence < self.link.sequence {
             match reader.step().map_err(|e| e.context(&self.name))? {
-                Step::Frame(frame) => add(&mut sum, frame.payload),
+                Step::Frame(frame) => sum.update(frame.sum),
                 Step::End(_) => break,
             }
         }
@@ -210,11 +279,6 @@ impl Resealed {
             self.name
         )))
     }
-}
-
-fn add(sum: &mut Sha256, payload: &[u8]) {
-    sum.update((payload.len() as u64).to_le_bytes());
-    sum.update(payload);
 }
 
 /// The root of the entries of an image.

@@ -17,6 +17,7 @@ mod ledger;
 mod migrate;
 mod model;
 mod owners;
+mod reencrypt;
 mod rewrap;
 mod scale;
 mod sim;

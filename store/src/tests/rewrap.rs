@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A keyring of both keys; the first is current.
-fn both(ids: [&str; 2]) -> Keyring {
+pub fn both(ids: [&str; 2]) -> Keyring {
     let keys = ids.map(|id| {
         let byte = if id == "old" { 1 } else { 2 };
         (KeyId::new(id).unwrap(), Key::new(&[byte; 32]).unwrap())

@@ -27,6 +27,8 @@ const BARS: &[(&str, &str, f64)] = &[
     ("store.restore.1g", "bar", 1.0),
     ("store.memory.backup.1g", "bar", 1.0),
     ("store.rewrap.1g", "bar", 1.0),
+    ("store.reencrypt.1g", "bar", 1.0),
+    ("store.set.during-reencrypt.t8", "ours, without", 0.8),
     ("store.migrate-encryption.1g", "bar", 1.0),
     ("store.rate.during-fold.t8", "offered", 0.9),
     ("store.rate.during-backup.t8", "offered", 0.9),

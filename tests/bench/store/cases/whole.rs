@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use codexstore::{Encryption, Key, KeyId, Keyring, Options, Store, backup, migrate_encryption};
 
 use super::big::child;
-use crate::measure::Side;
+use super::small::set;
+use crate::measure::{Side, rate};
 use crate::ours::Ours;
 use crate::run::{Run, fill};
 use crate::server::{peak, reset_peak, resident};
@@ -18,6 +21,8 @@ use crate::server::{peak, reset_peak, resident};
 const KEYS: u64 = 1 << 20;
 
 const VALUE: usize = 1 << 10;
+
+const WRITERS: usize = 8;
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -56,12 +61,51 @@ pub fn run(run: &mut Run) -> Result<()> {
     };
     let sides = vec![Side::new("ours", rewraps), Side::new("bar", || Ok(2000.0))];
     run.versus("store.rewrap.1g", "ms", sides)?;
+    reencryptions(run, &store, &dir)?;
     store.0.close()?;
     let extra: f64 = child("--child-backup", &dir)?.trim().parse()?;
     run.row("store.memory.backup.1g", "MiB", extra / MIB, "bar", 64.0);
     migrations(run, &dir)?;
     fs::remove_dir_all(dir)?;
     Ok(fs::remove_file(file)?)
+}
+
+/// Seals all of a running store anew, alone and beside writers, and what these do meanwhile.
+fn reencryptions(run: &mut Run, store: &Ours, dir: &Path) -> Result<()> {
+    let seal = || {
+        let start = Instant::now();
+        let done = store.0.reencrypt()?;
+        ensure!(done.bytes <= files(dir)?, "{done:?}");
+        Ok(done.bytes as f64 / 1e6 / start.elapsed().as_secs_f64())
+    };
+    let sides = vec![Side::new("ours", seal), Side::new("bar", || Ok(150.0))];
+    run.versus("store.reencrypt.1g", "MB/s", sides)?;
+    let until = run.until;
+    let during = || {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let seals = scope.spawn(|| -> Result<()> {
+                while !stop.load(Ordering::Relaxed) {
+                    store.0.reencrypt()?;
+                }
+                Ok(())
+            });
+            let reached = rate(store, WRITERS, until, &set);
+            // The last one may have begun just now, and is measured by nobody.
+            stop.store(true, Ordering::Relaxed);
+            seals
+                .join()
+                .map_err(|_| anyhow!("the thread of the re-encryptions panicked"))??;
+            reached
+        })
+    };
+    let without = || rate(store, WRITERS, until, &set);
+    let sides = vec![
+        Side::new("ours", during),
+        Side::new("ours, without", without),
+    ];
+    let name = format!("store.set.during-reencrypt.t{WRITERS}");
+    run.versus(&name, "operations/s", sides)
 }
 
 /// Makes, verifies and restores a backup in a file, which is on disk in the end.

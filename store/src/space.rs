@@ -325,11 +325,12 @@ impl Engine {
     /// Sees to it that the present journal has room for a frame of `payload` bytes.
     fn make_room(&mut self, payload: usize, sets: bool) -> Result<()> {
         let need = frame_len(payload);
-        let mut claims = if sets {
-            [Claim::Anyone].iter()
+        let all: &[Claim] = if sets {
+            &[Claim::Anyone]
         } else {
-            [Claim::Deletion, Claim::LastResort].iter()
+            &[Claim::Deletion, Claim::LastResort]
         };
+        let mut claims = all.iter();
         let mut folded = false;
         loop {
             let Some(journal) = &self.journal else {
@@ -354,11 +355,13 @@ impl Engine {
                 if self.since_image() > 0 {
                     self.start_fold()?;
                     if self.running.is_some() {
-                        claims = [Claim::Deletion, Claim::LastResort].iter();
+                        claims = all.iter();
                     }
                 }
             } else if let Some(claim) = claims.next() {
                 self.prepare(payload, *claim);
+            } else if self.yield_reencryption(Code::DiskFull)? {
+                claims = all.iter();
             } else {
                 return Err(Error::new(
                     Code::DiskFull,

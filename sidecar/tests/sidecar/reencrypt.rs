@@ -160,7 +160,7 @@ fn what_cannot_be_done_is_told_and_can_be_asked_for_again() {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            *byte = state as u8;
+            *byte = state.to_le_bytes()[0];
         }
         let answer = s.put(&format!("k{n}"), &bytes);
         if answer.status == 507 {

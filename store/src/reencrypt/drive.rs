@@ -395,14 +395,16 @@ impl Engine {
         names
     }
 
-    /// The same, wherever the shadow is, and with its files removed. False if there is none to give up.
+    /// The same, wherever the shadow is, and with its files removed; behind the switch, it waits for what that
+    /// frees. False if there is none.
     pub(crate) fn yield_reencryption(&mut self, why: Code) -> Result<bool> {
-        if !self
-            .reencryption
-            .as_ref()
-            .is_some_and(Reencryption::is_open)
-        {
+        let Some(reencryption) = &self.reencryption else {
             return Ok(false);
+        };
+        if !reencryption.is_open() {
+            // What it replaced is about to go.
+            self.wait()?;
+            return Ok(true);
         }
         if self.running.is_some() {
             self.wait()?;

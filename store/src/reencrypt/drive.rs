@@ -392,6 +392,7 @@ impl Engine {
         };
         let names = shadow.names();
         self.end_reencryption(&Err(error));
+        self.shortage.clear();
         names
     }
 
@@ -403,8 +404,11 @@ impl Engine {
         };
         if !reencryption.is_open() {
             // What it replaced is about to go.
-            self.wait()?;
-            return Ok(true);
+            let going = self.running.is_some();
+            if going {
+                self.wait()?;
+            }
+            return Ok(going);
         }
         if self.running.is_some() {
             self.wait()?;

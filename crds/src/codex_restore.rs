@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::LocalRef;
+use crate::backup::{LocalRef, seconds};
 use crate::codex_backup::phase;
 
 /// Longest name of a CodexRestore: its Job's is made from it, and has 63 characters.
@@ -59,6 +59,13 @@ pub struct CodexRestoreSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<RestoreTarget>,
+
+    /// How long it may wait for what is missing (a pod, a backup that is not done, a store) before it has failed: hours, minutes and
+    /// seconds since its creation, by default 1h. While it waits, no other restore of the store begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
+    #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("startDeadline is between 1s and 8760h: write for example 1h"))]
+    pub start_deadline: Option<String>,
 
     /// `true` restores only members that wait for it because their volume is empty (`restore.onStart: IfEmpty` of the store),
     /// and has one of which there is no backup begin empty. The operator makes such ones.
@@ -173,6 +180,14 @@ impl CodexRestoreStatus {
             self.phase.as_deref(),
             Some(phase::SUCCEEDED | phase::PARTIALLY_FAILED | phase::FAILED)
         )
+    }
+}
+
+impl CodexRestoreSpec {
+    /// How long it may wait, in seconds. None for one that members wait for, which is tried again as long as they do.
+    pub fn start_deadline_seconds(&self) -> Option<i64> {
+        let longest = self.start_deadline.as_deref().unwrap_or("1h");
+        (!self.on_start).then(|| seconds(longest))
     }
 }
 

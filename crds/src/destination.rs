@@ -108,6 +108,11 @@ impl Destination {
         Some((bucket.credentials?, bucket.entries))
     }
 
+    /// Whether who reads it shows the identity that the platform gives its account, and not what a Secret holds.
+    pub fn takes_identity(&self) -> bool {
+        self.claim.is_none() && self.credentials().is_none()
+    }
+
     /// The ConfigMap with the certificates that the server's is checked against.
     pub fn ca_ref(&self) -> Option<&LocalRef> {
         self.bucket()?.ca

@@ -35,9 +35,11 @@ impl Origin<'_> {
         self.store.map_or_else(gone, keyring_name)
     }
 
-    /// The account that may read where the backup is: that of the store's own Jobs, as long as it has some.
+    /// The account that may read where the backup is, where that takes an identity: that of the store's own Jobs, as long as it has some.
+    /// It goes with its store, so nothing else is done with it.
     pub(super) fn account(&self) -> Option<String> {
         let store = self.store.filter(|store| store.spec.backup.is_some())?;
+        recorded(self.backup).filter(|at| at.takes_identity())?;
         Some(names::jobs_account(store_name(store)))
     }
 }
@@ -177,6 +179,7 @@ mod tests {
             assert_eq!(claim_of(&pod), ("theirs".to_owned(), Some(true)));
             let args = pod.containers[0].args.clone().unwrap().join(" ");
             assert_eq!(args, "job restore --restore copy --backup monday");
+            assert_eq!(pod.service_account_name.as_deref(), Some("cxs-orders-jobs"));
             pod
         };
         let keyrings = [
@@ -186,17 +189,14 @@ mod tests {
         ];
         let pod = of(CLAIM, Some(&other));
         assert_eq!(mounted(&pod), keyrings);
-        assert_eq!(pod.service_account_name.as_deref(), Some("cxs-sales-jobs"));
         let mounts = pod.containers[0].volume_mounts.clone().unwrap();
         let at = |dir: &str| mounts.iter().find(|m| m.mount_path == dir).unwrap();
         assert_ne!(at(names::KEYRING_DIR).name, at(SOURCE_KEYRING_DIR).name);
         assert!(mounts.iter().all(|m| m.read_only == Some(true)));
-        // Without the other store, or its account: by what is left of it, and as our own.
+        // Without the other store, or its account: by what is left of it.
         other.spec.backup = None;
         for theirs in [None, Some(&other)] {
-            let pod = of(CLAIM, theirs);
-            assert_eq!(mounted(&pod), keyrings);
-            assert_eq!(pod.service_account_name.as_deref(), Some("cxs-orders-jobs"));
+            assert_eq!(mounted(&of(CLAIM, theirs)), keyrings);
         }
         let plain = of(
             "{encryption: {none: {}}, backup: {destination: {claim: b}}}",
@@ -210,5 +210,39 @@ mod tests {
             store: None,
         };
         assert_eq!(copy_job(&store(CLAIM), &restore, &origin, &cfg()), None);
+    }
+
+    #[test]
+    fn a_copy_has_the_other_stores_account_only_where_the_bucket_takes_its_identity() {
+        let restore = restore("copy");
+        let of = |destination: &str| {
+            let mut other = store(&format!("{{backup: {{destination: {destination}}}}}"));
+            other.metadata.name = Some("sales".to_owned());
+            let named = backup(&other, "monday");
+            [Some(&other), None].map(|theirs| {
+                let origin = Origin {
+                    backup: &named,
+                    store: theirs,
+                };
+                let made = copy_job(&store(CLAIM), &restore, &origin, &cfg()).unwrap();
+                pod(made.spec.unwrap()).service_account_name.unwrap()
+            })
+        };
+        let (ours, theirs) = ("cxs-orders-jobs", "cxs-sales-jobs");
+        for at in [
+            "{claim: b}",
+            "{s3: {bucket: bkt, credentialsRef: {name: s3}}}",
+            "{gcs: {bucket: bkt, credentialsRef: {name: g}}}",
+            "{azure: {account: acc, container: bkt, credentialsRef: {name: a}}}",
+        ] {
+            assert_eq!(of(at), [ours, ours], "{at}");
+        }
+        for at in [
+            "{s3: {bucket: bkt}}",
+            "{gcs: {bucket: bkt}}",
+            "{azure: {account: acc, container: bkt}}",
+        ] {
+            assert_eq!(of(at), [theirs, ours], "{at}");
+        }
     }
 }

@@ -45,10 +45,17 @@ fn backup(name: &str, hour: u8, change: impl FnOnce(&mut Value)) -> CodexBackup 
     serde_json::from_value(backup).unwrap()
 }
 
+/// The time so many seconds ago.
+fn ago(seconds: i64) -> String {
+    let now = k8s_openapi::jiff::Timestamp::now().as_second();
+    let then = k8s_openapi::jiff::Timestamp::from_second(now - seconds);
+    then.unwrap().to_string()
+}
+
 fn restore(change: impl FnOnce(&mut Value)) -> CodexRestore {
     let mut restore = json!({
         "apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
-        "metadata": {"name": "copy", "namespace": "shop", "uid": "r", "creationTimestamp": "2026-11-02T00:00:00Z"},
+        "metadata": {"name": "copy", "namespace": "shop", "uid": "r", "creationTimestamp": ago(0)},
         "spec": {"storeRef": {"name": "orders"}, "fromStoreRef": {"name": "sales"}},
     });
     change(&mut restore);
@@ -130,7 +137,7 @@ fn started(api: &FakeApi) -> String {
     )
 }
 
-const WITH_BOTH: &str = "--backup monday as cxs-sales-jobs with cxs-orders-client-restore cxs-orders-keyring cxs-sales-keyring";
+const WITH_BOTH: &str = "--backup monday as cxs-orders-jobs with cxs-orders-client-restore cxs-orders-keyring cxs-sales-keyring";
 
 #[tokio::test]
 async fn a_copy_is_of_one_backup_and_no_keyring_is_changed() {
@@ -171,10 +178,7 @@ async fn a_store_that_is_gone_is_copied_by_its_backup_and_its_keyring() {
     let api = cluster().await;
     api.remove(&format!("{SHOP}/codexstores/sales"));
     look_at(&api).await.unwrap();
-    assert_eq!(
-        started(&api),
-        WITH_BOTH.replace("cxs-sales-jobs", "cxs-orders-jobs")
-    );
+    assert_eq!(started(&api), WITH_BOTH);
 }
 
 #[tokio::test]
@@ -397,6 +401,121 @@ async fn only_keys_of_what_is_copied_are_needed_and_without_encryption_none() {
     look_at(&api).await.unwrap();
     assert_eq!(
         started(&api),
-        "--backup monday as cxs-sales-jobs with cxs-orders-client-restore"
+        "--backup monday as cxs-orders-jobs with cxs-orders-client-restore"
     );
+}
+
+#[tokio::test]
+async fn what_does_not_come_is_waited_for_until_the_deadline() {
+    let waited = async |spec: Value, seconds: i64| {
+        let api = cluster().await;
+        api.remove(&format!("{CORE}/pods/copy-1"));
+        let old = restore(|r| {
+            json_patch::merge(&mut r["spec"], &spec);
+            r["metadata"]["creationTimestamp"] = json!(ago(seconds));
+        });
+        api.put(&format!("{SHOP}/codexrestores/copy"), &old);
+        let (phase, message) = look_at(&api).await.unwrap();
+        assert!(message.contains("pod copy-1"), "{message}");
+        (phase, message, api)
+    };
+    let members = || json!({"members": [{"pod": "copy-1"}]});
+    let with = |deadline: &str| {
+        let mut spec = members();
+        spec["startDeadline"] = json!(deadline);
+        spec
+    };
+    assert_eq!(waited(members(), 3540).await.0, "Pending");
+    assert_eq!(waited(with("2h"), 7100).await.0, "Pending");
+    for (spec, seconds) in [(members(), 3660), (with("90s"), 120), (with("2h"), 7260)] {
+        let (phase, message, api) = waited(spec, seconds).await;
+        assert_eq!(phase, "Failed");
+        assert!(message.contains("startDeadline"), "{message}");
+        let told = ("RestoreFailed".to_owned(), "copy".to_owned());
+        assert!(api.events().contains(&told));
+        // It holds nothing up any more.
+        let next = restore(|r| {
+            r["metadata"] = json!({"name": "next", "namespace": "shop", "uid": "n", "creationTimestamp": ago(0)});
+        });
+        let path = format!("{SHOP}/codexrestores/next");
+        api.put(&path, &next);
+        api.put(&format!("{CORE}/pods/copy-1"), &member("copy-1", true));
+        restores::look(Arc::new(next), Arc::new(operator(&api)))
+            .await
+            .unwrap();
+        assert!(api.get(&JOB.replace("cxr-copy", "cxr-next")).is_some());
+    }
+    // What is there in time is not refused because it was asked for long ago: the operator may have been away.
+    let api = cluster().await;
+    let old = restore(|r| r["metadata"]["creationTimestamp"] = json!(ago(999_999)));
+    api.put(&format!("{SHOP}/codexrestores/copy"), &old);
+    look_at(&api).await.unwrap();
+    assert_eq!(started(&api), WITH_BOTH);
+}
+
+#[tokio::test]
+async fn one_that_is_refused_is_told_what_it_would_wait_for() {
+    let api = cluster().await;
+    api.remove(&format!("{CORE}/pods/copy-1"));
+    asks(&api, &json!({"members": [{"pod": "copy-1"}]}));
+    look_at(&api).await.unwrap();
+    let next = restore(|r| {
+        r["metadata"] =
+            json!({"name": "next", "namespace": "shop", "uid": "n", "creationTimestamp": ago(-5)});
+    });
+    let path = format!("{SHOP}/codexrestores/next");
+    api.put(&path, &next);
+    restores::look(Arc::new(next), Arc::new(operator(&api)))
+        .await
+        .unwrap();
+    let status = api.get(&path).unwrap()["status"].take();
+    assert_eq!(status["phase"], "Failed", "{status}");
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("cxr/copy") && message.contains("pod copy-1"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_job_whose_account_went_with_the_other_store_is_started_again_as_our_own() {
+    for (fault, calls) in [(None, 1), (Some(Fault::Before), 9), (Some(Fault::After), 9)] {
+        for call in 0..calls {
+            let api = cluster().await;
+            let bucket = json!({"s3": {"bucket": "bkt"}});
+            let cloud = backup("monday", 8, |b| b["status"]["destination"] = bucket);
+            api.put(&format!("{SHOP}/codexbackups/monday"), &cloud);
+            look_at(&api).await.unwrap();
+            assert!(
+                started(&api).contains("as cxs-sales-jobs"),
+                "{}",
+                started(&api)
+            );
+            // Its pod runs.
+            let mut running = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+            running["status"] =
+                json!({"phase": "Running", "backup": "monday", "message": "restoring copy-0"});
+            api.put(&format!("{SHOP}/codexrestores/copy"), &running);
+            look_at(&api).await.unwrap();
+            assert!(started(&api).contains("as cxs-sales-jobs"));
+
+            api.remove(&format!("{SHOP}/codexstores/sales"));
+            if let Some(fault) = fault {
+                api.fail(call, fault);
+            }
+            for _ in 0..4 {
+                let _ = look_at(&api).await;
+            }
+            assert!(
+                started(&api).contains("as cxs-orders-jobs"),
+                "{fault:?} of call {call}: {}",
+                started(&api)
+            );
+            let status = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap()["status"].take();
+            assert_eq!(
+                status["phase"], "Pending",
+                "{fault:?} of call {call}: {status}"
+            );
+        }
+    }
 }

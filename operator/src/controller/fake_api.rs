@@ -29,6 +29,7 @@ struct State {
     fault: Option<(usize, Fault)>,
     dead: bool,
     hangs: bool,
+    terminating: bool,
 }
 
 /// The server.
@@ -81,6 +82,11 @@ impl FakeApi {
         self.state.lock().unwrap().dead = true;
     }
 
+    /// Makes nothing any more, as in a namespace that is being deleted.
+    pub fn terminate(&self) {
+        self.state.lock().unwrap().terminating = true;
+    }
+
     /// Answers no call from now on.
     pub fn hang(&self) {
         self.state.lock().unwrap().hangs = true;
@@ -115,6 +121,16 @@ impl FakeApi {
     /// Takes an object away, as a user would.
     pub fn remove(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.remove(path)
+    }
+
+    /// All objects of a collection.
+    pub fn all(&self, collection: &str) -> Vec<Value> {
+        let state = self.state.lock().unwrap();
+        let members = state.objects.iter().filter(|(path, _)| {
+            let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+            parent == Some(collection)
+        });
+        members.map(|(_, object)| object.clone()).collect()
     }
 
     /// All events, whole.
@@ -214,6 +230,11 @@ fn act(state: &mut State, verb: &str, path: &str, query: &str, kind: &str, body:
             Some(object) => reply(200, object),
             None => failure(404, "NotFound"),
         },
+        "POST" if state.terminating => reply(
+            403,
+            &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "forbidden: unable to create new content in namespace shop because it is being terminated"}),
+        ),
         "POST" => {
             let mut object = body;
             let path = format!("{path}/{}", text(&object["metadata"]["name"]));
@@ -228,7 +249,17 @@ fn act(state: &mut State, verb: &str, path: &str, query: &str, kind: &str, body:
         "PUT" | "PATCH" => {
             let target = path.strip_suffix("/status").unwrap_or(path).to_owned();
             let Some(before) = state.objects.get(&target).cloned() else {
-                return failure(404, "NotFound");
+                if !kind.contains("apply") || target != path {
+                    return failure(404, "NotFound");
+                }
+                // A server-side apply makes what is not there, unless it is of a certain one.
+                if !body["metadata"]["uid"].is_null() {
+                    return failure(409, "Conflict");
+                }
+                let mut object = body;
+                stamp(state, &mut object);
+                state.objects.insert(target, object.clone());
+                return reply(201, &object);
             };
             for guard in ["resourceVersion", "uid"] {
                 let asked = &body["metadata"][guard];
@@ -252,9 +283,30 @@ fn act(state: &mut State, verb: &str, path: &str, query: &str, kind: &str, body:
                 json_patch::merge(&mut object, &body);
             }
             stamp(state, &mut object);
-            state.objects.insert(target, object.clone());
+            let finalizers = object["metadata"]["finalizers"].as_array();
+            if finalizers.is_none_or(Vec::is_empty)
+                && object["metadata"]["deletionTimestamp"].is_string()
+            {
+                state.objects.remove(&target);
+            } else {
+                state.objects.insert(target, object.clone());
+            }
             reply(200, &object)
         }
+        "DELETE" => match state.objects.get(path).cloned() {
+            None => failure(404, "NotFound"),
+            Some(mut object) => {
+                let finalizers = object["metadata"]["finalizers"].as_array();
+                if finalizers.is_some_and(|all| !all.is_empty()) {
+                    object["metadata"]["deletionTimestamp"] = json!("2026-11-01T00:00:00Z");
+                    stamp(state, &mut object);
+                    state.objects.insert(path.to_owned(), object.clone());
+                } else {
+                    state.objects.remove(path);
+                }
+                reply(200, &object)
+            }
+        },
         _ => failure(405, "MethodNotAllowed"),
     }
 }

@@ -141,7 +141,7 @@ impl One<'_> {
             return self.again(&status, &job).await;
         }
         match run_of(&self.jobs(), &job).await? {
-            Run::Going => Ok(Some(LATER)),
+            Run::Going => self.going(&status, &job).await,
             Run::None if status.phase.as_deref() != Some(phase::RUNNING) => {
                 self.begin(&status).await
             }
@@ -161,6 +161,44 @@ impl One<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// A copy's Job may run as the account of the store that it reads from, which goes with that store. Then no pod of the Job can say
+    /// anything any more, and no other one can be made: it is started again, as the account of the store that gets the data.
+    async fn going(
+        &self,
+        status: &CodexRestoreStatus,
+        job: &str,
+    ) -> Result<Option<Duration>, Error> {
+        let spec = &self.restore.spec;
+        if spec.from_store_ref.is_none() {
+            return Ok(Some(LATER));
+        }
+        let found = self.jobs().get_opt(job).await?;
+        let going = found.filter(|job| job.metadata.deletion_timestamp.is_none());
+        let account = going.and_then(|job| job.spec?.template.spec?.service_account_name);
+        if account != Some(names::jobs_account(self.restore.source())) {
+            return Ok(Some(LATER));
+        }
+        let stores = Api::<CodexStore>::namespaced(self.shared.client.clone(), &self.namespace);
+        if stores.get_opt(self.restore.source()).await?.is_some() {
+            return Ok(Some(WAITS));
+        }
+        let what = format!(
+            "cxs/{} was deleted, and with it the account that its Job ran as: the Job is started again as the one of cxs/{}",
+            self.restore.source(),
+            spec.store_ref.name
+        );
+        // First what lets it begin again: a Job that is gone otherwise means that it has failed.
+        self.tell(json!({"phase": phase::PENDING, "message": what, "backup": status.backup}))
+            .await?;
+        job_run::delete(&self.jobs(), job).await?;
+        let about = self.restore.object_ref(&());
+        self.shared
+            .events
+            .warning(&about, "RestoreStartedAgain", &what)
+            .await;
+        Ok(Some(SOON))
     }
 
     /// A member that waits goes on waiting, so its restore is tried again.
@@ -202,13 +240,16 @@ impl One<'_> {
             return self.pending(status, &what).await;
         }
         if let Some(other) = self.earlier().await? {
-            let what = format!("cxr/{other} is not done yet");
+            let what = format!("cxr/{} is not done yet", other.name_any());
             if self.restore.spec.on_start {
                 self.pending(status, &what).await?;
                 return Ok(Some(SOON));
             }
             // Who asked for it did not know what the other one brings.
-            let what = format!("refused, since {what}: create it again when that has ended");
+            let says = other.status.and_then(|s| s.message).unwrap_or_default();
+            let what = format!(
+                "refused, since {what} ({says}): create it again when that has ended, or delete that one"
+            );
             self.end(status, &what).await?;
             return Ok(None);
         }
@@ -269,18 +310,17 @@ impl One<'_> {
     }
 
     /// Another restore of the same store that was asked for before this one, by a user, and has not ended.
-    async fn earlier(&self) -> Result<Option<String>, Error> {
+    async fn earlier(&self) -> Result<Option<CodexRestore>, Error> {
         let order = |r: &CodexRestore| (r.metadata.creation_timestamp.clone(), r.name_any());
         let all = self.restores().list(&ListParams::default()).await?;
-        let other = all.items.into_iter().find(|other| {
+        Ok(all.items.into_iter().find(|other| {
             other.spec.store_ref == self.restore.spec.store_ref
                 && other.metadata.uid != self.restore.metadata.uid
                 && other.metadata.deletion_timestamp.is_none()
                 && !other.spec.on_start
                 && !other.ended()
                 && order(other) < order(self.restore)
-        });
-        Ok(other.map(|other| other.name_any()))
+        }))
     }
 
     async fn pending(
@@ -288,11 +328,26 @@ impl One<'_> {
         status: &CodexRestoreStatus,
         what: &str,
     ) -> Result<Option<Duration>, Error> {
+        if let Some(longest) = self.restore.spec.start_deadline_seconds()
+            && self.age() > longest
+        {
+            let why = format!(
+                "gave up after {longest} s ({what}): create it again when that is there, or with a longer `startDeadline`"
+            );
+            self.end(status, &why).await?;
+            return Ok(None);
+        }
         if status.message.as_deref() != Some(what) {
             self.tell(json!({"phase": phase::PENDING, "message": what}))
                 .await?;
         }
         Ok(Some(WAITS))
+    }
+
+    /// Seconds since the resource was made.
+    fn age(&self) -> i64 {
+        let created = self.restore.metadata.creation_timestamp.as_ref();
+        created.map_or(0, |at| Timestamp::now().as_second() - at.0.as_second())
     }
 
     /// Writes that it has failed, where no Job did.

@@ -1,6 +1,7 @@
 //! The CodexBackup resource: one backup of a store's members.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -212,6 +213,15 @@ pub mod condition {
     pub const KEY_ESCROWED: &str = "KeyEscrowed";
 }
 
+/// Reason of the condition `Completed` while a try has failed and the Job has others left.
+pub const TRY_FAILED: &str = "TryFailed";
+
+/// How long something took, for people.
+pub fn took(began: Option<&Time>, now: Timestamp) -> Option<String> {
+    let took = now.since(began?.0).ok()?.round(Unit::Second).ok()?;
+    Some(format!("{took:#}").replace(' ', ""))
+}
+
 impl CodexBackupStatus {
     /// Whether it has ended, well or not.
     pub fn ended(&self) -> bool {
@@ -227,6 +237,13 @@ impl CodexBackupStatus {
             self.phase.as_deref(),
             Some(phase::SUCCEEDED | phase::PARTIALLY_FAILED)
         )
+    }
+
+    /// Why the last try that ended has failed, as long as no later one has ended.
+    pub fn last_try(&self) -> Option<&str> {
+        let mut all = self.conditions.iter();
+        let found = all.find(|c| c.type_ == condition::COMPLETED && c.reason == TRY_FAILED)?;
+        Some(&found.message)
     }
 
     /// Status of the condition `Verified`; none before it was looked at.

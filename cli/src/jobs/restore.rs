@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_crds::backup::{BackupPolicy, Destination as Place};
-use codexstore_crds::codex_backup::{CodexBackupStatus, condition, phase};
+use codexstore_crds::codex_backup::{CodexBackupStatus, condition, phase, took};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
@@ -24,7 +24,7 @@ use super::feed::{Keys, feed};
 use super::lease::Holder;
 use super::member::{self, Credentials};
 use super::source::{self, Chosen, Source};
-use super::take::{is_member, took};
+use super::take::is_member;
 use crate::failure::Coded;
 
 /// Longest time for one member, where the store allows its backups less.

@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use codexstore_api::bodies::BackupTold;
 use codexstore_crds::backup::BackupPolicy;
 use codexstore_crds::codex_backup::{
-    BackupMember, CodexBackupSpec, CodexBackupStatus, condition, phase,
+    BackupMember, CodexBackupSpec, CodexBackupStatus, TRY_FAILED, condition, phase, took,
 };
 use codexstore_crds::jobs::{MANIFEST, Manifest};
 use codexstore_crds::{CodexBackup, CodexStore, is_injected, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::{Timestamp, Unit};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::cluster::{Cluster, TAKER};
@@ -35,7 +35,8 @@ pub enum Which<'a> {
     },
 }
 
-/// Takes a backup. Succeeds if at least one member is stored.
+/// Takes a backup. Succeeds if at least one member is stored. One that stores none says so and has not ended: its Job may have tries left,
+/// and once it has none the operator says that it failed.
 pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<()> {
     let (store, backup) = match which {
         Which::Named(name) => {
@@ -64,13 +65,26 @@ pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<(
     if let Err(error) = &result {
         run.failed(&format!("{error:#}"));
     }
-    run.finish().await?;
+    if run.status.phase.as_deref() != Some(phase::FAILED) {
+        return run.finish().await;
+    }
+    let why = run.status.message.take().unwrap_or_default();
+    run.undo().await;
+    run.status = tried(&run.status, &why);
+    run.write().await?;
     result?;
-    match run.status.phase.as_deref() {
-        Some(phase::FAILED) => Err(anyhow::Error::msg(
-            run.status.message.clone().unwrap_or_default(),
-        )),
-        _ => Ok(()),
+    Err(anyhow::Error::msg(why))
+}
+
+/// The status after a try that stored nothing.
+fn tried(status: &CodexBackupStatus, why: &str) -> CodexBackupStatus {
+    CodexBackupStatus {
+        phase: Some(phase::RUNNING.to_owned()),
+        message: Some(bounded(&format!(
+            "a try failed, and its Job goes on as long as it has others left: {why}"
+        ))),
+        conditions: vec![condition_of(condition::COMPLETED, false, TRY_FAILED, why)],
+        ..status.clone()
     }
 }
 
@@ -124,8 +138,11 @@ impl<'a> Run<'a> {
             .destination
             .unwrap_or_else(|| policy.destination.clone());
         let directory = super::own_directory(cluster, backup)?;
+        let last_try = |c: &Condition| c.reason == TRY_FAILED;
         let status = CodexBackupStatus {
             phase: Some(phase::RUNNING.to_owned()),
+            // How the last try went, until this one has ended.
+            conditions: before.conditions.into_iter().filter(last_try).collect(),
             started_at: before.started_at.or_else(|| Some(Time(Timestamp::now()))),
             location: Some(jobs::location(&named, &directory)),
             directory: Some(directory.clone()),
@@ -243,6 +260,25 @@ impl<'a> Run<'a> {
         self.escrowed = Some(escrowed);
     }
 
+    /// Deletes what a try stored that failed after all, as far as it can: the next one stores all of it anew, and may need the room.
+    async fn undo(&mut self) {
+        for member in self.status.members.iter_mut().filter(|m| m.stored) {
+            let Some(file) = &member.file else { continue };
+            let path = format!("{}/{file}", self.directory);
+            if let Err(error) = self.destination.delete(&path).await {
+                eprintln!("{}: {error:#}", member.pod);
+                continue;
+            }
+            *member = BackupMember {
+                pod: std::mem::take(&mut member.pod),
+                message: Some(
+                    "was stored, and deleted again since the backup could not be ended".to_owned(),
+                ),
+                ..BackupMember::default()
+            };
+        }
+    }
+
     /// What all members come to.
     fn sum(&mut self) {
         let members = &self.status.members;
@@ -334,12 +370,6 @@ fn condition_of(type_: &str, status: bool, reason: &str, message: &str) -> Condi
     }
 }
 
-/// How long it took, for people.
-pub fn took(began: Option<&Time>, now: Timestamp) -> Option<String> {
-    let took = now.since(began?.0).ok()?.round(Unit::Second).ok()?;
-    Some(format!("{took:#}").replace(' ', ""))
-}
-
 /// Whether a pod is, or should be, a member.
 pub fn is_member(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -367,4 +397,34 @@ fn entry(pod: &str, file: String, told: &BackupTold) -> BackupMember {
 pub fn random() -> Result<String> {
     let number = getrandom::u32().map_err(|e| anyhow::anyhow!("draw a random name: {e}"))?;
     Ok(format!("{number:08x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_that_stored_nothing_has_not_ended_and_says_why() {
+        let running = CodexBackupStatus {
+            phase: Some(phase::FAILED.to_owned()),
+            directory: Some("shop/orders/now".to_owned()),
+            members: vec![BackupMember {
+                pod: "web-0".to_owned(),
+                ..BackupMember::default()
+            }],
+            ..CodexBackupStatus::default()
+        };
+        let status = tried(&running, "web-0: no answer");
+        assert!(!status.ended() && !status.usable() && status.completed_at.is_none());
+        assert_eq!(status.last_try(), Some("web-0: no answer"));
+        assert_eq!(
+            (&status.directory, &status.members),
+            (&running.directory, &running.members)
+        );
+        let message = status.message.unwrap();
+        assert!(message.contains("web-0: no answer"), "{message}");
+        // However much there is to say.
+        let long = tried(&running, &"é".repeat(2000));
+        assert!(long.message.unwrap().chars().count() <= 1024);
+    }
 }

@@ -1,14 +1,14 @@
 //! Reconciles CodexBackup resources: the Job that takes one, the Job that verifies it, and the Job that deletes what is
 //! stored before the resource goes.
 //!
-//! A Job writes into the status what it did. Here is written only what no Job can: that one has not begun, or has ended
-//! without a word.
+//! A Job writes into the status what it did. Here is written only what no Job can: that one has not begun, has no try left, or has
+//! ended without a word.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codexstore_crds::backup::Verify;
-use codexstore_crds::codex_backup::{CodexBackupStatus, DeletionPolicy, condition, phase};
+use codexstore_crds::codex_backup::{CodexBackupStatus, DeletionPolicy, condition, phase, took};
 use codexstore_crds::jobs::{self, Task};
 use codexstore_crds::status::bounded;
 use codexstore_crds::{CodexBackup, CodexStore, names, retention};
@@ -54,12 +54,20 @@ pub async fn run(
     .reflect(writer)
     .touched_objects();
     let ours = format!("{}={}", super::MANAGED_BY, names::FIELD_MANAGER);
+    let (jobs, job_writer) = reflector::store();
     let job_stream = watcher(
         api::<Job>(client, namespace.as_deref()),
         watcher::Config::default().labels(&ours),
     )
     .default_backoff()
+    .modify(|job: &mut Job| {
+        // Only how it is.
+        job.managed_fields_mut().clear();
+        job.spec = None;
+    })
+    .reflect(job_writer)
     .touched_objects();
+    let scope = Arc::new(Scope { shared, jobs });
     Controller::for_stream(backup_stream, backups)
         .with_config(
             Config::default()
@@ -68,7 +76,13 @@ pub async fn run(
         )
         .watches_stream(job_stream, |job: Job| backup_of(&job))
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(look, failed, shared)
+        .run(
+            |backup, scope: Arc<Scope>| async move {
+                look(&backup, &scope.shared, Some(&scope.jobs)).await
+            },
+            failed,
+            scope,
+        )
         .for_each(|result| {
             match result {
                 Ok(_)
@@ -79,6 +93,13 @@ pub async fn run(
             std::future::ready(())
         })
         .await;
+}
+
+/// What looks share.
+struct Scope {
+    shared: Arc<Shared>,
+    /// The Jobs, as they were seen last.
+    jobs: reflector::Store<Job>,
 }
 
 /// The backup that a Job is for.
@@ -92,12 +113,17 @@ fn backup_of(job: &Job) -> Option<ObjectRef<CodexBackup>> {
     Some(ObjectRef::new(&name).within(&job.namespace()?))
 }
 
-async fn look(backup: Arc<CodexBackup>, shared: Arc<Shared>) -> Result<Action, Error> {
+pub(super) async fn look(
+    backup: &CodexBackup,
+    shared: &Shared,
+    seen: Option<&reflector::Store<Job>>,
+) -> Result<Action, Error> {
     let started = Instant::now();
     let one = One {
-        shared: &shared,
+        shared,
+        seen,
         namespace: backup.namespace().unwrap_or_default(),
-        backup: &backup,
+        backup,
     };
     let again = if backup.metadata.deletion_timestamp.is_some() {
         one.delete().await?
@@ -112,15 +138,16 @@ async fn look(backup: Arc<CodexBackup>, shared: Arc<Shared>) -> Result<Action, E
     clippy::needless_pass_by_value,
     reason = "the signature is the controller's"
 )]
-fn failed(backup: Arc<CodexBackup>, why: &Error, shared: Arc<Shared>) -> Action {
+fn failed(backup: Arc<CodexBackup>, why: &Error, scope: Arc<Scope>) -> Action {
     error!(backup = backup.name_any(), namespace = backup.namespace(), error = %why, "cannot reconcile the backup");
-    shared.metrics.reconciled("error", Duration::ZERO);
+    scope.shared.metrics.reconciled("error", Duration::ZERO);
     Action::requeue(jitter(Duration::from_secs(15)))
 }
 
 /// One look at one backup.
 struct One<'a> {
     shared: &'a Shared,
+    seen: Option<&'a reflector::Store<Job>>,
     namespace: String,
     backup: &'a CodexBackup,
 }
@@ -154,21 +181,19 @@ impl One<'_> {
         if !status.usable() || status.verified().is_some() {
             return Ok(None);
         }
-        let Some(store) = self.store().await? else {
-            return Ok(None);
-        };
-        let policy = store.spec.backup.as_ref().map(|policy| policy.verify);
-        if !self
-            .is_to_be_verified(policy.unwrap_or(Verify::Never))
-            .await?
-        {
-            return Ok(None);
-        }
-        match self
-            .run(&jobs::job_name(&self.backup.name_any(), Task::Verify))
-            .await?
-        {
-            Run::None => self.start(&store, Task::Verify).await,
+        let job = jobs::job_name(&self.backup.name_any(), Task::Verify);
+        match self.run(&job).await? {
+            Run::None => {
+                let Some(store) = self.store().await? else {
+                    return Ok(None);
+                };
+                let policy = store.spec.backup.as_ref().map(|policy| policy.verify);
+                let verify = policy.unwrap_or(Verify::Never);
+                if !self.is_to_be_verified(verify).await? {
+                    return Ok(None);
+                }
+                self.start(&store, Task::Verify).await
+            }
             Run::Going => Ok(None),
             // Its word is on its way; if it has none, its Job goes with time and is made anew.
             Run::Done => Ok(Some(LATER)),
@@ -226,8 +251,20 @@ impl One<'_> {
                     Run::None => "its Job is gone".to_owned(),
                     _ => "its Job ended without saying how it went".to_owned(),
                 };
+                let why = match live.last_try() {
+                    Some(last) => format!("{last} ({why})"),
+                    None => why,
+                };
                 self.lost(&live, &why).await?;
                 self.warn("BackupFailed", &why).await;
+                if let Some(store) = self.store().await? {
+                    let note = format!("backup {name}: {why}");
+                    let about = store.object_ref(&());
+                    self.shared
+                        .events
+                        .warning(&about, "BackupFailed", &note)
+                        .await;
+                }
                 Ok(None)
             }
         }
@@ -276,7 +313,15 @@ impl One<'_> {
         }
     }
 
+    /// How a Job is. One that goes on changes often, and what was seen of it is enough: another look follows its end. Of one that
+    /// was not seen, or has ended, it is asked.
     async fn run(&self, name: &str) -> Result<Run, Error> {
+        let seen = self
+            .seen
+            .and_then(|jobs| jobs.get(&ObjectRef::new(name).within(&self.namespace)));
+        if let Some(Run::Going) = seen.map(|job| job_run::state(&job)) {
+            return Ok(Run::Going);
+        }
         run_of(&self.jobs(), name).await
     }
 
@@ -306,12 +351,13 @@ impl One<'_> {
         Ok(Some(LATER))
     }
 
-    /// Writes that a Job ended without a word.
+    /// Writes that no try of a Job stored anything, or that it ended without a word.
     async fn lost(&self, status: &CodexBackupStatus, why: &str) -> Result<(), Error> {
         let now = Time(Timestamp::now());
         // All that is known of it, under our name: the Job's is not heard any more.
         let mut told = json!(CodexBackupStatus {
             phase: Some(phase::FAILED.to_owned()),
+            duration: took(status.started_at.as_ref(), now.0),
             completed_at: Some(now.clone()),
             message: Some(bounded(why)),
             conditions: Vec::new(),
@@ -398,45 +444,5 @@ fn terminating(answer: &kube::core::Status) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fake_api::FakeApi;
-    use super::super::fixtures::store;
-    use super::super::scripted::{STORE, operator};
-    use super::*;
-
-    const BACKUP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups/now";
-
-    #[tokio::test]
-    async fn one_that_cannot_be_verified_for_long_is_written_down_once() {
-        let api = FakeApi::start().await;
-        let mut store = store();
-        let policy = json!({"destination": {"claim": "b"}, "verify": "Always"});
-        store.spec.backup = serde_json::from_value(policy).unwrap();
-        api.put(STORE, &store);
-        let metadata =
-            json!({"name": "now", "namespace": "shop", "finalizers": [names::STORED_FINALIZER]});
-        let failed = json!({"metadata": {"name": "cxb-now-verify", "namespace": "shop"}, "status": {"conditions": [
-            {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}]}});
-        api.put(
-            "/apis/batch/v1/namespaces/shop/jobs/cxb-now-verify",
-            &failed,
-        );
-        let operator = Arc::new(operator(&api));
-        let mut conditions = json!([]);
-        for _ in 0..3 {
-            // What its Job wrote stays beside it.
-            let status = json!({"phase": "Succeeded", "destination": {"claim": "b"}, "conditions": conditions});
-            let seen = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": metadata,
-                "spec": {"storeRef": {"name": "orders"}}, "status": status});
-            api.put(BACKUP, &seen);
-            let seen = serde_json::from_value(seen).unwrap();
-            look(Arc::new(seen), Arc::clone(&operator)).await.unwrap();
-            conditions = api.get(BACKUP).unwrap()["status"]["conditions"].take();
-            assert_eq!(
-                (&conditions[0]["type"], &conditions[0]["status"]),
-                (&json!("Verified"), &json!("Unknown"))
-            );
-        }
-        assert_eq!(api.count("PATCH", "codexbackups/now/status"), 1);
-    }
-}
+#[path = "backups_tests.rs"]
+mod tests;

@@ -74,7 +74,8 @@ impl Events {
         };
         // An event is a courtesy: the status says the same, so a failure stops nothing.
         if let Err(error) = self.recorder.publish(&event, about).await {
-            warn!(%error, reason, "cannot publish an event");
+            // In a namespace that is being deleted nobody may: then this is where it can be read.
+            warn!(%error, reason, note, about = about.name, namespace = about.namespace, "cannot publish an event");
         }
     }
 }

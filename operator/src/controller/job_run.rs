@@ -22,25 +22,30 @@ pub enum Run {
 
 /// How the Job of this name is.
 pub async fn run_of(jobs: &Api<Job>, name: &str) -> Result<Run, Error> {
-    let Some(job) = jobs.get_opt(name).await? else {
-        return Ok(Run::None);
-    };
+    let found = jobs.get_opt(name).await?;
+    Ok(found.map_or(Run::None, |job| state(&job)))
+}
+
+/// How a Job is.
+pub fn state(job: &Job) -> Run {
     if job.metadata.deletion_timestamp.is_some() {
-        return Ok(Run::Going);
+        return Run::Going;
     }
-    let conditions = job.status.and_then(|s| s.conditions).unwrap_or_default();
+    let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
     let ended = conditions
         .into_iter()
+        .flatten()
         .find(|c| c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed"));
-    Ok(match ended {
+    match ended {
         None => Run::Going,
         Some(c) if c.type_ == "Complete" => Run::Done,
         Some(c) => {
-            let reason = c.reason.unwrap_or_default();
-            let message = c.message.unwrap_or_default();
+            let name = job.metadata.name.as_deref().unwrap_or_default();
+            let reason = c.reason.as_deref().unwrap_or_default();
+            let message = c.message.as_deref().unwrap_or_default();
             Run::Failed(format!("job/{name} failed: {reason}: {message}"))
         }
-    })
+    }
 }
 
 /// Makes a Job; false if there is one of that name.

@@ -38,6 +38,21 @@ pub fn of(destination: &crd::Destination, ca: &Path) -> Result<Arc<dyn ObjectSto
     Err(Coded::invalid("the destination names no claim and no bucket").into())
 }
 
+/// What S3 says of a request whose date is more than a quarter of an hour off its own.
+const SKEWED: &str = "RequestTimeTooSkewed";
+
+/// An error of a bucket; what to do about it where the server's word for it does not say so.
+pub fn told(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    if format!("{error:#}").contains(SKEWED) {
+        return error.context(
+            "the clock of this node, or of the server, is off by more than 15 minutes: requests bear their time and are refused. Set \
+             the clock right",
+        );
+    }
+    error
+}
+
 fn s3(s3: &crd::S3, ca: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&s3.bucket)
@@ -202,5 +217,178 @@ mod tests {
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains("ContainerNotFound"), "{error}");
         assert!(!error.contains(&env::var("AZURE_STORAGE_ACCOUNT_KEY").unwrap()));
+    }
+
+    /// The bucket of a server that `tests/s3/run` starts, at its own address or behind something.
+    fn s3_at(endpoint: &str) -> crd::Destination {
+        crd::Destination {
+            s3: Some(crd::S3 {
+                bucket: "backups".to_owned(),
+                prefix: Some("team/a".to_owned()),
+                endpoint: Some(endpoint.to_owned()),
+                ..crd::S3::default()
+            }),
+            ..crd::Destination::default()
+        }
+    }
+
+    fn server() -> String {
+        env::var("CODEXSTORE_TEST_S3").expect("tests/s3/run sets it")
+    }
+
+    #[tokio::test]
+    #[ignore = "needs a server: tests/s3/run starts one"]
+    async fn s3_keeps_backups() {
+        check(&s3_at(&server())).await;
+    }
+
+    /// The part of the next test that has another clock.
+    #[tokio::test]
+    #[ignore = "needs a server and another clock: the next one runs it"]
+    async fn s3_with_another_clock() {
+        let destination = Destination::of(&s3_at(&server())).unwrap();
+        let errors = [
+            destination.list("shop").await.err(),
+            destination.put("shop/orders/x/m.json", vec![1]).await.err(),
+            destination.read("shop/orders/x/m.json").await.err(),
+        ];
+        for error in errors {
+            let error = format!("{:#}", error.expect("it is not refused"));
+            println!("SAID: {}", error.replace('\n', " "));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a server: tests/s3/run starts one"]
+    fn s3_says_that_a_clock_is_off_and_no_more_than_that() {
+        let shift = env::var("CODEXSTORE_TEST_CLOCK").expect("tests/s3/run sets it");
+        for (seconds, off) in [(-7200, true), (7200, true), (60, false)] {
+            let began = std::time::Instant::now();
+            let done = std::process::Command::new(env::current_exe().unwrap())
+                .args(["--ignored", "--nocapture", "--exact"])
+                .arg("jobs::bucket::tests::s3_with_another_clock")
+                .env("LD_PRELOAD", &shift)
+                .env("CLOCK_SHIFT", seconds.to_string())
+                .output()
+                .unwrap();
+            let out = String::from_utf8_lossy(&done.stdout);
+            let said: Vec<_> = out.lines().filter(|l| l.contains("SAID: ")).collect();
+            assert_eq!(said.len(), if off { 3 } else { 0 }, "{seconds}: {out}");
+            for line in said {
+                assert!(
+                    line.contains("clock of this node") && line.contains(SKEWED),
+                    "{line}"
+                );
+                assert!(!line.contains(&env::var("AWS_SECRET_ACCESS_KEY").unwrap()));
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "it waits in vain"
+            );
+        }
+    }
+
+    /// Passes connections on to the server: no more than so many bytes a second upwards, and none at all for a while once so many have passed.
+    async fn proxy(rate: usize, cut: Option<(usize, Duration)>) -> String {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use tokio::io::AsyncWriteExt as _;
+        let target = server().trim_start_matches("http://").to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let passed = Arc::new(AtomicUsize::new(0));
+        let (down, up) = tokio::sync::watch::channel(false);
+        let down = Arc::new(down);
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                if *up.borrow() {
+                    continue;
+                }
+                let server = tokio::net::TcpStream::connect(&target).await.unwrap();
+                let (passed, down, mut ends) = (Arc::clone(&passed), Arc::clone(&down), up.clone());
+                tokio::spawn(async move {
+                    let (mut from, mut back) = client.into_split();
+                    let (mut answers, mut to) = server.into_split();
+                    let upwards = async {
+                        let mut part = vec![0; 64 << 10];
+                        loop {
+                            let read = from.read(&mut part).await.unwrap_or(0);
+                            if read == 0 || to.write_all(&part[..read]).await.is_err() {
+                                return;
+                            }
+                            let pause = read as u64 * 1_000_000 / rate as u64;
+                            tokio::time::sleep(Duration::from_micros(pause)).await;
+                            let before = passed.fetch_add(read, Ordering::Relaxed);
+                            if let Some((at, time)) = cut
+                                && before < at
+                                && before + read >= at
+                            {
+                                down.send_replace(true);
+                                let down = Arc::clone(&down);
+                                tokio::spawn(async move {
+                                    tokio::time::sleep(time).await;
+                                    down.send_replace(false);
+                                });
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = upwards => {}
+                        _ = tokio::io::copy(&mut answers, &mut back) => {}
+                        () = async { drop(ends.wait_for(|down| *down).await) } => {}
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn sent(destination: &Destination, path: &str, content: &[u8]) -> Result<()> {
+        let mut upload = destination.create(path)?;
+        for part in content.chunks(1 << 20) {
+            if let Err(error) = upload.write(Bytes::copy_from_slice(part)).await {
+                upload.abandon().await;
+                return Err(error);
+            }
+        }
+        upload.finish().await
+    }
+
+    #[tokio::test]
+    #[ignore = "needs a server: tests/s3/run starts one"]
+    async fn s3_over_a_slow_network_and_from_a_server_that_dies_in_the_middle() {
+        let content: Vec<u8> = (0..24_usize << 20).map(|n| n.to_le_bytes()[1]).collect();
+        for (name, rate, cut) in [
+            ("slow", 4 << 20, None),
+            (
+                "dies-and-comes-back",
+                64 << 20,
+                Some((10 << 20, Duration::from_secs(8))),
+            ),
+        ] {
+            let destination = Destination::of(&s3_at(&proxy(rate, cut).await)).unwrap();
+            let path = format!("shop/orders/{name}/a.backup");
+            sent(&destination, &path, &content).await.unwrap();
+            let mut bytes = Vec::new();
+            let mut file = destination.read(&path).await.unwrap();
+            file.read_to_end(&mut bytes).await.unwrap();
+            assert!(bytes == content, "{name}");
+        }
+        // One that stays away: it is told within the time that it is waited for, and nothing is there that looks whole.
+        let gone = proxy(64 << 20, Some((10 << 20, Duration::from_secs(3600)))).await;
+        let destination = Destination::of(&s3_at(&gone)).unwrap();
+        let began = std::time::Instant::now();
+        let lost = sent(&destination, "shop/orders/dies/a.backup", &content).await;
+        let error = format!("{:#}", lost.unwrap_err());
+        println!("after {:?}: {error}", began.elapsed());
+        assert!(began.elapsed() < 3 * AWAY, "{:?}", began.elapsed());
+        let there = Destination::of(&s3_at(&server())).unwrap();
+        assert_eq!(there.list("shop/orders/dies").await.unwrap(), [""; 0]);
+        for name in ["slow", "dies-and-comes-back"] {
+            there
+                .delete_all(&format!("shop/orders/{name}"))
+                .await
+                .unwrap();
+        }
     }
 }

@@ -58,9 +58,11 @@ impl Destination {
                 let path = root.join(path);
                 let begin = || format!("create {}", path.display());
                 let dir = path.parent().unwrap_or(root).to_owned();
-                make_dirs(root, &dir).with_context(|| format!("make {}", dir.display()))?;
+                make_dirs(root, &dir)
+                    .map_err(told)
+                    .with_context(|| format!("make {}", dir.display()))?;
                 let partial = path.with_extension("partial");
-                let file = open(&partial).with_context(begin)?;
+                let file = open(&partial).map_err(told).with_context(begin)?;
                 Ok(Upload::File {
                     file,
                     partial,
@@ -85,7 +87,8 @@ impl Destination {
         };
         let at = object_store::path::Path::from(format!("{prefix}{path}"));
         let put = store.put_opts(&at, PutPayload::from(bytes), PutMode::Create.into());
-        put.await.map(drop).with_context(|| format!("write {at}"))
+        let put = put.await.map(drop).map_err(bucket::told);
+        put.with_context(|| format!("write {at}"))
     }
 
     /// Paths of the files in the directories below one: none if that is not there. What cannot be read is an error.
@@ -100,6 +103,7 @@ impl Destination {
             Destination::Bucket { store, prefix } => {
                 let at = object_store::path::Path::from(format!("{prefix}{directory}"));
                 let found = store.list(Some(&at)).try_collect::<Vec<_>>().await;
+                let found = found.map_err(bucket::told);
                 let found = found.with_context(|| format!("list {at}"))?;
                 let paths = found.iter().map(|object| object.location.as_ref());
                 let own = paths.filter_map(|path| path.strip_prefix(prefix.as_str()));
@@ -120,9 +124,29 @@ impl Destination {
             }
             Destination::Bucket { store, prefix } => {
                 let at = object_store::path::Path::from(format!("{prefix}{path}"));
-                let found = store.get(&at).await.with_context(|| format!("read {at}"))?;
+                let found = store.get(&at).await.map_err(bucket::told);
+                let found = found.with_context(|| format!("read {at}"))?;
                 let stream = found.into_stream().map_err(io::Error::other);
                 Ok(Box::pin(tokio_util::io::StreamReader::new(stream)))
+            }
+        }
+    }
+
+    /// Deletes a file. One that is not there is deleted.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        match self {
+            Destination::Dir(root) => match std::fs::remove_file(root.join(path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("delete {path}"))
+                }
+                _ => Ok(()),
+            },
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                match store.delete(&at).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(bucket::told(error)).with_context(|| format!("delete {at}")),
+                }
             }
         }
     }
@@ -150,6 +174,7 @@ impl Destination {
                     .map_ok(|object| object.location)
                     .boxed();
                 let deleted = store.delete_stream(found).try_collect::<Vec<_>>().await;
+                let deleted = deleted.map_err(bucket::told);
                 let deleted = deleted.with_context(|| format!("delete {at}"))?;
                 Ok(deleted.len() as u64)
             }
@@ -177,31 +202,36 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         match self {
             Upload::File { file, partial, .. } => {
-                let written = file.write_all(&bytes).await;
+                let written = file.write_all(&bytes).await.map_err(told);
                 written.with_context(|| format!("write {}", partial.display()))
             }
-            Upload::Object(writer) => writer.put(bytes).await.context("write to the bucket"),
+            Upload::Object(writer) => {
+                let written = writer.put(bytes).await.map_err(bucket::told);
+                written.context("write to the bucket")
+            }
         }
     }
 
-    /// Makes it durable, and gives it its name.
+    /// Makes it durable, and gives it its name. If that fails, nothing is left of it.
     pub async fn finish(self) -> Result<()> {
         match self {
             Upload::File {
-                mut file,
+                file,
                 partial,
                 path,
             } => {
-                let store = || format!("store {}", path.display());
-                file.flush().await.with_context(store)?;
-                file.sync_all().await.with_context(store)?;
-                drop(file);
-                // A link, since a rename would take the place of a file of that name.
-                std::fs::hard_link(&partial, &path).with_context(store)?;
-                std::fs::remove_file(&partial).with_context(store)?;
-                sync_dir(path.parent().unwrap_or(&path)).with_context(store)
+                let stored = make_durable(file, &partial, &path).await;
+                if stored.is_err() {
+                    let _ = std::fs::remove_file(&partial);
+                }
+                stored
+                    .map_err(told)
+                    .with_context(|| format!("store {}", path.display()))
             }
-            Upload::Object(mut writer) => writer.shutdown().await.context("end the upload"),
+            Upload::Object(mut writer) => {
+                let ended = writer.shutdown().await.map_err(bucket::told);
+                ended.context("end the upload")
+            }
         }
     }
 
@@ -216,6 +246,30 @@ impl Upload {
             }
         }
     }
+}
+
+/// Makes a file durable under its name, and takes the one that it had until now.
+async fn make_durable(mut file: File, partial: &Path, path: &Path) -> io::Result<()> {
+    file.flush().await?;
+    file.sync_all().await?;
+    drop(file);
+    // A link, since a rename would take the place of a file of that name.
+    std::fs::hard_link(partial, path)?;
+    std::fs::remove_file(partial)?;
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// An error of the directory; what to do about it where that is clear.
+fn told(error: io::Error) -> anyhow::Error {
+    let full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    );
+    let error = anyhow::Error::from(error);
+    if full {
+        return error.context("the destination is full: let its claim grow, or keep fewer backups");
+    }
+    error
 }
 
 /// The files in the directories below one within `root`.
@@ -320,6 +374,112 @@ mod tests {
             assert!(destination.delete_all("shop/orders/now").await.unwrap() > 0);
             assert_eq!(destination.delete_all("shop/orders/now").await.unwrap(), 0);
             assert!(root.path().join("shop/orders/now-2/x").exists());
+        });
+    }
+
+    /// A small file system of its own, on a file: ext4 as on claims, or none where that cannot be mounted.
+    struct Volume(tempfile::TempDir);
+
+    impl Volume {
+        fn mount() -> Option<Volume> {
+            let dir = tempfile::tempdir().unwrap();
+            let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
+            std::fs::create_dir(&mount).unwrap();
+            let file = std::fs::File::create(&image).unwrap();
+            file.set_len(8 << 20).unwrap();
+            let run = |program: &str, args: &[&str], paths: &[&Path]| {
+                let done = std::process::Command::new(program)
+                    .args(args)
+                    .args(paths)
+                    .output();
+                done.is_ok_and(|done| done.status.success())
+            };
+            let made = run("mkfs.ext4", &["-q", "-m", "0"], &[&image])
+                && run("mount", &["-o", "loop"], &[&image, &mount]);
+            made.then_some(Volume(dir))
+        }
+
+        fn root(&self) -> PathBuf {
+            self.0.path().join("mount")
+        }
+    }
+
+    impl Drop for Volume {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount")
+                .arg("-l")
+                .arg(self.root())
+                .status();
+        }
+    }
+
+    async fn send(destination: &Destination, path: &str, parts: usize) -> Result<()> {
+        let mut upload = destination.create(path)?;
+        for _ in 0..parts {
+            if let Err(error) = upload.write(Bytes::from(vec![7; 256 << 10])).await {
+                upload.abandon().await;
+                return Err(error);
+            }
+        }
+        upload.finish().await
+    }
+
+    #[test]
+    fn a_full_destination_says_so_keeps_nothing_partial_and_heals() {
+        let Some(volume) = Volume::mount() else {
+            println!("*** NOT RUN: a full destination: a file system cannot be mounted here");
+            return;
+        };
+        let destination = Destination::Dir(volume.root());
+        block_on(async {
+            send(&destination, "shop/orders/monday/a.backup", 8)
+                .await
+                .unwrap();
+            // Sizes that end while it is written, and while it is made durable.
+            for (n, parts) in [100, 24, 23, 22, 21].into_iter().enumerate() {
+                let path = format!("shop/orders/b{n}/a.backup");
+                let sent = send(&destination, &path, parts).await;
+                if let Err(error) = &sent {
+                    let error = format!("{error:#}");
+                    assert!(
+                        error.contains("the destination is full"),
+                        "{parts}: {error}"
+                    );
+                }
+                assert!(n > 0 || sent.is_err(), "it is never full");
+                let files = destination.list("shop/orders").await.unwrap();
+                let there = files.iter().any(|file| *file == path);
+                assert_eq!(there, sent.is_ok(), "{parts}: {files:?}");
+                assert!(files.iter().all(|f| !f.ends_with(".partial")), "{files:?}");
+                destination.delete(&path).await.unwrap();
+            }
+            // Not even a name fits any more.
+            let ballast = volume.root().join("ballast");
+            let mut size = 8 << 20;
+            while size > 0 {
+                let mut file = std::fs::OpenOptions::new();
+                let mut file = file.create(true).append(true).open(&ballast).unwrap();
+                if std::io::Write::write_all(&mut file, &vec![1; size]).is_err() {
+                    size /= 2;
+                }
+            }
+            let error = destination
+                .put("shop/orders/new/members-1.json", vec![7; 5000])
+                .await;
+            let error = format!("{:#}", error.unwrap_err());
+            assert!(error.contains("the destination is full"), "{error}");
+            std::fs::remove_file(ballast).unwrap();
+            // There is room again, and the first one is what it was.
+            send(&destination, "shop/orders/tuesday/a.backup", 8)
+                .await
+                .unwrap();
+            let mut bytes = Vec::new();
+            let mut file = destination
+                .read("shop/orders/monday/a.backup")
+                .await
+                .unwrap();
+            file.read_to_end(&mut bytes).await.unwrap();
+            assert!(bytes == vec![7; 8 * (256 << 10)]);
         });
     }
 }

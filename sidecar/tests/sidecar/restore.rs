@@ -13,7 +13,7 @@ use codexstore_api::{Client, Error};
 use tokio::sync::mpsc;
 
 use crate::admin::{Ca, TLS13, ca, connect, identity, install, spawn, spawn_with};
-use crate::harness::{Place, Sidecar, runtime};
+use crate::harness::{KEY_ID, Place, Sidecar, runtime};
 
 fn place() -> (Place, Ca) {
     let (place, ca) = (Place::new(), ca());
@@ -293,4 +293,110 @@ fn a_restore_that_does_not_fit_beside_what_is_there_is_refused() {
         assert!(full.is("disk-full"), "{full}");
     });
     assert_eq!(s.get("/v1/keys/k").text(), "v");
+}
+
+/// A small file system of its own.
+struct Volume(tempfile::TempDir);
+
+impl Volume {
+    fn mount(size: &str) -> Option<Volume> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(dir.path())
+            .status();
+        mounted
+            .is_ok_and(|done| done.success())
+            .then_some(Volume(dir))
+    }
+
+    /// Takes all but so many bytes.
+    fn leave(&self, bytes: u64) -> PathBuf {
+        let free = rustix::fs::statvfs(self.0.path()).unwrap();
+        let free = free.f_bavail * free.f_frsize;
+        let ballast = self.0.path().join("ballast");
+        let taken = usize::try_from(free.saturating_sub(bytes)).unwrap();
+        std::fs::write(&ballast, vec![1; taken]).unwrap();
+        ballast
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_volume_that_is_full_keeps_its_store_and_takes_the_restore_once_there_is_room() {
+    let volume = rustix::process::geteuid()
+        .is_root()
+        .then(|| Volume::mount("48m"))
+        .flatten();
+    let Some(volume) = volume else {
+        println!("*** NOT RUN: a full volume: a file system cannot be mounted here");
+        return;
+    };
+    // The budget, which is larger, does not say it: the volume does.
+    let dir = tempfile::tempdir_in(volume.0.path()).unwrap();
+    let (place, ca) = (Place { dir }, ca());
+    place.keyring(KEY_ID, &[(KEY_ID, &[7; 32])]);
+    install(&place, &ca, &ca);
+    let (s, address) = spawn_with(&place, &[]);
+    ready(&s);
+    let value = |n: u8| {
+        let mut state = u64::from(n) + 1;
+        let byte = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        std::iter::repeat_with(byte)
+            .take(1 << 20)
+            .collect::<Vec<u8>>()
+    };
+    for n in 0..4 {
+        assert_eq!(s.put(&format!("k{n}"), &value(n)).status, 201);
+    }
+    runtime().block_on(async {
+        let bytes = backup(address, &ca).await;
+        assert_eq!(s.put("later", b"v").status, 201);
+        let client = client(address, &ca, "restore").await;
+        let names = || {
+            let entries = std::fs::read_dir(place.dir.path()).unwrap();
+            entries
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.starts_with("data"))
+                .collect::<Vec<_>>()
+        };
+        for left in [2 << 20, 512 << 10, 0] {
+            let ballast = volume.leave(left);
+            let full = restore(&client, &bytes, false).await.unwrap_err();
+            assert!(full.is("disk-full"), "{left}: {full}");
+            // It gives back what it took, and what there was goes on.
+            let again = rustix::fs::statvfs(volume.0.path()).unwrap();
+            let again = again.f_bavail * again.f_frsize;
+            assert!(again + (128 << 10) >= left, "{left}: {again} are left");
+            assert!(
+                names().iter().all(|n| !n.contains("before")),
+                "{:?}",
+                names()
+            );
+            assert!(s.get("/v1/keys/k3").body == value(3));
+            assert_eq!(s.get("/v1/keys/later").text(), "v");
+            std::fs::remove_file(ballast).unwrap();
+            let put = s.put("later", b"v").status;
+            assert!(put == 204, "{left}: {put}");
+        }
+        let told = restore(&client, &bytes, false).await.unwrap();
+        assert_eq!(told.entries, 4);
+        assert!(told.set_aside.is_some());
+    });
+    ready(&s);
+    assert!(s.get("/v1/keys/k0").body == value(0));
+    assert_eq!(s.get("/v1/keys/later").status, 404);
 }

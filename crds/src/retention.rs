@@ -317,3 +317,7 @@ mod tests {
         assert_eq!(all[0].metadata.name.as_deref(), Some("b399"));
     }
 }
+
+#[cfg(test)]
+#[path = "retention_properties.rs"]
+mod properties;

@@ -259,3 +259,7 @@ mod tests {
         assert_eq!(outcome(&all[..1]).0, Some(true));
     }
 }
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod runs;

@@ -1,0 +1,132 @@
+//! Retention over many runs: what is deleted, when, and with what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::super::backups;
+use super::super::fake_api::{FakeApi, Fault};
+use super::super::fixtures::store;
+use super::super::scripted::{STORE, operator};
+use super::*;
+
+const SHOP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop";
+const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
+const RUNS: i64 = 50;
+
+fn orders() -> CodexStore {
+    let mut store = store();
+    let policy = json!({"destination": {"claim": "b"}, "verify": "Always",
+        "retention": {"keepLast": 4, "keepDaily": 3}});
+    store.spec.backup = serde_json::from_value(policy).unwrap();
+    store
+}
+
+/// The backup of a run, as its Jobs have left it: one each six hours. Those of the first thirty runs that three divides were verified.
+fn backup(run: i64) -> Value {
+    let at = Timestamp::from_second(1_793_000_000 + run * 6 * 3600).unwrap();
+    let verified = if run < 30 && run % 3 == 0 {
+        "True"
+    } else {
+        "False"
+    };
+    let condition = json!({"type": "Verified", "status": verified, "reason": "x", "message": "", "lastTransitionTime": at.to_string()});
+    json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup",
+        "metadata": {"name": name(run), "namespace": "shop", "finalizers": [names::STORED_FINALIZER], "creationTimestamp": at.to_string()},
+        "spec": {"storeRef": {"name": "orders"}},
+        "status": {"phase": "Succeeded", "startedAt": at.to_string(), "completedAt": at.to_string(), "conditions": [condition],
+            "directory": format!("shop/orders/{}", name(run)), "destination": {"claim": "b"}}})
+}
+
+fn name(run: i64) -> String {
+    format!("orders-{run:02}")
+}
+
+/// A restore that reads the backup of the fifth run.
+fn restore(phase: &str) -> Value {
+    json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back", "namespace": "shop"},
+        "spec": {"storeRef": {"name": "orders"}, "backupRef": {"name": name(5)}}, "status": {"phase": phase}})
+}
+
+fn all<K: DeserializeOwned>(api: &FakeApi, plural: &str) -> Vec<Arc<K>> {
+    let all = api.all(&format!("{SHOP}/{plural}"));
+    let read = |object| Arc::new(serde_json::from_value(object).unwrap());
+    all.into_iter().map(read).collect()
+}
+
+/// What the operator does after a run, until nothing is being deleted any more. Counts the Jobs that delete, by backup.
+async fn settle(api: &FakeApi, pruned: &mut BTreeMap<String, usize>) {
+    let operator = operator(api);
+    for _ in 0..8 {
+        let (backups, restores) = (all(api, "codexbackups"), all(api, "codexrestores"));
+        let _ = ensure(&operator, &orders(), &backups, &restores).await;
+        for backup in all::<CodexBackup>(api, "codexbackups") {
+            if backup.metadata.deletion_timestamp.is_some() {
+                let _ = backups::look(&backup, &operator, None).await;
+            }
+        }
+        for mut job in api.all(JOBS) {
+            if job["status"].is_null() {
+                let path = format!("{JOBS}/{}", job["metadata"]["name"].as_str().unwrap());
+                let of = job["metadata"]["labels"][names::BACKUP_LABEL]
+                    .as_str()
+                    .unwrap();
+                *pruned.entry(of.to_owned()).or_default() += 1;
+                job["status"] = json!({"conditions": [{"type": "Complete", "status": "True"}]});
+                api.put(&path, &job);
+            }
+        }
+    }
+}
+
+fn there(api: &FakeApi) -> BTreeSet<String> {
+    let all = all::<CodexBackup>(api, "codexbackups");
+    all.iter().map(|b| b.name_any()).collect()
+}
+
+#[tokio::test]
+async fn over_fifty_runs_each_expires_once_with_its_files_and_never_the_last_verified_nor_one_in_use()
+ {
+    let api = FakeApi::start().await;
+    api.put(STORE, &orders());
+    let mut pruned = BTreeMap::new();
+    for run in 0..RUNS {
+        api.put(&format!("{SHOP}/codexbackups/{}", name(run)), &backup(run));
+        let path = format!("{SHOP}/codexrestores/back");
+        match run {
+            7 => api.put(&path, &restore("Running")),
+            35 => api.put(&path, &restore("Succeeded")),
+            _ => {}
+        }
+        // Now and then a call fails, or its answer is lost.
+        match run % 5 {
+            2 => api.fail(usize::try_from(run % 11).unwrap(), Fault::Before),
+            4 => api.fail(usize::try_from(run % 13).unwrap(), Fault::After),
+            _ => {}
+        }
+        settle(&api, &mut pruned).await;
+
+        let there = there(&api);
+        assert!(there.contains(&name(run)), "run {run}: the latest is gone");
+        let last_verified = (0..=run.min(29)).rev().find(|n| n % 3 == 0).unwrap();
+        assert!(
+            there.contains(&name(last_verified)),
+            "run {run}: the last verified one is gone"
+        );
+        assert_eq!(
+            there.contains(&name(5)),
+            (5..35).contains(&run),
+            "run {run}: the one in use stays as long as it is"
+        );
+        // Four, of three days at most two more, the verified one, and the one in use.
+        assert!(there.len() <= 4 + 2 + 1 + 1, "run {run}: {there:?}");
+    }
+    // The last four, of the two days before the latest of each, and the last that was verified.
+    let left = there(&api);
+    let wanted: BTreeSet<_> = [27, 42, 46, 47, 48, 49].map(name).into();
+    assert_eq!(left, wanted);
+    let deleted: BTreeSet<_> = (0..RUNS).map(name).filter(|n| !left.contains(n)).collect();
+    let by_job: BTreeSet<_> = pruned.keys().cloned().collect();
+    assert_eq!(by_job, deleted, "what goes goes with its files");
+    assert!(pruned.values().all(|jobs| *jobs == 1), "{pruned:?}");
+}

@@ -187,7 +187,8 @@ pub fn cron_job(store: &CodexStore, cfg: &JobConfig) -> Option<CronJob> {
             schedule,
             time_zone: policy.time_zone.clone(),
             suspend: Some(policy.suspend),
-            // Two would wait for each other; what was missed is made up for by one.
+            // Two would wait for each other. What was missed is made up for by one, however long ago: that takes that there is no
+            // startingDeadlineSeconds.
             concurrency_policy: Some("Forbid".to_owned()),
             successful_jobs_history_limit: Some(1),
             failed_jobs_history_limit: Some(2),
@@ -298,6 +299,7 @@ mod tests {
         assert_eq!(cron.metadata.name.as_deref(), Some("cxs-orders-backup"));
         let spec = cron.spec.unwrap();
         assert_eq!(spec.concurrency_policy.as_deref(), Some("Forbid"));
+        assert_eq!(spec.starting_deadline_seconds, None);
         let job = spec.job_template.spec.unwrap();
         assert_eq!(job.active_deadline_seconds, Some(3600));
         let pod = pod(job);

@@ -145,6 +145,11 @@ fn free(spec: Option<&LeaseSpec>, holder: &str, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -161,5 +166,161 @@ mod tests {
         assert!(free(Some(&at(999_990)), "a", now));
         assert!(!free(Some(&at(999_940)), "b", now));
         assert!(free(Some(&at(999_939)), "b", now));
+    }
+
+    /// An API server with one Lease, which refuses to replace another version than that which is there.
+    struct Server {
+        lease: Arc<Mutex<Option<Value>>>,
+        client: Client,
+    }
+
+    impl Server {
+        async fn start() -> Server {
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let lease: Arc<Mutex<Option<Value>>> = Arc::default();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let held = Arc::clone(&lease);
+            tokio::spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(answer(stream, Arc::clone(&held)));
+                }
+            });
+            let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+            Server {
+                lease,
+                client: Client::try_from(config).unwrap(),
+            }
+        }
+
+        fn holder(&self, name: &str) -> Holder {
+            Holder::new(
+                &self.client,
+                "shop",
+                "cxs-orders-backup".to_owned(),
+                name.to_owned(),
+            )
+        }
+
+        fn spec(&self) -> Value {
+            self.lease.lock().unwrap().clone().unwrap_or_default()["spec"].take()
+        }
+
+        /// Somebody holds it, who renewed it so many seconds ago.
+        fn held_by(&self, name: &str, age: i64) {
+            let at = Timestamp::from_second(Timestamp::now().as_second() - age).unwrap();
+            let at = format!("{at}").replace('Z', ".000000Z");
+            let spec = json!({"holderIdentity": name, "leaseDurationSeconds": 60, "renewTime": at});
+            *self.lease.lock().unwrap() = Some(
+                json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": "cxs-orders-backup", "resourceVersion": "x"}, "spec": spec}),
+            );
+        }
+    }
+
+    async fn answer(mut stream: tokio::net::TcpStream, lease: Arc<Mutex<Option<Value>>>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else {
+                    return;
+                };
+                head.push(byte);
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: "));
+            let mut body = vec![0; length.map_or(0, |l| l.trim().parse().unwrap())];
+            stream.read_exact(&mut body).await.unwrap();
+            let (status, body) = {
+                let mut lease = lease.lock().unwrap();
+                let sent: Value = serde_json::from_slice(&body).unwrap_or_default();
+                let verb = head.split(' ').next().unwrap();
+                let version = |v: &Value| v["metadata"]["resourceVersion"].clone();
+                let status = match (verb, &*lease) {
+                    ("get", None) => 404,
+                    ("get", Some(_)) => 200,
+                    ("post", Some(_)) => 409,
+                    ("put", Some(there)) if version(there) != version(&sent) => 409,
+                    _ => {
+                        let mut sent = sent;
+                        let n = getrandom::u32().unwrap();
+                        sent["metadata"]["resourceVersion"] = json!(n.to_string());
+                        *lease = Some(sent);
+                        200
+                    }
+                };
+                let body = match status {
+                    200 => lease.clone().unwrap(),
+                    code => {
+                        let reason = if code == 404 { "NotFound" } else { "Conflict" };
+                        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                            "reason": reason, "message": reason})
+                    }
+                };
+                (status, body.to_string())
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn runs_at_once_take_turns_and_each_gives_it_back() {
+        let server = Server::start().await;
+        let (at_work, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let run = async |name: &str| {
+            let work = async {
+                let now = at_work.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                at_work.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            };
+            server.holder(name).hold(work).await.unwrap();
+        };
+        tokio::join!(run("a"), run("b"), run("c"));
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert!(
+            server.spec()["holderIdentity"].is_null(),
+            "{}",
+            server.spec()
+        );
+    }
+
+    #[tokio::test]
+    async fn one_whose_holder_died_is_taken_when_its_time_is_over_and_not_before() {
+        let server = Server::start().await;
+        // It died in the middle of its work, 57 seconds ago.
+        server.held_by("dead", 57);
+        let began = std::time::Instant::now();
+        server.holder("next").hold(async { Ok(()) }).await.unwrap();
+        assert!(
+            began.elapsed() >= Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn who_loses_it_stops_its_work_and_does_not_take_it_back() {
+        let server = Server::start().await;
+        let holder = server.holder("slow");
+        let lost = holder.hold(async {
+            server.held_by("other", 0);
+            std::future::pending::<Result<()>>().await
+        });
+        let error = tokio::time::timeout(RENEW * 2, lost).await.unwrap();
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("another took the Lease"), "{error}");
+        assert_eq!(server.spec()["holderIdentity"], "other");
     }
 }

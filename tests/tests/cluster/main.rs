@@ -28,4 +28,5 @@ mod secrecy;
 mod space;
 mod switches;
 mod traces;
+mod tries;
 mod workloads;

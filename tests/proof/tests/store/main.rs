@@ -4,6 +4,7 @@
 //! those of another run. What a machine cannot do is said with `NOT RUN`, and fails where `CI=true`.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)] // tests
 
+mod backups;
 mod crash;
 mod faults;
 mod harness;

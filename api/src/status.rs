@@ -184,6 +184,11 @@ pub struct Status {
     /// The last re-encryption that was asked for; absent if none was since the sidecar started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reencryption: Option<Reencryption>,
+    /// Data keys that were wrapped since the store was opened: messages under the keys of the keyring. Absent of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_wraps: Option<u64>,
+    /// Log files that were begun in the store's life, at most.
+    pub log_number: u64,
     /// When this sidecar started, RFC 3339.
     pub started_at: String,
     /// Seconds since then.

@@ -32,6 +32,11 @@ pub struct Fresh {
 }
 
 impl Fresh {
+    /// A key that was made elsewhere.
+    pub fn of(id: KeyId, key: Zeroizing<Vec<u8>>) -> Self {
+        Self { id, key }
+    }
+
     /// A random key. Without an id, that is the day, and what tells it from others of that day.
     pub fn random(size: KeySize, id: Option<KeyId>) -> Result<Self> {
         let random = |bytes: &mut [u8]| {

@@ -14,8 +14,17 @@ const TIMES: usize = 8;
 
 /// Longest of the pauses that a schedule has next, in seconds. None without one, or where it never comes again.
 pub fn period(policy: &BackupPolicy, now: Timestamp) -> Option<i64> {
-    let cron = Cron::from_str(policy.schedule.as_deref()?).ok()?;
-    let zone = policy.time_zone.as_deref().map(TimeZone::get);
+    period_of(
+        policy.schedule.as_deref()?,
+        policy.time_zone.as_deref(),
+        now,
+    )
+}
+
+/// The same of a schedule in a time zone, by default UTC.
+pub(crate) fn period_of(schedule: &str, zone: Option<&str>, now: Timestamp) -> Option<i64> {
+    let cron = Cron::from_str(schedule).ok()?;
+    let zone = zone.map(TimeZone::get);
     let zone = zone.and_then(Result::ok).unwrap_or(TimeZone::UTC);
     let times: Vec<_> = cron
         .iter_after(now.to_zoned(zone))

@@ -8,6 +8,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::overdue;
+
 /// Rotation of a managed key.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,11 +31,17 @@ pub struct RotationPolicy {
     #[serde(default)]
     pub suspend: bool,
 
-    /// How long a rotation waits for running members, before it is given up: hours, minutes and seconds, by default 1h.
+    /// How long a rotation waits for running members, before it is given up: hours, minutes and seconds, by default 1h. Once the new key is
+    /// current it counts from where one of them last got further. With `reason: Compromise` it goes on without them instead.
     #[serde(default = "crate::backup::one_hour")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('30s') && duration(self) <= duration('168h')").message("rotation.deadline is between 30s and 168h: write for example 1h"))]
     pub deadline: String,
+
+    /// What members do with a new key, where the CodexKeyRotation does not say it. `Rewrap` (the default): they wrap the data keys of their
+    /// files with it. `Reencrypt`: they also write all that they hold anew, under fresh data keys, beside requests.
+    #[serde(default)]
+    pub mode: Mode,
 
     /// What becomes of keys that are not current any more. `Never` (the default): they stay in the keyring. `Unneeded`: one that
     /// no file of a member, no claim that is not mounted and no CodexBackup needs is deleted. Copies elsewhere (volume
@@ -49,9 +57,20 @@ impl Default for RotationPolicy {
             time_zone: None,
             suspend: false,
             deadline: crate::backup::one_hour(),
+            mode: Mode::default(),
             retire: Retire::default(),
         }
     }
+}
+
+/// What members do with a new key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// The data keys of all files are wrapped with it.
+    #[default]
+    Rewrap,
+    /// All is written anew, under fresh data keys.
+    Reencrypt,
 }
 
 /// See [`RotationPolicy::retire`].
@@ -68,6 +87,15 @@ impl RotationPolicy {
     /// The deadline in seconds.
     pub fn deadline_seconds(&self) -> i64 {
         crate::backup::seconds(&self.deadline)
+    }
+
+    /// Since when there should have been another rotation, in seconds since 1970: the last one that was completed, or the first look at
+    /// this schedule, is longer ago than two periods and the deadline. None while all is well.
+    pub fn overdue(&self, since: Timestamp, now: Timestamp) -> Option<i64> {
+        let schedule = self.schedule.as_deref().filter(|_| !self.suspend)?;
+        let period = overdue::period_of(schedule, self.time_zone.as_deref(), now)?;
+        let due = since.as_second() + 2 * period + self.deadline_seconds();
+        (due < now.as_second()).then_some(due)
     }
 
     /// The last time that the schedule had between `since` and `now`, in seconds since 1970; none if there was none. The error
@@ -127,6 +155,27 @@ mod tests {
         assert_eq!(tokyo.as_deref(), Some("2026-01-31T18:00:00Z"));
         policy.suspend = true;
         assert_eq!(due(&policy, created, later), None);
+    }
+
+    #[test]
+    fn two_periods_and_the_deadline_may_pass() {
+        let mut policy = RotationPolicy {
+            schedule: Some("0 3 * * *".to_owned()),
+            deadline: "30m".to_owned(),
+            ..RotationPolicy::default()
+        };
+        let late = |policy: &RotationPolicy, now| {
+            let since = policy.overdue(at("2026-11-10T03:00:00Z"), at(now))?;
+            Some(Timestamp::from_second(since).unwrap().to_string())
+        };
+        assert_eq!(late(&policy, "2026-11-12T03:30:00Z"), None);
+        let due = Some("2026-11-12T03:30:00Z".to_owned());
+        assert_eq!(late(&policy, "2026-11-12T03:30:01Z"), due);
+        policy.suspend = true;
+        assert_eq!(late(&policy, "2026-11-20T00:00:00Z"), None, "as asked for");
+        policy.suspend = false;
+        policy.schedule = None;
+        assert_eq!(late(&policy, "2026-11-20T00:00:00Z"), None, "none is due");
     }
 
     #[test]

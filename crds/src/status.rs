@@ -67,6 +67,11 @@ pub struct CodexStoreStatus {
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub encryption_keys: Vec<KeyStatus>,
 
+    /// Up to where members' use of keys is counted, sorted by pod; at most 500.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub key_uses: Vec<KeyUse>,
+
     /// By which schedule the key is rotated, and since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation_schedule: Option<RotationSchedule>,
@@ -112,7 +117,13 @@ pub struct RotationSchedule {
     pub schedule: String,
     /// The last time that was made use of, or when the schedule was first seen: what is later and has passed is due.
     pub since: Time,
+    /// When a rotation was last completed, or when the schedule was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotated_at: Option<Time>,
 }
+
+/// Messages that AES-GCM with random nonces may encrypt under one key: 2^32 (NIST SP 800-38D, 8.3).
+pub const MAX_KEY_MESSAGES: i64 = 1 << 32;
 
 /// A key of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -129,6 +140,37 @@ pub struct KeyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 512)))]
     pub needed_by: Vec<String>,
+    /// Messages that it has encrypted, which are data keys that it wrapped: an estimate that is rather too high, over all members that this
+    /// store ever had. It never falls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<i64>,
+    /// The same of other stores that have this key in a Secret that they share with this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_elsewhere: Option<i64>,
+    /// How many it may encrypt: 2^32 (NIST SP 800-38D, 8.3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_messages: Option<i64>,
+}
+
+/// Up to where a member's use of keys is in the counts of [`KeyStatus::messages`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyUse {
+    /// Name of the pod.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Line of history of its store: another one is another store.
+    #[schemars(length(max = 32))]
+    pub lineage: String,
+    /// How often its store has changed its owner.
+    pub epoch: i64,
+    /// Log files that were begun in its store's life.
+    pub logs: i64,
+    /// Data keys that were wrapped since its store was opened.
+    pub wraps: i64,
+    /// The key that wrapped the newest file.
+    #[schemars(length(max = 64))]
+    pub key_id: String,
 }
 
 /// The keyring of a store.

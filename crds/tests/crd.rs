@@ -61,6 +61,7 @@ fn every_field_is_documented_and_every_string_and_list_is_bounded() {
         schema(),
         schema_of(manifest::backup_crd()),
         schema_of(manifest::restore_crd()),
+        schema_of(manifest::key_rotation_crd()),
     ];
     for (name, property) in roots
         .iter()
@@ -321,6 +322,35 @@ fn a_collector_is_a_host_and_a_port_without_tls_and_nothing_more() {
         (&json!(0.0), &json!(1_000_000.0))
     );
     assert_eq!(schema["required"], json!(["endpoint"]));
+}
+
+#[test]
+fn a_rotation_says_why_and_after_a_compromise_it_is_no_rewrap() {
+    let schema = serde_json::to_value(schema_of(manifest::key_rotation_crd())).unwrap();
+    let rotation = |spec: &str| {
+        let spec: Value = serde_yaml::from_str(spec).unwrap();
+        let object = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
+            "metadata": {"name": "now"}, "spec": spec});
+        apply_defaults(&schema, &object)
+    };
+    let plain = rotation("{storeRef: {name: orders}}");
+    assert_eq!(
+        plain["spec"],
+        json!({"storeRef": {"name": "orders"}, "reason": "Manual"})
+    );
+    for spec in [
+        "{storeRef: {name: orders}, mode: Rewrap}",
+        "{storeRef: {name: orders}, reason: Compromise}",
+        "{storeRef: {name: orders}, mode: Reencrypt, reason: Compromise}",
+    ] {
+        let broken = broken_in(&schema, &rotation(spec), None);
+        assert!(broken.is_empty(), "{spec}: {broken:?}");
+    }
+    let wrong = rotation("{storeRef: {name: orders}, mode: Rewrap, reason: Compromise}");
+    let said = broken_in(&schema, &wrong, None).join(" ");
+    assert!(said.contains("write `mode: Reencrypt`"), "{said}");
+    let said = broken_in(&schema, &wrong, Some(&plain)).join(" ");
+    assert!(said.contains("create another one"), "{said}");
 }
 
 #[test]

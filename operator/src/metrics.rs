@@ -73,6 +73,14 @@ pub struct Metrics {
     pub key_rotation_going: Family<StoreLabels, Gauge>,
     /// 1 when the latest rotation of keys that has ended was given up.
     pub key_rotation_failed: Family<StoreLabels, Gauge>,
+    /// 1 when there should have been a rotation of keys since.
+    pub key_rotation_overdue: Family<StoreLabels, Gauge>,
+    /// Messages that the current key has encrypted.
+    pub key_messages: Family<StoreLabels, Gauge>,
+    /// Members that are still to encrypt everything anew.
+    pub key_reencryption_left: Family<StoreLabels, Gauge>,
+    /// Backups that keys open which somebody may have seen.
+    pub key_exposed_backups: Family<StoreLabels, Gauge>,
     /// 1 when there should be a newer backup by now.
     pub backup_overdue: Family<StoreLabels, Gauge>,
     /// 0 when the latest backup that has ended is not whole, or is not what the members said.
@@ -107,6 +115,10 @@ impl Default for Metrics {
             keyring_ok: Family::default(),
             key_rotation_going: Family::default(),
             key_rotation_failed: Family::default(),
+            key_rotation_overdue: Family::default(),
+            key_messages: Family::default(),
+            key_reencryption_left: Family::default(),
+            key_exposed_backups: Family::default(),
             backup_overdue: Family::default(),
             backup_succeeded: Family::default(),
             backup_timestamp: Family::default(),
@@ -190,6 +202,26 @@ impl Metrics {
                 &self.key_rotation_failed,
             ),
             (
+                "key_rotation_overdue",
+                "1 when a store's key was not rotated within two periods of its schedule",
+                &self.key_rotation_overdue,
+            ),
+            (
+                "key_messages",
+                "Messages that the store's current key has encrypted, rather too many; it may encrypt 2^32",
+                &self.key_messages,
+            ),
+            (
+                "key_reencryption_left",
+                "Members that a re-encryption could not wait for, and that are still to encrypt everything anew",
+                &self.key_reencryption_left,
+            ),
+            (
+                "key_exposed_backups",
+                "Backups that keys open which somebody may have seen",
+                &self.key_exposed_backups,
+            ),
+            (
                 "backup_overdue",
                 "1 when a store has no good backup within two periods of its schedule",
                 &self.backup_overdue,
@@ -249,6 +281,10 @@ impl Metrics {
         self.keyring_ok.remove(labels);
         self.key_rotation_going.remove(labels);
         self.key_rotation_failed.remove(labels);
+        self.key_rotation_overdue.remove(labels);
+        self.key_messages.remove(labels);
+        self.key_reencryption_left.remove(labels);
+        self.key_exposed_backups.remove(labels);
         self.forget_backups(labels);
         for certificate in [
             "ca",

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::Random;
 use crate::error::{Code, Error, Result};
-use crate::keyring::{Key, KeyId, Wrapping, read_small};
+use crate::keyring::{Key, KeyId, KeySize, Wrapping, read_small};
 
 /// Length of a salt: 128 bits (NIST SP 800-132, 5.1).
 pub(crate) const SALT: usize = 16;
@@ -155,6 +155,15 @@ impl Passphrase {
     /// Iterations for a new salt.
     pub fn iterations(&self) -> u32 {
         self.0.iterations
+    }
+
+    /// A key of this size that is derived with this salt and the iterations of new salts: for a keyring that can be made again from a
+    /// passphrase and what is written down. A store that is opened with the passphrase itself draws its own salt, and has other keys.
+    pub fn keyring_key(&self, salt: &[u8; SALT], size: KeySize) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(vec![0; size.bytes()]);
+        let (secret, iterations) = (&self.0.secret, self.0.iterations);
+        pbkdf2::pbkdf2_hmac::<Sha256>(secret, salt, iterations, bytes.as_mut_slice());
+        bytes
     }
 
     fn made(secret: &[u8], iterations: u32, derived: Derived) -> Passphrase {

@@ -11,6 +11,7 @@ use codexstore::{KeyId, KeySize, Keyring};
 use codexstore_api::codes::EXIT_ENCRYPTION;
 use serde_json::json;
 
+use super::derive::{self, Derive};
 use super::keys::key_size;
 use super::unseal::{self, Unseal};
 use crate::failure::{Coded, Exit};
@@ -63,6 +64,14 @@ pub enum KeyCommand {
         after_help = "Examples:\n  codexctl key rotate ./keyring\n  codexctl key rotate ./keyring --secret orders-keys | kubectl apply --server-side -f -"
     )]
     Rotate(Rotate),
+    /// Make a key from a passphrase
+    ///
+    /// By PBKDF2-HMAC-SHA256. What is printed is no secret, and makes the same key again with the same passphrase: keep it. Otherwise as `new`. Whoever has a
+    /// file that the key wrapped can try passphrases offline, so take one from a generator.
+    #[command(
+        after_help = "Examples:\n  codexctl key derive ./keyring\n  codexctl key derive ./keyring --passphrase-file words.txt --salt 000102030405060708090a0b0c0d0e0f --iterations 600000"
+    )]
+    Derive(Derive),
     /// Make a keyring directory from a sealed keyring
     ///
     /// For when the cluster is gone: a store with `escrow.recipients` has its keyring, sealed, beside each of its backups. The directory, with files for their
@@ -119,7 +128,7 @@ pub struct Rotate {
     pub dir: PathBuf,
 }
 
-fn key_id(text: &str) -> Result<KeyId, String> {
+pub(super) fn key_id(text: &str) -> Result<KeyId, String> {
     KeyId::new(text).map_err(|why| why.to_string())
 }
 
@@ -160,13 +169,14 @@ pub fn key(command: &KeyCommand, format: Format) -> Result<()> {
                 None => output::line(&format!("{id} is current")),
             }
         }
+        KeyCommand::Derive(args) => derive::derive(args, format),
         KeyCommand::Unseal(unseal) => unseal::unseal(unseal, format),
         KeyCommand::Check { dir } => check(dir, format),
     }
 }
 
 /// Whether the directory is to have its first key.
-fn is_empty(dir: &Path) -> Result<bool> {
+pub(super) fn is_empty(dir: &Path) -> Result<bool> {
     match keyring::entries(dir) {
         Ok(entries) => Ok(entries.is_empty()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -176,12 +186,17 @@ fn is_empty(dir: &Path) -> Result<bool> {
 
 /// A new key that is in the directory.
 fn made(dir: &Path, kind: &Kind, first: bool) -> Result<Fresh> {
+    put(dir, first, || Fresh::random(kind.bits, kind.id.clone()))
+}
+
+/// Puts a key into the directory, which is made last: nobody is asked for a passphrase in vain.
+pub(super) fn put(dir: &Path, first: bool, make: impl FnOnce() -> Result<Fresh>) -> Result<Fresh> {
     keyring::changeable(dir)?;
     if !first {
         // Not beside files that are no keys, nor into a keyring that nobody can use.
         Keyring::load(dir)?;
     }
-    let fresh = Fresh::random(kind.bits, kind.id.clone())?;
+    let fresh = make()?;
     let done = if first {
         keyring::make(dir, &fresh)
     } else {

@@ -186,14 +186,14 @@ pub fn passphrase(args: &ChangePassphrase, format: Format) -> Result<()> {
 }
 
 /// From the file, or from the terminal, never from an argument.
-fn read(file: Option<&Path>, prompt: &str) -> Result<Passphrase> {
+pub(super) fn read(file: Option<&Path>, prompt: &str) -> Result<Passphrase> {
     match file {
         Some(file) => Ok(Passphrase::load(file)?),
         None => Ok(Passphrase::new(ask(prompt)?.as_bytes())?),
     }
 }
 
-fn ask_twice() -> Result<Passphrase> {
+pub(super) fn ask_twice() -> Result<Passphrase> {
     let first = ask("New passphrase: ")?;
     if *first != *ask("The same again: ")? {
         return Err(Coded::invalid("the two passphrases differ; nothing was changed").into());

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod backup;
 mod convert;
+mod derive;
 mod export;
 mod import;
 mod inspect;

@@ -70,6 +70,74 @@ fn a_keyring_that_was_made_opens_a_store_before_and_after_a_rotation() {
     assert_eq!(place.run(verified).json()["content"]["entries"], 1);
 }
 
+/// Keys that `hashlib.pbkdf2_hmac` of Python makes.
+#[test]
+fn a_derived_key_is_that_of_another_implementation_and_is_made_again() {
+    let place = Place::new();
+    fs::write(place.path("words"), "correct horse battery\n").unwrap();
+    let salt = "000102030405060708090a0b0c0d0e0f";
+    let derive = |ring: &str, more: &[&str]| {
+        let mut all = vec!["key", "derive", ring, "--passphrase-file", "words"];
+        all.extend(more);
+        place.run(all)
+    };
+    let again = ["--salt", salt, "--iterations", "100000"];
+    for (bits, key) in [
+        ("128", "c8d122ecdb9477cd48a6b1750c5985c0"),
+        ("192", "c8d122ecdb9477cd48a6b1750c5985c0b8b05158d040d205"),
+        (
+            "256",
+            "c8d122ecdb9477cd48a6b1750c5985c0b8b05158d040d20517ccdb49865de436",
+        ),
+    ] {
+        let ring = format!("ring-{bits}");
+        let more = [&again[..], &["--bits", bits, "-o", "json"][..]].concat();
+        let said = derive(&ring, &more).json();
+        assert_eq!(
+            said,
+            json!({"id": "derived-0001020304050607", "bits": bits.parse::<u16>().unwrap(), "current": true,
+                "derivation": {"function": "PBKDF2-HMAC-SHA256", "iterations": 100_000, "salt": salt}})
+        );
+        let path = place.path(&format!("{ring}/derived-0001020304050607"));
+        assert_eq!(hex(&fs::read(&path).unwrap()), key);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+    let twice = derive("ring-256", &again).fails(8);
+    assert!(twice.contains("nothing was changed"), "{twice}");
+
+    // A salt that was drawn is printed, and makes the key again elsewhere.
+    let drawn = derive("ring", &["--iterations", "100000", "-o", "json"]).json();
+    let salt = drawn["derivation"]["salt"].as_str().unwrap().to_owned();
+    let id = drawn["id"].as_str().unwrap().to_owned();
+    derive("copy", &["--iterations", "100000", "--salt", &salt]).ok();
+    assert_eq!(snapshot(&place.path("ring")), snapshot(&place.path("copy")));
+    let lines = "{\"key\":\"a\",\"text\":\"1\"}\n";
+    fs::write(place.path("in.jsonl"), lines).unwrap();
+    place
+        .run(["import", "store", "in.jsonl", "--keyring", "ring"])
+        .ok();
+    let verified = ["verify", "store", "--keyring", "copy", "-o", "json"];
+    assert_eq!(place.run(verified).json()["content"]["entries"], 1);
+    let other = derive("ring", &["--iterations", "100000", "--id", "k2"]).ok();
+    assert!(other.contains("codexctl key use k2 ring"), "{other}");
+    assert!(other.contains("--id k2 --bits 256 --iterations 100000 --salt "));
+    let list = place.run(["key", "list", "ring", "-o", "json"]).json();
+    assert_eq!(list["current"], json!(id));
+
+    // What is no passphrase, count or salt makes nothing.
+    fs::write(place.path("words"), "short").unwrap();
+    let short = derive("none", &[]).fails(6);
+    assert!(short.contains("12 to 1024 bytes"), "{short}");
+    fs::write(place.path("words"), "correct horse battery").unwrap();
+    derive("none", &["--iterations", "99999"]).fails(6);
+    derive("none", &["--salt", "00"]).fails(2);
+    assert!(!place.path("none").exists());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn nothing_is_made_where_it_would_not_be_a_keyring() {
     let place = Place::with_store();

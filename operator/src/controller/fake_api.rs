@@ -110,6 +110,18 @@ impl FakeApi {
         self.state.lock().unwrap().objects.get(path).cloned()
     }
 
+    /// All objects in the collection at this path.
+    pub fn all<T: serde::de::DeserializeOwned>(&self, collection: &str) -> Vec<Arc<T>> {
+        let state = self.state.lock().unwrap();
+        let found = state.objects.iter().filter(|(path, _)| {
+            path.rsplit_once('/')
+                .is_some_and(|(parent, _)| parent == collection)
+        });
+        found
+            .map(|(_, object)| Arc::new(serde_json::from_value(object.clone()).unwrap()))
+            .collect()
+    }
+
     /// Puts an object there, as a user would.
     pub fn put(&self, path: &str, object: &impl serde::Serialize) {
         let mut state = self.state.lock().unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use codexstore_api::bodies::RewrapTold;
-use codexstore_api::{Status, header, path};
+use codexstore_api::status::Reencryption;
+use codexstore_api::{Status, header, path, query};
 use codexstore_crds::{CodexStore, MemberStatus, names, spec_hash};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -239,6 +240,18 @@ impl Poller {
     ) -> Result<RewrapTold, Unreachable> {
         self.exchange(pod, credentials, Method::POST, path::REWRAP)
             .await
+    }
+
+    /// Has a member write everything that it holds anew, under fresh data keys. Under an id that it knows it only says how far it is,
+    /// unless it has failed.
+    pub async fn reencrypt(
+        &self,
+        pod: &Pod,
+        credentials: &Credentials,
+        id: &str,
+    ) -> Result<Reencryption, Unreachable> {
+        let path = format!("{}?{}={id}", path::REENCRYPT, query::ID);
+        self.exchange(pod, credentials, Method::POST, &path).await
     }
 
     async fn exchange<T: DeserializeOwned>(

@@ -153,15 +153,13 @@ mod over_the_wire {
 
     use super::*;
     use crate::controller::fake_api::FakeApi;
+    use crate::controller::fake_member::acceptor;
     use crate::controller::tls::{self, Certificates};
     use crate::metrics::Metrics;
     use http_body_util::Full;
     use hyper::body::Incoming;
     use hyper::{Response, service::service_fn};
     use k8s_openapi::api::core::v1::{PodStatus, Secret};
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    use rustls::server::WebPkiClientVerifier;
-    use rustls::{RootCertStore, ServerConfig};
     use tokio::net::TcpListener;
 
     async fn made(api: &FakeApi, store: &CodexStore) -> (Credentials, Secret) {
@@ -180,26 +178,9 @@ mod over_the_wire {
 
     /// A member's admin listener with the certificate in `secret`, which answers `body`; returns its pod.
     async fn member(secret: &Secret, body: Vec<u8>) -> Pod {
-        let entry = |key: &str| secret.data.as_ref().unwrap()[key].0.clone();
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(&entry("ca.crt")).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(verifier.build().unwrap())
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(&entry("tls.crt")).unwrap()],
-                PrivateKeyDer::from_pem_slice(&entry("tls.key")).unwrap(),
-            )
-            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(secret);
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let Ok(stream) = acceptor.accept(stream).await else {

@@ -29,6 +29,8 @@ pub mod tls;
 #[cfg(test)]
 pub mod fake_api;
 #[cfg(test)]
+pub mod fake_member;
+#[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]
 mod scripted;
@@ -158,6 +160,24 @@ struct Scope {
     backups: Store<CodexBackup>,
     restores: Store<CodexRestore>,
     rotations: Store<CodexKeyRotation>,
+    stores: Store<Guarded>,
+}
+
+impl Scope {
+    /// Other stores that take their keys from the same Secret of the user's.
+    fn sharing(&self, store: &CodexStore) -> Vec<CodexStore> {
+        let Some(secret) = store.spec.encryption.own_secret() else {
+            return Vec::new();
+        };
+        let shares = |other: &CodexStore| {
+            other.metadata.namespace == store.metadata.namespace
+                && other.metadata.name != store.metadata.name
+                && other.spec.encryption.own_secret() == Some(secret)
+        };
+        let all = self.stores.state();
+        let good = all.iter().filter_map(|guarded| guarded.0.as_ref().ok());
+        good.filter(|other| shares(other)).cloned().collect()
+    }
 }
 
 /// Longest pause after repeated failures.
@@ -213,6 +233,7 @@ pub async fn run(
         backups,
         restores,
         rotations,
+        stores: stores.clone(),
     });
     let config = Config::default()
         .debounce(Duration::from_millis(200))
@@ -341,6 +362,7 @@ async fn look(guarded: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error>
         backups: &backups,
         restores: &restores,
         rotations: &rotations,
+        sharing: &scope.sharing(store),
     };
     let done = reconcile::reconcile(shared, store, found).await?;
     let key = (store.namespace().unwrap_or_default(), store.name_any());

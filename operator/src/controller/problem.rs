@@ -58,6 +58,12 @@ pub const BACKUP_OVERDUE: &str = "BackupOverdue";
 pub const RESTORE_FAILED: &str = "RestoreFailed";
 /// The schedule of key rotations is none.
 pub const ROTATION_INVALID: &str = "RotationInvalid";
+/// There should have been a rotation of keys since.
+pub const ROTATION_OVERDUE: &str = "RotationOverdue";
+/// The current key has encrypted nearly as many messages as it may.
+pub const KEY_WORN: &str = "KeyWorn";
+/// Backups are kept that keys open which somebody may have seen.
+pub const BACKUPS_EXPOSED: &str = "BackupsExposed";
 /// A rotation of keys was given up.
 pub const ROTATION_FAILED: &str = "RotationFailed";
 /// A pod has the label but no sidecar.

@@ -1,6 +1,7 @@
 //! One look at one store, and what follows from it.
 
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct Memory {
     pub(super) escrow: Option<(String, EscrowStatus)>,
     /// The key of a Secret of the user's that was last seen to be made current, and whether it was told that members have it.
     pub(super) promoted: Option<(String, bool)>,
+    /// When members were last asked to encrypt everything anew: UID of the pod, and of the rotation.
+    pub(super) asked: HashMap<(String, String), Instant>,
     credentials: Option<(Instant, Credentials)>,
     /// The objects that backups need.
     pub(super) applied: schedule::Applied,
@@ -80,6 +83,21 @@ pub struct Found<'a> {
     pub restores: &'a [Arc<CodexRestore>],
     /// The rotations of its keys.
     pub rotations: &'a [Arc<CodexKeyRotation>],
+    /// Other stores that take their keys from the same Secret.
+    pub sharing: &'a [CodexStore],
+}
+
+impl Found<'_> {
+    /// Messages that each key has encrypted in other stores.
+    fn messages_elsewhere(&self) -> BTreeMap<String, i64> {
+        let mut all = BTreeMap::new();
+        let statuses = self.sharing.iter().filter_map(|s| s.status.as_ref());
+        for key in statuses.flat_map(|s| &s.encryption_keys) {
+            let sum = all.entry(key.id.clone()).or_insert(0_i64);
+            *sum = sum.saturating_add(key.messages.unwrap_or(0));
+        }
+        all
+    }
 }
 
 /// Looks at one store.
@@ -146,6 +164,7 @@ pub async fn reconcile(
                 backups: found.backups,
                 restores: found.restores,
             },
+            elsewhere: &found.messages_elsewhere(),
         },
         &keyring,
     )

@@ -51,6 +51,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
         keyring: before.keyring,
         escrow: before.escrow,
         encryption_keys: seen.keys.keys,
+        key_uses: seen.keys.uses,
         rotation_schedule: seen.keys.schedule,
         conditions: before.conditions,
         ..CodexStoreStatus::default()

@@ -5,34 +5,44 @@
 //! was done, so each step can be repeated and another operator goes on where this one ended. The Secret is changed one entry at
 //! a time, by a patch that fails if somebody else was faster.
 //!
+//! Where that is asked for, members then encrypt everything anew, see `reencrypt`; and a key that has encrypted nearly as much as one may
+//! is replaced by itself, see `budget`.
+//!
 //! Apart from that, a member that needs another key than the current one is asked to wrap its data keys anew whenever it is seen:
 //! one that was down for a whole rotation catches up when it is back. That is all that there is where the keyring is the user's: who
 //! makes another key current there has rotated, see `own`.
 
+mod budget;
+mod exposed;
+#[cfg(test)]
+mod modes_tests;
 mod own;
 mod plan;
+mod progress;
+mod reencrypt;
 mod retire;
+mod step;
 #[cfg(test)]
 mod tests;
 mod write;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use codexstore_api::status::State;
-use codexstore_crds::codex_key_rotation::phase;
-use codexstore_crds::status::{KeyStatus, MAX_KEYS, RotationSchedule};
-use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus, CodexStore};
+use codexstore_api::status::{ReencryptionState, State};
+use codexstore_crds::codex_key_rotation::{RotationReason, phase};
+use codexstore_crds::status::{KeyStatus, KeyUse, MAX_KEYS, RotationSchedule};
+use codexstore_crds::{CodexKeyRotation, CodexStore};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::key_needs::Places;
-use super::keyring::{Facts, Keyring, random_id};
+use super::keyring::{Facts, Keyring};
 use super::problem::{self, Problem};
 use super::tls::Credentials;
 use super::{Error, Shared};
-use plan::{Step, plan};
 use write::Writer;
 
 /// Until the next look while a rotation goes on, and after a change that another one follows.
@@ -46,6 +56,8 @@ const SHOWN: usize = 15;
 pub struct Keys {
     /// Each key in the keyring.
     pub keys: Vec<KeyStatus>,
+    /// Up to where members' use of them is counted.
+    pub uses: Vec<KeyUse>,
     /// What is in the way.
     pub problems: Vec<Problem>,
     /// Why the keyring is not good, though it looked so by itself.
@@ -65,6 +77,14 @@ pub struct Rotations {
     pub going: bool,
     /// The latest that has ended was given up.
     pub failed: bool,
+    /// There should have been one since.
+    pub overdue: bool,
+    /// Members that are still to encrypt everything anew, of rotations that have ended.
+    pub left: i64,
+    /// Backups that keys open which somebody may have seen, of the rotation that knows of most.
+    pub exposed: i64,
+    /// Messages that the current key has encrypted.
+    pub messages: i64,
 }
 
 impl Rotations {
@@ -74,9 +94,17 @@ impl Rotations {
             Some((status.completed_at.clone()?, status.phase.as_deref()))
         });
         let last = ended.max_by_key(|(time, _)| time.clone());
+        let left: BTreeSet<_> = all.iter().flat_map(|r| r.left()).map(|m| &m.pod).collect();
+        let exposed = all.iter().filter_map(|rotation| {
+            let known = rotation.status.as_ref()?.exposed_backups.as_ref()?;
+            Some(i64::from(known.count))
+        });
         Self {
             going: all.iter().any(|rotation| !rotation.ended()),
             failed: last.is_some_and(|(_, how)| how == Some(phase::FAILED)),
+            left: i64::try_from(left.len()).unwrap_or(i64::MAX),
+            exposed: exposed.max().unwrap_or(0),
+            ..Self::default()
         }
     }
 }
@@ -94,6 +122,8 @@ pub struct Look<'a> {
     pub credentials: Option<&'a Credentials>,
     /// Where its keys may be needed.
     pub places: Places<'a>,
+    /// Messages that keys encrypted in other stores which share its Secret.
+    pub elsewhere: &'a BTreeMap<String, i64>,
 }
 
 /// Takes the next step of a rotation, makes one that is due, deletes keys that nothing needs, and says how the keys are.
@@ -124,9 +154,9 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
         // What was known is still the best that is known; a keyring that is put right goes on from there.
         _ => {
-            seen.keys = before
-                .map(|s| s.encryption_keys.clone())
-                .unwrap_or_default();
+            let before = before.cloned().unwrap_or_default();
+            seen.keys = before.encryption_keys;
+            seen.uses = before.key_uses;
             return Ok(seen);
         }
     };
@@ -134,13 +164,14 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         return own::follow(&look, facts, secret, seen).await;
     }
     schedule(&look, &mut seen).await?;
+    reencrypt::exposures(&look).await?;
     let becomes = match open.split_first() {
         Some((first, others)) => {
             for other in others {
                 let what = format!("cxk/{} is not done yet", first.name_any());
                 Writer::of(&look, other).pending(&what).await?;
             }
-            seen.again = Some(match go_on(&look, first, facts).await {
+            seen.again = Some(match step::go_on(&look, first, facts).await {
                 // Nothing that waiting heals; the rest of the store goes on.
                 Err(Error::Kube(kube::Error::Api(answer))) if refused(&answer) => {
                     let why = format!("the keyring cannot be changed: {}", answer.message);
@@ -154,6 +185,9 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         None => None,
     };
     catch_up(&look, facts).await;
+    if let Some(soon) = reencrypt::left(&look, facts, open.first().map(|r| &***r)).await? {
+        seen.again = Some(seen.again.map_or(soon, |again| again.min(soon)));
+    }
     // Ids begin with a day: of very many the latest are shown.
     let surplus = facts.ids.len().saturating_sub(MAX_KEYS);
     let shown = facts.ids.iter().skip(surplus);
@@ -163,7 +197,12 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         id => status_of(id, "Retiring", look.places.needing(id)),
     };
     seen.keys = shown.map(one).collect();
+    counted(&look, &mut seen);
     if open.is_empty() {
+        if budget::renew(&look, &seen.keys).await? {
+            seen.again = Some(SOON);
+            return Ok(seen);
+        }
         let retired = match retire::one(&look, &seen.keys).await {
             Err(Error::Kube(kube::Error::Api(answer))) if refused(&answer) => {
                 tracing::warn!(
@@ -181,6 +220,14 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     Ok(seen)
 }
 
+/// Counts what keys encrypted.
+fn counted(look: &Look<'_>, seen: &mut Keys) {
+    let counted = budget::count(look.store.status.as_ref(), &look.places);
+    counted.show(&mut seen.keys, look.elsewhere);
+    seen.rotations.messages = budget::of_current(&seen.keys);
+    seen.uses = counted.uses;
+}
+
 /// What the status says of a key.
 fn status_of(id: &str, state: &str, mut needed_by: Vec<String>) -> KeyStatus {
     if needed_by.len() > SHOWN {
@@ -192,6 +239,7 @@ fn status_of(id: &str, state: &str, mut needed_by: Vec<String>) -> KeyStatus {
         id: id.to_owned(),
         state: state.to_owned(),
         needed_by,
+        ..KeyStatus::default()
     }
 }
 
@@ -220,12 +268,32 @@ async fn schedule(look: &Look<'_>, seen: &mut Keys) -> Result<(), Error> {
     };
     let now = Timestamp::now();
     // What passed before there was this schedule is not due.
-    let since = seen.schedule.take().filter(|s| s.schedule == schedule);
-    let mut since = since.map_or(now, |s| s.since.0);
+    let known = seen.schedule.take().filter(|s| s.schedule == schedule);
+    let rotated = known.as_ref().and_then(|s| s.rotated_at.clone());
+    let mut since = known.map_or(now, |s| s.since.0);
+    let rotated = rotated.map_or(since, |time| time.0);
+    let completed = look.rotations.iter().filter_map(|r| {
+        let status = r.status.as_ref()?;
+        let done = status.phase.as_deref() == Some(phase::COMPLETED);
+        done.then_some(status.completed_at.as_ref()?.0)
+    });
+    let rotated = completed.fold(rotated, Timestamp::max);
+    if let Some(due) = policy.overdue(rotated, now) {
+        let why = format!(
+            "the key should have been rotated by {} ({schedule}), and was not since {}: kubectl get cxk says what is in the way",
+            Timestamp::from_second(due).unwrap_or(now),
+            rotated.strftime("%Y-%m-%dT%H:%M:%SZ")
+        );
+        seen.rotations.overdue = true;
+        let problem = Problem::new(problem::ROTATION_OVERDUE, why);
+        seen.problems.push(problem);
+    }
     match policy.due(since, now) {
         Ok(None) => {}
         Ok(Some(due)) => {
-            write::create(look, due).await?;
+            // By this name it is made once, whoever makes it.
+            let name = format!("{}-{}", look.store.name_any(), due / 60);
+            write::create(look, &name, RotationReason::Scheduled).await?;
             since = Timestamp::from_second(due).unwrap_or(now);
         }
         Err(why) => seen
@@ -235,67 +303,9 @@ async fn schedule(look: &Look<'_>, seen: &mut Keys) -> Result<(), Error> {
     seen.schedule = Some(RotationSchedule {
         schedule,
         since: Time(since),
+        rotated_at: Some(Time(rotated)),
     });
     Ok(())
-}
-
-/// The next step of a rotation, and when the one after it is due.
-async fn go_on(
-    look: &Look<'_>,
-    rotation: &CodexKeyRotation,
-    facts: &Facts,
-) -> Result<Duration, Error> {
-    let mut status = rotation.status.clone().unwrap_or_default();
-    let writer = Writer::of(look, rotation);
-    if status.to.is_none() {
-        // Written down before there is such a key, so that whoever goes on from here adds the same.
-        let id = random_id()?;
-        status = CodexKeyRotationStatus {
-            phase: Some(phase::ADDING.to_owned()),
-            started_at: Some(Time(Timestamp::now())),
-            from: Some(facts.current.clone()),
-            to: Some(id),
-            ..CodexKeyRotationStatus::default()
-        };
-        writer.tell(&status).await?;
-        return Ok(SOON);
-    }
-    let deadline = look.store.spec.encryption.rotation().deadline_seconds();
-    let now = Timestamp::now().as_second();
-    match plan(&status, facts, look.places.members, deadline, now) {
-        Step::Add(id) => {
-            let added = write::add_key(look, facts, &id).await?;
-            if added {
-                writer
-                    .event("KeyAdded", &format!("key {id} is in the keyring"))
-                    .await;
-            }
-            Ok(SOON)
-        }
-        Step::Wait {
-            phase,
-            ready,
-            message,
-        } => {
-            writer.waits(&status, phase, ready, &message).await?;
-            Ok(GOING)
-        }
-        Step::Promote { from, to } => {
-            if write::promote(look, &from, &to).await? {
-                let what = format!("key {to} is current now, instead of {from}");
-                writer.event("KeyPromoted", &what).await;
-            }
-            Ok(SOON)
-        }
-        Step::Complete { ready } => {
-            writer.complete(&status, ready).await?;
-            Ok(SOON)
-        }
-        Step::Fail(why) => {
-            writer.fail(&why).await?;
-            Ok(SOON)
-        }
-    }
 }
 
 /// Has members that need another key than the current one wrap their data keys with it. One that has not loaded it as the
@@ -315,7 +325,10 @@ async fn catch_up(look: &Look<'_>, facts: &Facts) -> bool {
         };
         let needed = status.needed_key_ids.iter().flatten();
         let behind = needed.clone().any(|id| *id != facts.current);
-        if !behind || !status.loaded_key_ids.contains(&facts.current) {
+        // What it writes anew is wrapped with the current key.
+        let known = status.reencryption.as_ref();
+        let busy = known.is_some_and(|known| known.state == ReencryptionState::Running);
+        if !behind || busy || !status.loaded_key_ids.contains(&facts.current) {
             continue;
         }
         let pod = member.pod.name_any();

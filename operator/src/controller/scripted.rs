@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use codexstore_crds::{CodexKeyRotation, CodexStore, desired};
+use codexstore_crds::{CodexBackup, CodexKeyRotation, CodexStore, desired};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use serde_json::Value;
@@ -21,6 +21,8 @@ pub const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
 pub const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
 pub const ROTATION: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations/now";
+pub const ROTATIONS: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations";
+pub const BACKUPS: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups";
 pub const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cxs-orders-web-0";
 
 /// An operator that has just started: it remembers nothing.
@@ -57,17 +59,15 @@ pub async fn look_again(operator: &Shared, api: &FakeApi, pods: &[Pod]) -> Resul
         .filter(|c: &PersistentVolumeClaim| c.metadata.labels.is_some())
         .map(Arc::new)
         .collect();
-    let rotations: Vec<Arc<CodexKeyRotation>> = api
-        .get(ROTATION)
-        .into_iter()
-        .map(|rotation| Arc::new(serde_json::from_value(rotation).unwrap()))
-        .collect();
+    let rotations: Vec<Arc<CodexKeyRotation>> = api.all(ROTATIONS);
+    let backups: Vec<Arc<CodexBackup>> = api.all(BACKUPS);
     reconcile(
         operator,
         &store,
         Found {
             pods: &pods,
             claims: &claims,
+            backups: &backups,
             rotations: &rotations,
             ..Found::default()
         },

@@ -123,6 +123,22 @@ pub fn show(
         .key_rotation_failed
         .get_or_create(&labels)
         .set(rotations.failed.into());
+    metrics
+        .key_rotation_overdue
+        .get_or_create(&labels)
+        .set(rotations.overdue.into());
+    metrics
+        .key_messages
+        .get_or_create(&labels)
+        .set(rotations.messages);
+    metrics
+        .key_reencryption_left
+        .get_or_create(&labels)
+        .set(rotations.left);
+    metrics
+        .key_exposed_backups
+        .get_or_create(&labels)
+        .set(rotations.exposed);
 }
 
 /// For a store that is to have backups.

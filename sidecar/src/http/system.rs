@@ -106,6 +106,8 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
             .then(|| texts(&mut stats.needed_keys.iter())),
         set_aside_key_ids: set_aside_keys.map(|all| texts(&mut all.iter())),
         reencryption,
+        key_wraps: state.is_open().then_some(stats.key_wraps),
+        log_number: stats.log_number,
         started_at: app.started_at.clone(),
         uptime_seconds: app.started.elapsed().as_secs(),
     }

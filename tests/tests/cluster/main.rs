@@ -20,6 +20,7 @@ mod operator;
 mod own_keys;
 mod protocol;
 mod quickstart;
+mod reencrypt;
 mod refusals;
 mod restores;
 mod rotation;

@@ -162,7 +162,7 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
     let table = ns.cluster.kubectl(&["-n", &ns.name, "get", "cxk"]);
     let table = table.success("kubectl get cxk");
     assert!(
-        table.contains(&format!("Completed   {from}   {to}   3/3")),
+        table.contains(&format!("Completed   Rewrap   {from}   {to}   3/3")),
         "{table}"
     );
     none_failed(&ns, &pods);
@@ -354,7 +354,7 @@ fn a_schedule_rotates_and_a_wrong_one_is_told() {
 }
 
 /// Sends a signal to the sidecar of a pod that shares its process namespace with an app of the same user.
-fn signal(ns: &Namespace, pod: &str, signal: &str) {
+pub fn signal(ns: &Namespace, pod: &str, signal: &str) {
     let script = format!(
         r#"
 for p in /proc/[0-9]*; do

@@ -4,15 +4,30 @@ use codexstore_tests::objects;
 use codexstore_tests::{Namespace, SYSTEM, namespace, path_of};
 use serde_json::{Value, json};
 
+use crate::backups::take;
+use crate::rotation::{rotation, rotation_is};
+
 #[test]
 fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
     let Some(ns) = namespace("secrecy") else {
         return;
     };
-    ns.store("orders", json!({}));
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store(
+        "orders",
+        json!({"backup": {"destination": {"claim": "backups"}}}),
+    );
     ns.create(&objects::pod("app", Some("orders")));
     ns.pod_ready("app");
+    // Jobs and rotations have arguments and statuses of their own.
+    take(&ns, "before");
+    let mut anew = rotation("anew");
+    anew["spec"]["reason"] = json!("Compromise");
+    ns.create(&anew);
+    let done = rotation_is(&ns, "anew", "it is done", |s| s["completedAt"].is_string());
+    assert_eq!(done["phase"], "Completed", "{done}");
     let secrets = use_and_misuse(&ns);
+    take(&ns, "after");
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
     ns.sh("app", "app", "true");
 
@@ -32,6 +47,15 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
         ("store".into(), ns.get("codexstores").unwrap().to_string()),
         ("events".into(), ns.get("events").unwrap().to_string()),
         ("pods".into(), ns.get("pods").unwrap().to_string()),
+        ("jobs".into(), ns.get("jobs").unwrap().to_string()),
+        (
+            "rotations".into(),
+            ns.get("codexkeyrotations").unwrap().to_string(),
+        ),
+        (
+            "backups".into(),
+            ns.get("codexbackups").unwrap().to_string(),
+        ),
         (
             "config maps".into(),
             ns.get("configmaps").unwrap().to_string(),
@@ -143,7 +167,8 @@ fn use_and_misuse(ns: &Namespace) -> Vec<(String, String)> {
         "the API token".into(),
         token.split('.').next_back().unwrap_or_default().to_string(),
     ));
-    assert!(secrets.len() >= 9, "{}", secrets.len());
+    // The key of before and the new one, among others.
+    assert!(secrets.len() >= 11, "{}", secrets.len());
     secrets
 }
 

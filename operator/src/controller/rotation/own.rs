@@ -16,7 +16,7 @@ use super::super::keyring::Facts;
 use super::super::own_keyring;
 use super::super::reconcile::Memory;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, catch_up, retire, status_of};
+use super::{GOING, Keys, Look, budget, catch_up, counted, retire, status_of};
 
 /// Ends rotations that somebody asked for: the operator cannot make a key here.
 pub async fn refuse(
@@ -60,6 +60,8 @@ pub async fn follow(
     // Of a passphrase each member derives its own.
     if look.store.spec.encryption.passphrase_entry().is_none() {
         seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
+        counted(look, &mut seen);
+        seen.problems.extend(budget::worn(&seen.keys, secret));
     }
     if !missing.is_empty() {
         // Looked at each time, so that it heals soon after it is put right.

@@ -15,7 +15,7 @@ use crate::controller::scripted::{KEYRING, ROTATION, STORE, look};
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
 
 /// Looks that are enough for a whole rotation, and for its old key to go.
-const LOOKS: usize = 12;
+const LOOKS: usize = 16;
 
 fn rotating(policy: RotationPolicy) -> CodexStore {
     let mut store = store();

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use codexstore_crds::backup::LocalRef;
-use codexstore_crds::codex_key_rotation::{COMPLETED, phase};
+use codexstore_crds::codex_key_rotation::{
+    COMPLETED, REENCRYPTED, RotationMember, RotationReason, member, phase,
+};
+use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::bounded;
 use codexstore_crds::{
     CodexKeyRotation, CodexKeyRotationSpec, CodexKeyRotationStatus, desired, names,
 };
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource as _, ResourceExt as _};
@@ -21,7 +24,8 @@ use super::super::ownership::{Ownership, keyring_ownership};
 use super::super::problem;
 use super::super::reconcile::Memory;
 use super::super::{Error, job_run};
-use super::Look;
+use super::plan::named;
+use super::{Look, exposed};
 
 /// Who writes the status of rotations.
 const MANAGER: &str = "codexstore-operator-rotation";
@@ -124,16 +128,17 @@ pub async fn promote(look: &Look<'_>, from: &str, to: &str) -> Result<bool, Erro
     change(look, &secret, entries).await
 }
 
-/// Makes the rotation that was due then, in seconds since 1970, and deletes the oldest of those that ended.
-pub async fn create(look: &Look<'_>, due: i64) -> Result<(), Error> {
+/// Makes a rotation, unless it is there, and deletes the oldest of those that were made so and have ended.
+pub async fn create(look: &Look<'_>, name: &str, reason: RotationReason) -> Result<(), Error> {
     let store = look.store;
     let spec = CodexKeyRotationSpec {
         store_ref: LocalRef {
             name: store.name_any(),
         },
+        mode: None,
+        reason,
     };
-    // By this name it is made once, whoever makes it.
-    let mut rotation = CodexKeyRotation::new(&format!("{}-{}", store.name_any(), due / 60), spec);
+    let mut rotation = CodexKeyRotation::new(name, spec);
     rotation.metadata.labels = Some(desired::labels(store, "key-rotation"));
     rotation.metadata.owner_references = desired::owner_reference(store).map(|owner| vec![owner]);
     let api = rotations(look);
@@ -142,8 +147,9 @@ pub async fn create(look: &Look<'_>, due: i64) -> Result<(), Error> {
         Err(error) if conflict(&error) => {}
         Err(error) => return Err(error.into()),
     }
+    // One by which members are still to be re-encrypted is the record of that.
     let scheduled = |r: &&std::sync::Arc<CodexKeyRotation>| {
-        r.ended() && r.labels().contains_key(names::STORE_LABEL)
+        r.ended() && r.labels().contains_key(names::STORE_LABEL) && r.left().next().is_none()
     };
     let mut ended: Vec<_> = look.rotations.iter().filter(scheduled).collect();
     ended.sort_by_key(|r| r.metadata.creation_timestamp.clone());
@@ -182,7 +188,12 @@ impl<'a> Writer<'a> {
         let patch: Value = json!({
             "apiVersion": CodexKeyRotation::api_version(&()),
             "kind": CodexKeyRotation::kind(&()),
-            "metadata": {"name": name, "uid": self.rotation.metadata.uid},
+            // Not over what somebody wrote since: that a member is done is written down nowhere else.
+            "metadata": {
+                "name": name,
+                "uid": self.rotation.metadata.uid,
+                "resourceVersion": self.rotation.metadata.resource_version,
+            },
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
@@ -207,67 +218,85 @@ impl<'a> Writer<'a> {
         .await
     }
 
-    /// Says what is waited for, in an event too when that is new.
-    pub async fn waits(
+    /// Says which phase it is in, and what is waited for, in an event too when that is new.
+    pub async fn is_in(
         &self,
-        before: &CodexKeyRotationStatus,
+        status: CodexKeyRotationStatus,
         phase: &str,
-        ready: String,
-        message: &str,
+        message: Option<String>,
     ) -> Result<(), Error> {
-        if before.phase.as_deref() != Some(phase) {
+        let before = self.rotation.status.as_ref();
+        let entered = before.and_then(|s| s.phase.as_deref()) != Some(phase);
+        if let Some(message) = message.as_ref().filter(|_| entered) {
             self.event("WaitingForMembers", message).await;
         }
         self.tell(&CodexKeyRotationStatus {
             phase: Some(phase.to_owned()),
-            ready: Some(ready),
-            message: Some(bounded(message)),
-            ..before.clone()
+            message: message.as_deref().map(bounded),
+            ..status
         })
         .await
     }
 
     /// Says that all is done.
-    pub async fn complete(
-        &self,
-        before: &CodexKeyRotationStatus,
-        ready: String,
-    ) -> Result<(), Error> {
-        let to = before.to.as_deref().unwrap_or_default();
-        let from = before.from.as_deref().unwrap_or_default();
-        let what = format!(
-            "members {ready} need key {to} only; {from} stays in the keyring for what is not a running member"
+    pub async fn complete(&self, status: CodexKeyRotationStatus) -> Result<(), Error> {
+        let to = status.to.as_deref().unwrap_or_default();
+        let from = status.from.as_deref().unwrap_or_default();
+        let ready = status.ready.as_deref().unwrap_or_default();
+        let anew = match status.mode {
+            Some(Mode::Reencrypt) => ", and all that they hold was encrypted anew",
+            _ => "",
+        };
+        let mut what = format!(
+            "members {ready} need key {to} only{anew}; {from} stays in the keyring for what is not a running member"
         );
-        self.end(
-            CodexKeyRotationStatus {
-                ready: Some(ready),
-                ..before.clone()
-            },
-            phase::COMPLETED,
-            &what,
-        )
-        .await?;
+        if let Some((false, left)) = reencrypted(&status) {
+            what = format!("{what}; {left}");
+        }
+        self.end(status, phase::COMPLETED, &what).await?;
         self.event("KeyRotated", &what).await;
+        self.warn_of_exposed().await;
         Ok(())
     }
 
-    /// Says that it was given up, and why.
+    /// Says that it was given up before it began, and why.
     pub async fn fail(&self, why: &str) -> Result<(), Error> {
         let before = self.rotation.status.clone().unwrap_or_default();
-        self.end(before, phase::FAILED, why).await?;
-        let events = &self.look.shared.events;
-        for about in [
-            self.rotation.object_ref(&()),
-            self.look.store.object_ref(&()),
-        ] {
-            events.warning(&about, problem::ROTATION_FAILED, why).await;
+        self.give_up(before, why).await
+    }
+
+    /// Says that it was given up, and why.
+    pub async fn give_up(&self, status: CodexKeyRotationStatus, why: &str) -> Result<(), Error> {
+        self.end(status, phase::FAILED, why).await?;
+        self.warning(problem::ROTATION_FAILED, why).await;
+        self.warn_of_exposed().await;
+        Ok(())
+    }
+
+    /// Writes down what became of members that it had left out.
+    pub async fn caught_up(
+        &self,
+        before: &CodexKeyRotationStatus,
+        members: Vec<RotationMember>,
+    ) -> Result<(), Error> {
+        let mut status = CodexKeyRotationStatus {
+            members,
+            ..before.clone()
+        };
+        let all = set_reencrypted(&mut status);
+        self.tell(&status).await?;
+        if all == Some(true) {
+            let to = status.to.as_deref().unwrap_or_default();
+            let what =
+                format!("the members that were left out when key {to} came are encrypted anew");
+            self.event("Reencrypted", &what).await;
         }
         Ok(())
     }
 
     async fn end(
         &self,
-        before: CodexKeyRotationStatus,
+        status: CodexKeyRotationStatus,
         phase: &str,
         message: &str,
     ) -> Result<(), Error> {
@@ -277,14 +306,36 @@ impl<'a> Writer<'a> {
         } else {
             "False"
         };
-        self.tell(&CodexKeyRotationStatus {
+        let mut status = CodexKeyRotationStatus {
             phase: Some(phase.to_owned()),
             completed_at: Some(now.clone()),
             message: Some(bounded(message)),
             conditions: vec![job_run::condition_of(COMPLETED, good, phase, message, now)],
-            ..before
-        })
-        .await
+            ..status
+        };
+        set_reencrypted(&mut status);
+        self.tell(&status).await
+    }
+
+    /// Tells of backups that stay exposed: on the rotation and on its store.
+    async fn warn_of_exposed(&self) {
+        let backups = self.look.places.backups;
+        let known = self.rotation.status.as_ref();
+        let known = known.and_then(|s| s.exposed_backups.as_ref());
+        let exposed = known.map(|known| exposed::of(backups, known.key_ids.clone()));
+        if let Some(what) = exposed.as_ref().and_then(exposed::told) {
+            self.warning(problem::BACKUPS_EXPOSED, &what).await;
+        }
+    }
+
+    async fn warning(&self, reason: &'static str, note: &str) {
+        let events = &self.look.shared.events;
+        for about in [
+            self.rotation.object_ref(&()),
+            self.look.store.object_ref(&()),
+        ] {
+            events.warning(&about, reason, note).await;
+        }
     }
 
     /// Tells of something on the rotation and on its store.
@@ -297,4 +348,42 @@ impl<'a> Writer<'a> {
             events.normal(&about, reason, note).await;
         }
     }
+}
+
+/// Whether all that members hold was encrypted anew, and in words who is left. None where that was not asked for, or the new key is not
+/// current.
+fn reencrypted(status: &CodexKeyRotationStatus) -> Option<(bool, String)> {
+    let asked = status.mode == Some(Mode::Reencrypt) && status.promoted_at.is_some();
+    let left: Vec<_> = status
+        .members
+        .iter()
+        .filter(|m| m.state != member::DONE)
+        .collect();
+    asked.then(|| match left.len() {
+        0 => (true, "all that members hold was encrypted anew".to_owned()),
+        _ => {
+            let who = named(&left);
+            (false, format!("encrypted anew when they are back: {who}"))
+        }
+    })
+}
+
+/// Sets the condition that tells of it.
+fn set_reencrypted(status: &mut CodexKeyRotationStatus) -> Option<bool> {
+    let (all, message) = reencrypted(status)?;
+    let known = |c: &&Condition| c.type_ == REENCRYPTED;
+    let (value, reason) = if all {
+        ("True", "AllMembers")
+    } else {
+        ("False", "MembersLeft")
+    };
+    let before = status.conditions.iter().find(known);
+    let since = before.filter(|c| c.status == value).map_or_else(
+        || Time(Timestamp::now()),
+        |c| c.last_transition_time.clone(),
+    );
+    let condition = job_run::condition_of(REENCRYPTED, value, reason, &message, since);
+    status.conditions.retain(|c| c.type_ != REENCRYPTED);
+    status.conditions.push(condition);
+    Some(all)
 }

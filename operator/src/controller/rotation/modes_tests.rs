@@ -1,0 +1,515 @@
+//! Whole rotations with members that answer: what an operator that dies at any call, a member that dies or freezes, and a hand in the
+//! Secret leave behind, in both modes.
+
+use codexstore_api::status::ReencryptionState;
+use codexstore_crds::rotation::{Mode, RotationPolicy};
+use codexstore_crds::status::MAX_KEY_MESSAGES;
+use codexstore_crds::store::{Keys, Managed};
+use codexstore_crds::{CodexKeyRotation, CodexStore, desired};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use serde_json::{Value, json};
+
+use crate::controller::fake_api::{FakeApi, Fault};
+use crate::controller::fake_member::FakeMember;
+use crate::controller::fixtures::claim_store;
+use crate::controller::scripted::{
+    BACKUPS, CLAIM, KEYRING, ROTATION, ROTATIONS, STORE, condition, look, pair, with,
+};
+
+const SERVER: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-server";
+/// Looks that are enough for a whole rotation.
+const LOOKS: usize = 24;
+/// Long enough ago for a deadline of half a minute.
+const LONG_AGO: &str = "2026-01-01T00:00:00Z";
+
+fn rotating(mode: Mode) -> CodexStore {
+    let mut store = claim_store("1Gi");
+    let policy = RotationPolicy {
+        mode,
+        deadline: "30s".to_owned(),
+        ..RotationPolicy::default()
+    };
+    store.spec.encryption.keys = Some(Keys {
+        managed: Some(Managed {
+            rotation: Some(policy),
+            ..Managed::default()
+        }),
+        ..Keys::default()
+    });
+    store
+}
+
+fn rotation(name: &str, spec: &Value) -> Value {
+    let mut all = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
+        "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
+        "spec": {"storeRef": {"name": "orders"}}});
+    json_patch::merge(&mut all["spec"], spec);
+    all
+}
+
+/// A store with its keyring, and members that run; kubelet is played by [`Cluster::look`].
+struct Cluster {
+    api: FakeApi,
+    members: Vec<FakeMember>,
+    first: String,
+}
+
+impl Cluster {
+    async fn start(mode: Mode, pods: &[&str]) -> Self {
+        let store = rotating(mode);
+        let api = with(&store).await;
+        look(&api, &[]).await.unwrap();
+        let server: Secret = serde_json::from_value(api.get(SERVER).unwrap()).unwrap();
+        let first = keyring(&api).1;
+        let mut members = Vec::new();
+        for pod in pods {
+            members.push(FakeMember::start(&store, pod, &server, &first).await);
+        }
+        Self {
+            api,
+            members,
+            first,
+        }
+    }
+
+    /// One look by an operator that has just started; then kubelet brings members the keyring of before that.
+    async fn look(&self) {
+        let secret = self.api.get(KEYRING);
+        let pods: Vec<Pod> = self.members.iter().map(|m| m.pod.clone()).collect();
+        // A look that fails is made up for by the next.
+        let _ = look(&self.api, &pods).await;
+        if let Some(secret) = secret {
+            let secret: Secret = serde_json::from_value(secret).unwrap();
+            if let Ok(facts) = crate::controller::keyring::facts(&secret) {
+                for member in &self.members {
+                    member.load(&facts.current, &facts.ids);
+                }
+            }
+        }
+    }
+
+    /// Looks until the rotation is like this.
+    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..LOOKS {
+            let status = self.status(name);
+            if wanted(&status) {
+                return status;
+            }
+            self.look().await;
+        }
+        panic!("{what}: {}", self.status(name));
+    }
+
+    async fn done(&self, name: &str) -> Value {
+        self.until(name, "it has ended", |s| s["completedAt"].is_string())
+            .await
+    }
+
+    fn ask(&self, name: &str, spec: &Value) {
+        self.api.put(&path(name), &rotation(name, spec));
+    }
+
+    fn status(&self, name: &str) -> Value {
+        self.api.get(&path(name)).unwrap()["status"].take()
+    }
+
+    /// As if its times were long ago.
+    fn wait_for_the_deadline(&self, name: &str) {
+        let mut rotation = self.api.get(&path(name)).unwrap();
+        for time in ["startedAt", "promotedAt", "progressAt"] {
+            if rotation["status"][time].is_string() {
+                rotation["status"][time] = json!(LONG_AGO);
+            }
+        }
+        self.api.put(&path(name), &rotation);
+    }
+
+    fn told(&self, reason: &str) -> bool {
+        let all = self.api.events();
+        all.iter().any(|(why, _)| why == reason)
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("{ROTATIONS}/{name}")
+}
+
+/// The ids in the keyring, and the current one.
+fn keyring(api: &FakeApi) -> (Vec<String>, String) {
+    let secret: Secret = serde_json::from_value(api.get(KEYRING).unwrap()).unwrap();
+    let facts = crate::controller::keyring::facts(&secret).unwrap();
+    (facts.ids, facts.current)
+}
+
+fn uid(api: &FakeApi, name: &str) -> String {
+    let rotation: CodexKeyRotation = serde_json::from_value(api.get(&path(name)).unwrap()).unwrap();
+    rotation.metadata.uid.unwrap()
+}
+
+fn states(status: &Value) -> Vec<String> {
+    let all = status["members"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    all.map(|m| format!("{}={}", text(&m["pod"]), text(&m["state"])))
+        .collect()
+}
+
+/// A rotation whose operator dies at this call, and those after it.
+async fn with_a_death(mode: Mode, call: usize, fault: Fault) -> Cluster {
+    let cluster = Cluster::start(mode, &["web-0"]).await;
+    cluster.ask("now", &json!({}));
+    cluster.api.fail(call, fault);
+    for _ in 0..LOOKS {
+        if cluster.status("now")["completedAt"].is_string() {
+            break;
+        }
+        cluster.look().await;
+        let (ids, current) = keyring(&cluster.api);
+        assert!(ids.contains(&cluster.first), "at {call}: {ids:?}");
+        assert!(ids.contains(&current), "at {call}");
+    }
+    cluster
+}
+
+/// At which calls an operator dies: at all, or where something is written.
+async fn deaths(mode: Mode, writes: bool) {
+    let clean = with_a_death(mode, usize::MAX, Fault::Before).await;
+    let calls = clean.api.calls().into_iter().enumerate();
+    let chosen = calls.filter(|(_, (verb, _))| !writes || verb != "GET");
+    let mut faults = 0;
+    for (call, (verb, path)) in chosen {
+        for fault in [Fault::Before, Fault::After] {
+            let cluster = with_a_death(mode, call, fault).await;
+            let at = || format!("{fault:?} {verb} {path}, call {call}");
+            let done = cluster.status("now");
+            assert_eq!(done["phase"], "Completed", "{}: {done}", at());
+            assert_eq!(done["from"], json!(cluster.first), "{}", at());
+            let to = done["to"].as_str().unwrap();
+            let (ids, current) = keyring(&cluster.api);
+            assert_eq!((ids.len(), current.as_str()), (2, to), "{}", at());
+            assert_eq!(states(&done), ["web-0=Done"], "{}", at());
+            let id = uid(&cluster.api, "now");
+            let anew = mode == Mode::Reencrypt;
+            cluster.members[0].with(|inside| {
+                let needed = inside.status.needed_key_ids.clone().unwrap();
+                assert_eq!(needed, [to], "{}", at());
+                assert_eq!(inside.sealed == to, anew, "{}", at());
+                assert_eq!(inside.asked.contains(&id), anew, "{}", at());
+            });
+            faults += 1;
+        }
+    }
+    println!("{mode:?}: calls at which the operator died: {faults}");
+    assert!(faults > 40, "{faults}");
+}
+
+#[tokio::test]
+async fn an_operator_that_dies_at_any_call_of_a_reencryption_is_followed_by_one_that_goes_on() {
+    deaths(Mode::Reencrypt, false).await;
+}
+
+/// Each call of a rewrap without members is in `tests`.
+#[tokio::test]
+async fn an_operator_that_dies_at_any_write_of_a_rewrap_is_followed_by_one_that_goes_on() {
+    deaths(Mode::Rewrap, true).await;
+}
+
+#[tokio::test]
+async fn each_phase_is_gone_through_and_told() {
+    let cluster = Cluster::start(Mode::Reencrypt, &["web-0", "web-1"]).await;
+    cluster.ask("now", &json!({}));
+    let mut phases = Vec::new();
+    for _ in 0..LOOKS {
+        cluster.look().await;
+        let status = cluster.status("now");
+        let phase = status["phase"].as_str().unwrap().to_owned();
+        if phases.last() != Some(&phase) {
+            phases.push(phase);
+        }
+    }
+    let wanted = [
+        "Adding",
+        "Distributing",
+        "Promoting",
+        "Rewriting",
+        "Verifying",
+        "Completed",
+    ];
+    assert_eq!(phases, wanted);
+    let done = cluster.status("now");
+    assert_eq!(done["ready"], "2/2", "{done}");
+    let condition = &done["conditions"][1];
+    assert_eq!(
+        (&condition["type"], &condition["status"]),
+        (&json!("Reencrypted"), &json!("True"))
+    );
+    for reason in ["KeyAdded", "WaitingForMembers", "KeyPromoted", "KeyRotated"] {
+        assert!(cluster.told(reason), "{reason}");
+    }
+    for member in &cluster.members {
+        member.with(|inside| {
+            assert_eq!(inside.asked.len(), 1, "once");
+            assert_eq!(inside.sealed, done["to"].as_str().unwrap());
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_dies_while_it_encrypts_is_asked_again_and_one_that_was_done_is_not() {
+    let cluster = Cluster::start(Mode::Rewrap, &["web-0", "web-1"]).await;
+    cluster.members[1].with(|inside| inside.ends = None);
+    cluster.ask("now", &json!({"mode": "Reencrypt"}));
+    let wanted = |s: &Value| states(s) == ["web-0=Done", "web-1=Rewriting"];
+    let half = cluster.until("now", "one is done", wanted).await;
+    assert_eq!(half["mode"], "Reencrypt", "as it asks for itself");
+    let under_way = |s: &Value| s["members"][1]["message"] == "30 % encrypted anew";
+    cluster.until("now", "the other is at it", under_way).await;
+    for member in &cluster.members {
+        member.restart();
+    }
+    cluster.members[1].with(|inside| inside.ends = Some(ReencryptionState::Done));
+    let done = cluster.done("now").await;
+    assert_eq!(done["phase"], "Completed", "{done}");
+    let asked = |n: usize| cluster.members[n].with(|inside| inside.asked.len());
+    assert_eq!((asked(0), asked(1)), (1, 2));
+}
+
+#[tokio::test]
+async fn a_member_that_could_not_is_named_and_the_rotation_given_up_at_the_deadline() {
+    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    cluster.members[0].with(|inside| inside.ends = Some(ReencryptionState::Failed));
+    cluster.ask("now", &json!({}));
+    let wanted = |s: &Value| states(s) == ["web-0=Failed"];
+    let waits = cluster.until("now", "it has failed", wanted).await;
+    let message = waits["message"].as_str().unwrap();
+    assert!(message.contains("web-0 (disk-full"), "{message}");
+    cluster.wait_for_the_deadline("now");
+    let given_up = cluster.done("now").await;
+    assert_eq!(given_up["phase"], "Failed", "{given_up}");
+    assert!(cluster.told("RotationFailed"));
+    // It is not forgotten: once there is room, it is made up for.
+    cluster.members[0].with(|inside| inside.ends = Some(ReencryptionState::Done));
+    let wanted = |s: &Value| states(s) == ["web-0=Done"];
+    cluster.until("now", "it has caught up", wanted).await;
+    assert!(cluster.told("Reencrypted"));
+}
+
+#[tokio::test]
+async fn one_that_was_down_is_encrypted_anew_when_it_is_back() {
+    let mut cluster = Cluster::start(Mode::Reencrypt, &["web-1"]).await;
+    let store = rotating(Mode::Reencrypt);
+    let claim = desired::member_claim(&store, "web-0", false).unwrap();
+    cluster.api.put(CLAIM, &claim);
+    cluster.ask("now", &json!({}));
+    let done = cluster.done("now").await;
+    assert_eq!(done["phase"], "Completed", "{done}");
+    assert_eq!(states(&done), ["web-0=Away", "web-1=Done"]);
+    assert_eq!(done["conditions"][1]["reason"], "MembersLeft", "{done}");
+    assert!(
+        done["message"]
+            .as_str()
+            .unwrap()
+            .contains("when they are back: web-0")
+    );
+
+    let server: Secret = serde_json::from_value(cluster.api.get(SERVER).unwrap()).unwrap();
+    let back = FakeMember::start(&store, "web-0", &server, &cluster.first).await;
+    cluster.members.push(back);
+    let wanted = |s: &Value| s["conditions"][1]["status"] == "True";
+    let caught_up = cluster.until("now", "it has caught up", wanted).await;
+    assert_eq!(states(&caught_up), ["web-0=Done", "web-1=Done"]);
+    assert_eq!(caught_up["completedAt"], done["completedAt"]);
+    assert!(cluster.told("Reencrypted"));
+    let asked = |n: usize| cluster.members[n].with(|inside| inside.asked.len());
+    assert_eq!((asked(0), asked(1)), (1, 1));
+    let sealed = cluster.members[1].with(|inside| inside.sealed.clone());
+    assert_eq!(json!(sealed), done["to"]);
+}
+
+#[tokio::test]
+async fn after_a_compromise_a_frozen_member_is_not_waited_for_and_catches_up() {
+    let cluster = Cluster::start(Mode::Rewrap, &["web-0", "web-1"]).await;
+    let backup = |name: &str, key: &str| {
+        json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"storeRef": {"name": "orders"}},
+            "status": {"phase": "Succeeded", "members": [{"pod": "web-0", "stored": true, "keyId": key}]}})
+    };
+    cluster.api.put(
+        &format!("{BACKUPS}/before"),
+        &backup("before", &cluster.first),
+    );
+    cluster.members[1].with(|inside| inside.frozen = true);
+    cluster.ask("now", &json!({"reason": "Compromise"}));
+    let waits = cluster
+        .until("now", "it waits", |s| s["phase"] == "Distributing")
+        .await;
+    assert_eq!(states(&waits), ["web-0=Loading", "web-1=Unreachable"]);
+    let loaded = |s: &Value| states(s) == ["web-0=Loaded", "web-1=Unreachable"];
+    cluster.until("now", "one has it", loaded).await;
+    assert_eq!(
+        keyring(&cluster.api).1,
+        cluster.first,
+        "not before the deadline"
+    );
+    cluster.wait_for_the_deadline("now");
+    let promoted = |s: &Value| s["phase"] == "Rewriting" && s["members"][0]["state"] == "Done";
+    let rewriting = cluster
+        .until("now", "it goes on without it", promoted)
+        .await;
+    assert_eq!(rewriting["to"], json!(keyring(&cluster.api).1));
+    cluster.wait_for_the_deadline("now");
+    let done = cluster.done("now").await;
+    assert_eq!(done["phase"], "Completed", "{done}");
+    assert_eq!(done["mode"], "Reencrypt", "{done}");
+    assert_eq!(states(&done), ["web-0=Done", "web-1=Unreachable"]);
+    assert_eq!(done["conditions"][1]["reason"], "MembersLeft", "{done}");
+    let exposed = json!({"count": 1, "names": ["before"], "keyIds": [cluster.first]});
+    assert_eq!(done["exposedBackups"], exposed);
+    assert!(cluster.told("BackupsExposed"));
+
+    // What is taken now is not exposed; what is deleted is not any more.
+    let to = done["to"].as_str().unwrap();
+    cluster
+        .api
+        .put(&format!("{BACKUPS}/after"), &backup("after", to));
+    cluster.api.remove(&format!("{BACKUPS}/before"));
+    cluster.members[1].with(|inside| inside.frozen = false);
+    let wanted = |s: &Value| states(s) == ["web-0=Done", "web-1=Done"];
+    let back = cluster.until("now", "it has caught up", wanted).await;
+    assert_eq!(back["exposedBackups"]["count"], 0, "{back}");
+    assert_eq!(
+        keyring(&cluster.api).0.len(),
+        2,
+        "the old key opens the backup"
+    );
+}
+
+#[tokio::test]
+async fn two_at_once_take_turns() {
+    for mode in [Mode::Rewrap, Mode::Reencrypt] {
+        let cluster = Cluster::start(mode, &["web-0"]).await;
+        cluster.ask("one", &json!({}));
+        cluster.ask("two", &json!({}));
+        cluster
+            .until("one", "it goes on", |s| s["phase"] == "Distributing")
+            .await;
+        assert_eq!(cluster.status("two")["phase"], "Pending");
+        let one = cluster.done("one").await;
+        let two = cluster.done("two").await;
+        assert_eq!(
+            (&one["phase"], &two["phase"]),
+            (&json!("Completed"), &json!("Completed"))
+        );
+        assert_eq!(
+            (&one["from"], &two["from"]),
+            (&json!(cluster.first), &one["to"])
+        );
+        assert_eq!(json!(keyring(&cluster.api).1), two["to"]);
+        let asked = cluster.members[0].with(|inside| inside.asked.len());
+        assert_eq!(asked, if mode == Mode::Reencrypt { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_of_the_secret_by_hand_is_told_and_put_right_it_goes_on() {
+    for mode in [Mode::Rewrap, Mode::Reencrypt] {
+        for phase in ["Distributing", "Promoting", "Rewriting", "Verifying"] {
+            let cluster = Cluster::start(mode, &["web-0"]).await;
+            let before = cluster.api.get(KEYRING).unwrap();
+            cluster.ask("now", &json!({}));
+            let found = cluster.until("now", phase, |s| s["phase"] == phase).await;
+            let good = cluster.api.get(KEYRING).unwrap();
+            // The old key deleted; then the content of before the rotation, as a tool that restores Secrets puts it.
+            let mut without = good.clone();
+            let data = without["data"].as_object_mut().unwrap();
+            data.remove(&cluster.first);
+            for spoilt in [&without, &before] {
+                cluster.api.put(KEYRING, spoilt);
+                cluster.look().await;
+                cluster.look().await;
+                let ready = condition(&cluster.api, "KeysReady");
+                assert_eq!(ready.0, "False", "{phase}: {ready:?}");
+                let now = cluster.status("now");
+                assert_eq!(now["completedAt"], Value::Null, "{phase}: {now}");
+                assert_eq!((&now["from"], &now["to"]), (&found["from"], &found["to"]));
+            }
+            cluster.api.put(KEYRING, &good);
+            let done = cluster.done("now").await;
+            assert_eq!(done["phase"], "Completed", "{phase}: {done}");
+            assert_eq!(done["to"], found["to"], "{phase}");
+            let ready = condition(&cluster.api, "KeysReady");
+            assert_eq!(ready, pair("True", "KeyringReady"), "{phase}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_to_the_old_current_key_is_promoted_again() {
+    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    cluster.ask("now", &json!({}));
+    let added = |s: &Value| s["phase"] == "Promoting";
+    cluster.until("now", "it is added", added).await;
+    let before = cluster.api.get(KEYRING).unwrap();
+    let found = cluster
+        .until("now", "it is promoted", |s| s["phase"] == "Rewriting")
+        .await;
+    cluster.api.put(KEYRING, &before);
+    let done = cluster.done("now").await;
+    assert_eq!(done["phase"], "Completed", "{done}");
+    assert_eq!(done["to"], found["to"]);
+    assert_eq!(json!(keyring(&cluster.api).1), done["to"]);
+}
+
+#[tokio::test]
+async fn a_worn_key_is_replaced_by_itself_once() {
+    let cluster = Cluster::start(Mode::Rewrap, &["web-0"]).await;
+    cluster.members[0].with(|inside| inside.status.key_wraps = Some(7));
+    cluster.look().await;
+    let mut store = cluster.api.get(STORE).unwrap();
+    let key = &mut store["status"]["encryptionKeys"][0];
+    assert_eq!(
+        (&key["messages"], &key["maxMessages"]),
+        (&json!(7), &json!(MAX_KEY_MESSAGES))
+    );
+    key["messages"] = json!(MAX_KEY_MESSAGES / 5 * 4 - 2);
+    cluster.api.put(STORE, &store);
+    cluster.look().await;
+    assert_eq!(cluster.api.count("POST", "codexkeyrotations"), 0, "not yet");
+    cluster.members[0].with(|inside| inside.status.key_wraps = Some(9));
+    for _ in 0..LOOKS {
+        cluster.look().await;
+    }
+    let made = cluster.api.all::<CodexKeyRotation>(ROTATIONS);
+    assert_eq!(made.len(), 1, "{made:?}");
+    let rotation = serde_json::to_value(&*made[0]).unwrap();
+    assert_eq!(rotation["spec"]["reason"], "KeyBudget", "{rotation}");
+    assert_eq!(rotation["status"]["phase"], "Completed", "{rotation}");
+    assert!(cluster.told("KeyWorn"));
+    // The new key begins anew.
+    let status = cluster.api.get(STORE).unwrap()["status"].take();
+    let current = rotation["status"]["to"].as_str().unwrap();
+    let keys = status["encryptionKeys"].as_array().unwrap();
+    let new = keys.iter().find(|key| key["id"] == current).unwrap();
+    let messages = new["messages"].as_i64().unwrap_or(0);
+    assert!(messages < 100, "{new}");
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_else_wrote_since_is_not_overwritten() {
+    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    cluster.ask("now", &json!({}));
+    let asked = cluster.api.get(ROTATION).unwrap();
+    cluster.look().await;
+    let chosen = cluster.status("now")["to"].clone();
+    // A cache that lags behind: as if nothing had been chosen yet.
+    let stale: CodexKeyRotation = serde_json::from_value(asked).unwrap();
+    let store: CodexStore = serde_json::from_value(cluster.api.get(STORE).unwrap()).unwrap();
+    let found = crate::controller::reconcile::Found {
+        rotations: &[std::sync::Arc::new(stale)],
+        ..Default::default()
+    };
+    let operator = crate::controller::scripted::operator(&cluster.api);
+    crate::controller::reconcile::reconcile(&operator, &store, found)
+        .await
+        .unwrap();
+    assert_eq!(cluster.status("now")["to"], chosen);
+}

@@ -1,0 +1,472 @@
+//! What members say, and the step that follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use codexstore_api::Status;
+use codexstore_api::status::{Reencryption, ReencryptionState, State};
+use codexstore_crds::{CodexStore, names};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+use super::super::super::fixtures::{claim_store, facts, pod, store};
+use super::super::super::key_needs::Places;
+use super::super::super::members::{Member, Unreachable};
+use super::super::progress::{self, Question};
+use super::*;
+
+fn at(second: i64) -> Option<Time> {
+    Some(Time(Timestamp::from_second(second).unwrap()))
+}
+
+fn rotation(phase: &str, mode: Mode) -> CodexKeyRotationStatus {
+    CodexKeyRotationStatus {
+        phase: Some(phase.to_owned()),
+        mode: Some(mode),
+        from: Some("old".to_owned()),
+        to: Some("new".to_owned()),
+        started_at: at(1000),
+        promoted_at: [phase::REWRITING, phase::VERIFYING]
+            .contains(&phase)
+            .then(|| at(1000))
+            .flatten(),
+        ..CodexKeyRotationStatus::default()
+    }
+}
+
+fn member(name: &str, answer: Option<Result<Status, Unreachable>>) -> Member {
+    Member {
+        pod: Arc::new(pod(name)),
+        answer,
+    }
+}
+
+fn says(name: &str, state: State, loaded: &[&str], needed: &[&str]) -> Member {
+    let texts = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    let status = Status {
+        state,
+        loaded_key_ids: texts(loaded),
+        needed_key_ids: (state == State::Ready).then(|| texts(needed)),
+        ..Status::default()
+    };
+    member(name, Some(Ok(status)))
+}
+
+fn anew(mut of: Member, id: &str, state: ReencryptionState, bytes: (u64, u64)) -> Member {
+    if let Some(Ok(status)) = &mut of.answer {
+        status.reencryption = Some(Reencryption {
+            id: id.to_owned(),
+            state,
+            done_bytes: bytes.0,
+            total_bytes: bytes.1,
+            message: (state == ReencryptionState::Failed).then(|| "no room".to_owned()),
+            ..Reencryption::default()
+        });
+    }
+    of
+}
+
+fn frozen(name: &str) -> Member {
+    member(name, Some(Err(Unreachable("no answer".to_owned()))))
+}
+
+/// How far members are, as `pod=state`.
+fn seen(
+    status: &CodexKeyRotationStatus,
+    facts: &Facts,
+    store: &CodexStore,
+    members: &[Member],
+    claims: &[&str],
+) -> Vec<RotationMember> {
+    let claim = |pod: &&str| {
+        let claim = json!({"metadata": {"name": format!("cxs-orders-{pod}"), "annotations": {names::POD_ANNOTATION: pod}}});
+        Arc::new(serde_json::from_value::<PersistentVolumeClaim>(claim).unwrap())
+    };
+    let claims: Vec<_> = claims.iter().map(claim).collect();
+    let places = Places {
+        store,
+        members,
+        claims: &claims,
+        backups: &[],
+        restores: &[],
+    };
+    let question = Question {
+        places: &places,
+        status,
+        key: "new",
+        counts: &BTreeSet::from(["uid"]),
+        refused: &BTreeMap::new(),
+    };
+    if facts.current == "new" {
+        question.rewriting()
+    } else {
+        question.loading()
+    }
+}
+
+fn step(status: &CodexKeyRotationStatus, facts: &Facts, members: &[Member], now: i64) -> Step {
+    next(status, facts, members, now, false)
+}
+
+fn next(
+    status: &CodexKeyRotationStatus,
+    facts: &Facts,
+    members: &[Member],
+    now: i64,
+    compromise: bool,
+) -> Step {
+    let members = seen(status, facts, &store(), members, &[]);
+    Known {
+        status,
+        compromise,
+        facts,
+        members: &members,
+        deadline: 60,
+    }
+    .next(now)
+}
+
+fn enters(phase: &'static str) -> Step {
+    Step::Wait {
+        phase,
+        message: None,
+    }
+}
+
+#[track_caller]
+fn waits(step: Step, wanted: &str) -> String {
+    match step {
+        Step::Wait {
+            phase,
+            message: Some(message),
+        } => {
+            assert_eq!(phase, wanted, "{message}");
+            message
+        }
+        other => panic!("nobody is waited for: {other:?}"),
+    }
+}
+
+fn states(all: &[RotationMember]) -> Vec<String> {
+    let one = |m: &RotationMember| format!("{}={}", m.pod, m.state);
+    all.iter().map(one).collect()
+}
+
+#[test]
+fn each_step_follows_from_what_is_there() {
+    let both = ["new", "old"];
+    let (added, promoted) = (facts("old", &both), facts("new", &both));
+    let in_phase = |phase| rotation(phase, Mode::Rewrap);
+    let adding = in_phase(phase::ADDING);
+    assert_eq!(
+        step(&adding, &facts("old", &["old"]), &[], 1000),
+        Step::Add("new".to_owned())
+    );
+    assert_eq!(step(&adding, &added, &[], 1000), enters(phase::PROMOTING));
+    let promote = Step::Promote {
+        from: "old".to_owned(),
+        to: "new".to_owned(),
+    };
+    let promoting = in_phase(phase::PROMOTING);
+    assert_eq!(step(&promoting, &added, &[], 1000), promote, "nobody runs");
+    let members = [
+        says("web-0", State::Ready, &both, &["old"]),
+        says("web-1", State::Ready, &["old"], &["old"]),
+        says("web-2", State::KeyError, &[], &[]),
+        member("web-3", None),
+    ];
+    let message = waits(step(&promoting, &added, &members, 1060), "Distributing");
+    assert!(message.ends_with(": web-1"), "{message}");
+    let all = seen(&adding, &added, &store(), &members, &[]);
+    assert_eq!(
+        states(&all),
+        ["web-0=Loaded", "web-1=Loading", "web-2=Away"]
+    );
+    assert_eq!(progress::ready(&all), "1/2");
+    let loaded = [says("web-1", State::Ready, &both, &["old"])];
+    assert_eq!(step(&promoting, &added, &loaded, 1000), promote);
+
+    let rewriting = in_phase(phase::REWRITING);
+    let message = waits(step(&rewriting, &promoted, &members, 1000), "Rewriting");
+    assert!(message.ends_with(": web-0, web-1"), "{message}");
+    let done = [
+        says("web-0", State::Ready, &both, &["new"]),
+        says("web-2", State::IoError, &[], &[]),
+    ];
+    assert_eq!(
+        step(&promoting, &promoted, &done, 9000),
+        enters(phase::REWRITING)
+    );
+    assert_eq!(
+        step(&rewriting, &promoted, &done, 9000),
+        enters(phase::VERIFYING)
+    );
+    let verifying = in_phase(phase::VERIFYING);
+    assert_eq!(step(&verifying, &promoted, &done, 9000), Step::Complete);
+    // One that came meanwhile.
+    let message = waits(step(&verifying, &promoted, &members, 1000), "Rewriting");
+    assert!(message.contains("web-0"), "{message}");
+}
+
+#[test]
+fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
+    let added = facts("old", &["new", "old"]);
+    let status = rotation(phase::DISTRIBUTING, Mode::Rewrap);
+    let message = waits(
+        step(&status, &added, &[frozen("web-0")], 1060),
+        "Distributing",
+    );
+    assert!(message.contains("web-0 (no answer)"), "{message}");
+    let Step::Fail(why) = step(&status, &added, &[frozen("web-0")], 1061) else {
+        panic!("the deadline has passed");
+    };
+    assert!(why.contains("after 60 s") && why.contains("web-0"), "{why}");
+    // What takes as long as there is data counts from where somebody last got further.
+    let promoted = facts("new", &["new", "old"]);
+    let mut moved = rotation(phase::REWRITING, Mode::Rewrap);
+    moved.progress_at = at(1050);
+    waits(
+        step(&moved, &promoted, &[frozen("web-0")], 1110),
+        "Rewriting",
+    );
+    let late = step(&moved, &promoted, &[frozen("web-0")], 1111);
+    assert!(matches!(late, Step::Fail(_)), "{late:?}");
+    let mut ending = pod("web-0");
+    ending.metadata.deletion_timestamp = at(1000);
+    let ending = Member {
+        pod: Arc::new(ending),
+        answer: Some(Err(Unreachable(String::new()))),
+    };
+    assert_eq!(
+        step(&status, &added, &[ending], 1000),
+        enters(phase::PROMOTING)
+    );
+}
+
+#[test]
+fn after_a_compromise_a_deadline_ends_the_waiting_and_not_the_rotation() {
+    let both = ["new", "old"];
+    let (added, promoted) = (facts("old", &both), facts("new", &both));
+    let mut status = rotation(phase::DISTRIBUTING, Mode::Reencrypt);
+    let members = [
+        frozen("web-0"),
+        says("web-1", State::Ready, &["old"], &["old"]),
+    ];
+    waits(next(&status, &added, &members, 1060, true), "Distributing");
+    let message = waits(next(&status, &added, &members, 1061, true), "Promoting");
+    assert!(
+        message.contains("deadline has passed") && message.contains("web-0 (no answer), web-1"),
+        "{message}"
+    );
+    status.phase = Some(phase::PROMOTING.to_owned());
+    let step = next(&status, &added, &members, 1062, true);
+    assert!(matches!(step, Step::Promote { .. }), "{step:?}");
+    // Back before that: it is waited for again.
+    let back = [says("web-0", State::Ready, &both, &["old"])];
+    assert!(matches!(
+        next(&status, &added, &back, 1062, true),
+        Step::Promote { .. }
+    ));
+
+    status.phase = Some(phase::REWRITING.to_owned());
+    status.promoted_at = at(1062);
+    let done = says("web-1", State::Ready, &both, &["new"]);
+    let done = anew(done, "uid", ReencryptionState::Done, (5, 5));
+    let members = [frozen("web-0"), done];
+    waits(next(&status, &promoted, &members, 1122, true), "Rewriting");
+    assert_eq!(
+        next(&status, &promoted, &members, 1123, true),
+        enters(phase::VERIFYING)
+    );
+    status.phase = Some(phase::VERIFYING.to_owned());
+    assert_eq!(
+        next(&status, &promoted, &members, 1124, true),
+        Step::Complete
+    );
+    // The first look at it begins anew to count.
+    let late = CodexKeyRotationStatus {
+        promoted_at: None,
+        ..status.clone()
+    };
+    waits(next(&late, &promoted, &members, 9000, true), "Rewriting");
+    // One that answers and does not get further is no member that is down.
+    let stuck = [says("web-1", State::Ready, &both, &["old"])];
+    assert!(matches!(
+        next(&status, &promoted, &stuck, 1123, true),
+        Step::Fail(_)
+    ));
+    assert!(matches!(
+        next(&status, &promoted, &members, 1123, false),
+        Step::Fail(_)
+    ));
+}
+
+#[test]
+fn a_member_encrypts_anew_once_it_needs_the_new_key_only_and_is_done_when_it_says_so() {
+    let both = ["new", "old"];
+    let promoted = facts("new", &both);
+    let status = rotation(phase::REWRITING, Mode::Reencrypt);
+    let ready = |needed| says("web-0", State::Ready, &both, &[needed]);
+    let running = ReencryptionState::Running;
+    let check = |of: Member, state: &str, message: Option<&str>| {
+        let all = seen(&status, &promoted, &store(), &[of], &[]);
+        assert_eq!(
+            (all[0].state.as_str(), all[0].message.as_deref()),
+            (state, message)
+        );
+    };
+    check(ready("old"), "Rewriting", None);
+    check(ready("new"), "Rewriting", None);
+    check(
+        anew(ready("new"), "another", ReencryptionState::Done, (9, 9)),
+        "Rewriting",
+        None,
+    );
+    let percent = Some("30 % encrypted anew");
+    check(
+        anew(ready("new"), "uid", running, (39, 100)),
+        "Rewriting",
+        percent,
+    );
+    let none = Some("0 % encrypted anew");
+    check(
+        anew(ready("new"), "uid", running, (0, 0)),
+        "Rewriting",
+        none,
+    );
+    check(
+        anew(ready("new"), "uid", ReencryptionState::Failed, (0, 9)),
+        "Failed",
+        Some("no room"),
+    );
+    check(
+        anew(ready("new"), "uid", ReencryptionState::Done, (9, 9)),
+        "Done",
+        None,
+    );
+    // A restored backup may need the old key again.
+    check(
+        anew(ready("old"), "uid", ReencryptionState::Done, (9, 9)),
+        "Rewriting",
+        None,
+    );
+}
+
+#[test]
+fn what_is_on_record_as_done_stays_done_where_the_data_is_the_same() {
+    let both = ["new", "old"];
+    let promoted = facts("new", &both);
+    let done = |pod: &str, pod_uid: Option<&str>| RotationMember {
+        pod: pod.to_owned(),
+        pod_uid: pod_uid.map(str::to_owned),
+        state: member::DONE.to_owned(),
+        message: None,
+    };
+    let forgot = || says("web-0", State::Ready, &both, &["new"]);
+    let mut status = rotation(phase::REWRITING, Mode::Reencrypt);
+    // On a claim: whichever pod has it.
+    status.members = vec![done("web-0", None), done("web-1", None)];
+    let lasting = claim_store("1Gi");
+    let claims = ["web-0", "web-1", "web-2"];
+    let all = seen(&status, &promoted, &lasting, &[forgot()], &claims);
+    assert_eq!(states(&all), ["web-0=Done", "web-1=Done", "web-2=Away"]);
+    assert_eq!(progress::ready(&all), "2/2");
+    let all = seen(
+        &status,
+        &promoted,
+        &lasting,
+        &[frozen("web-0")],
+        &claims[..1],
+    );
+    assert_eq!(states(&all), ["web-0=Done"]);
+    // In a pod: its own.
+    status.members = vec![done("web-0", Some("web-0-uid"))];
+    let all = seen(&status, &promoted, &store(), &[forgot()], &[]);
+    assert_eq!(states(&all), ["web-0=Done"]);
+    status.members = vec![done("web-0", Some("an-older-uid"))];
+    let all = seen(&status, &promoted, &store(), &[forgot()], &[]);
+    assert_eq!(states(&all), ["web-0=Rewriting"]);
+}
+
+#[test]
+fn only_who_gets_further_moves_the_deadline() {
+    let listed = |state: &str, message: &str| {
+        vec![RotationMember {
+            pod: "web-0".to_owned(),
+            pod_uid: None,
+            state: state.to_owned(),
+            message: Some(message.to_owned()),
+        }]
+    };
+    let moved = progress::moved;
+    assert!(moved(
+        &listed("Rewriting", "10 %"),
+        &listed("Rewriting", "20 %")
+    ));
+    assert!(moved(&listed("Loading", ""), &listed("Loaded", "")));
+    assert!(!moved(&listed("Done", ""), &listed("Done", "")));
+    assert!(!moved(
+        &listed("Unreachable", "this"),
+        &listed("Unreachable", "that")
+    ));
+    assert!(!moved(&listed("Loading", ""), &listed("Unreachable", "")));
+}
+
+#[test]
+fn of_very_many_members_those_that_are_not_done_are_listed() {
+    let one = |n: usize| RotationMember {
+        pod: format!("web-{n:04}"),
+        state: if n == 600 { "Away" } else { "Done" }.to_owned(),
+        ..RotationMember::default()
+    };
+    let all: Vec<_> = (0..=600).map(one).collect();
+    let kept = progress::bounded(&all);
+    assert_eq!(kept.len(), MAX_ROTATION_MEMBERS);
+    assert!(kept.iter().any(|m| m.state == "Away"));
+    assert!(kept.is_sorted_by(|a, b| a.pod < b.pod));
+    // More than can be kept in mind hold it up.
+    let away = |n: usize| RotationMember {
+        state: "Away".to_owned(),
+        ..one(n)
+    };
+    let all: Vec<_> = (0..=MAX_ROTATION_MEMBERS).map(away).collect();
+    let status = rotation(phase::VERIFYING, Mode::Reencrypt);
+    let facts = facts("new", &["new", "old"]);
+    let known = Known {
+        status: &status,
+        compromise: false,
+        facts: &facts,
+        members: &all,
+        deadline: 60,
+    };
+    waits(known.next(1000), "Rewriting");
+    let known = Known {
+        members: &all[1..],
+        ..known
+    };
+    assert_eq!(known.next(1000), Step::Complete);
+}
+
+#[test]
+fn a_sidecar_that_cannot_say_what_it_needs_is_not_taken_for_done() {
+    let mut old = says("web-0", State::Ready, &["new", "old"], &[]);
+    if let Some(Ok(status)) = &mut old.answer {
+        status.needed_key_ids = None;
+    }
+    let status = rotation(phase::REWRITING, Mode::Rewrap);
+    let step = step(&status, &facts("new", &["new", "old"]), &[old], 1000);
+    let message = waits(step, "Rewriting");
+    assert!(message.contains("make the pod anew"), "{message}");
+}
+
+#[test]
+fn a_key_that_somebody_else_made_current_ends_it() {
+    let other = facts("other", &["new", "old", "other"]);
+    let status = rotation(phase::DISTRIBUTING, Mode::Rewrap);
+    let Step::Fail(why) = step(&status, &other, &[], 1000) else {
+        panic!("it was overtaken");
+    };
+    assert!(why.contains("other"), "{why}");
+}

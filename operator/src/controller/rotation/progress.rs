@@ -1,0 +1,212 @@
+//! How far each member is with a rotation. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use codexstore_api::Status;
+use codexstore_api::status::{Reencryption, ReencryptionState};
+use codexstore_crds::codex_key_rotation::{MAX_ROTATION_MEMBERS, RotationMember, member};
+use codexstore_crds::rotation::Mode;
+use codexstore_crds::{CodexKeyRotationStatus, names};
+use kube::ResourceExt as _;
+
+use super::super::key_needs::{Places, is_open};
+use super::super::members::{self, Member};
+
+/// Longest message about one member, in characters.
+const MESSAGE: usize = 512;
+/// Steps in which a re-encryption's progress is told, in percent: each writes a status.
+const PERCENT: u64 = 10;
+
+/// What is asked about members.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Where a store's data is.
+    pub places: &'a Places<'a>,
+    /// What is known of the rotation.
+    pub status: &'a CodexKeyRotationStatus,
+    /// The key that members are to have, or to need only.
+    pub key: &'a str,
+    /// UIDs of rotations whose re-encryption counts: this one's, and later ones'.
+    pub counts: &'a BTreeSet<&'a str>,
+    /// Why members could not be asked to do their part, by pod.
+    pub refused: &'a BTreeMap<String, String>,
+}
+
+impl Question<'_> {
+    /// Who has loaded the new key.
+    pub fn loading(&self) -> Vec<RotationMember> {
+        self.each(&|_, status| {
+            let loaded = status.loaded_key_ids.iter().any(|id| id == self.key);
+            (
+                if loaded {
+                    member::LOADED
+                } else {
+                    member::LOADING
+                },
+                None,
+            )
+        })
+    }
+
+    /// Who is done with the new key, which is current.
+    pub fn rewriting(&self) -> Vec<RotationMember> {
+        self.each(&|listed, status| {
+            let refused = self.refused.get(&listed.pod).cloned();
+            if !needs_only(status, self.key) {
+                let old = "its sidecar is of a version that cannot do that: make the pod anew";
+                let old = status.needed_key_ids.is_none().then(|| old.to_owned());
+                return (member::REWRITING, old.or(refused));
+            }
+            if !self.reencrypts() {
+                return (member::DONE, None);
+            }
+            match &status.reencryption {
+                Some(known) if self.counts.contains(known.id.as_str()) => of_reencryption(known),
+                // It was started anew since it said so.
+                _ if self.was_done(listed) => (member::DONE, None),
+                _ => (member::REWRITING, refused),
+            }
+        })
+    }
+
+    fn reencrypts(&self) -> bool {
+        self.status.mode == Some(Mode::Reencrypt)
+    }
+
+    /// Whether a member is on record as done.
+    fn was_done(&self, listed: &RotationMember) -> bool {
+        let mut same = self.status.members.iter();
+        same.any(|before| {
+            before.pod == listed.pod
+                && before.pod_uid == listed.pod_uid
+                && before.state == member::DONE
+        })
+    }
+
+    /// All members, sorted: those that run, as they say, and data that no running member has.
+    fn each(
+        &self,
+        of: &dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>),
+    ) -> Vec<RotationMember> {
+        let mut all = BTreeMap::new();
+        let mut put = |listed: RotationMember| {
+            all.insert(listed.pod.clone(), listed);
+        };
+        for claim in self.places.claims {
+            if let Some(pod) = claim.annotations().get(names::POD_ANNOTATION) {
+                put(self.away(pod.clone(), None, None));
+            }
+        }
+        for member in self.places.members {
+            // What ends takes its data along, unless that is on a claim.
+            if members::lives(&member.pod)
+                && let Some(listed) = self.one(member, of)
+            {
+                put(listed);
+            }
+        }
+        all.into_values().collect()
+    }
+
+    fn one(
+        &self,
+        member: &Member,
+        of: &dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>),
+    ) -> Option<RotationMember> {
+        let pod = member.pod.name_any();
+        let uid = ephemeral(self.places).then(|| member.pod.uid()).flatten();
+        let mut listed = RotationMember {
+            pod: pod.clone(),
+            pod_uid: uid.clone(),
+            ..RotationMember::default()
+        };
+        let (state, message) = match &member.answer {
+            // It never ran: what its volume holds is said of its claim.
+            None if !members::has_started(&member.pod) => return None,
+            None => return Some(self.away(pod, uid, None)),
+            Some(Ok(status)) if !is_open(member) => {
+                let why = format!("its store is not open: {}", status.state);
+                return Some(self.away(pod, uid, Some(why)));
+            }
+            Some(Ok(status)) => of(&listed, status),
+            // What was encrypted anew stays so, whether it answers now or not.
+            Some(Err(_)) if self.reencrypts() && self.was_done(&listed) => (member::DONE, None),
+            Some(Err(why)) => (member::UNREACHABLE, Some(why.0.clone())),
+        };
+        state.clone_into(&mut listed.state);
+        listed.message = message.map(|m| m.chars().take(MESSAGE).collect());
+        Some(listed)
+    }
+
+    /// One that catches up when it is back, unless it was done before it went.
+    fn away(&self, pod: String, pod_uid: Option<String>, why: Option<String>) -> RotationMember {
+        let mut listed = RotationMember {
+            pod,
+            pod_uid,
+            state: member::AWAY.to_owned(),
+            message: why,
+        };
+        if self.reencrypts() && self.was_done(&listed) {
+            member::DONE.clone_into(&mut listed.state);
+        }
+        listed
+    }
+}
+
+fn of_reencryption(known: &Reencryption) -> (&'static str, Option<String>) {
+    match known.state {
+        ReencryptionState::Done => (member::DONE, None),
+        ReencryptionState::Failed => (member::FAILED, known.message.clone()),
+        ReencryptionState::Running | ReencryptionState::Unknown => {
+            let percent = known
+                .done_bytes
+                .saturating_mul(100)
+                .checked_div(known.total_bytes)
+                .unwrap_or(0)
+                .min(100);
+            let step = percent / PERCENT * PERCENT;
+            (member::REWRITING, Some(format!("{step} % encrypted anew")))
+        }
+    }
+}
+
+/// Whether data ends with its pod.
+pub fn ephemeral(places: &Places<'_>) -> bool {
+    places.store.spec.volume.ephemeral.is_some()
+}
+
+/// Whether what an open member holds needs this key and no other.
+pub fn needs_only(status: &Status, id: &str) -> bool {
+    let needed = status.needed_key_ids.as_ref();
+    needed.is_some_and(|all| all.iter().all(|needed| needed == id))
+}
+
+/// Members that are done with the phase, of all that run, as the status has it.
+pub fn ready(all: &[RotationMember]) -> String {
+    let running = all.iter().filter(|m| m.state != member::AWAY).count();
+    let ready = |m: &&RotationMember| matches!(m.state.as_str(), member::DONE | member::LOADED);
+    format!("{}/{running}", all.iter().filter(ready).count())
+}
+
+/// Whether somebody got further.
+pub fn moved(before: &[RotationMember], now: &[RotationMember]) -> bool {
+    now.iter().any(|m| {
+        let known = before.iter().find(|b| b.pod == m.pod);
+        match m.state.as_str() {
+            member::LOADED | member::DONE => known.is_none_or(|b| b.state != m.state),
+            member::REWRITING => {
+                known.is_some_and(|b| b.state == m.state && b.message != m.message)
+            }
+            _ => false,
+        }
+    })
+}
+
+/// As many as a status has room for: those that are done are left out first.
+pub fn bounded(all: &[RotationMember]) -> Vec<RotationMember> {
+    let mut kept: Vec<_> = all.to_vec();
+    kept.sort_by_key(|m| (m.state == member::DONE, m.pod.clone()));
+    kept.truncate(MAX_ROTATION_MEMBERS);
+    kept.sort_by(|a, b| a.pod.cmp(&b.pod));
+    kept
+}

@@ -1,0 +1,161 @@
+//! One step of a rotation: what members say and what is in the keyring goes into `plan`, and what comes out is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use codexstore_crds::codex_key_rotation::{
+    ExposedBackups, RotationMember, RotationReason, member, phase,
+};
+use codexstore_crds::rotation::Mode;
+use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use super::super::Error;
+use super::super::keyring::{Facts, random_id};
+use super::super::members::Member;
+use super::plan::{Known, Step};
+use super::progress::{self, Question};
+use super::write::{self, Writer};
+use super::{GOING, Look, SOON, exposed, reencrypt};
+
+/// The next step of a rotation, and when the one after it is due.
+pub async fn go_on(
+    look: &Look<'_>,
+    rotation: &CodexKeyRotation,
+    facts: &Facts,
+) -> Result<Duration, Error> {
+    let policy = look.store.spec.encryption.rotation();
+    let writer = Writer::of(look, rotation);
+    let before = rotation.status.clone().unwrap_or_default();
+    let Some(to) = before.to.clone() else {
+        // Written down before there is such a key, so that whoever goes on from here adds the same.
+        let id = random_id()?;
+        let status = CodexKeyRotationStatus {
+            phase: Some(phase::ADDING.to_owned()),
+            mode: Some(rotation.spec.mode(policy.mode)),
+            started_at: Some(Time(Timestamp::now())),
+            from: Some(facts.current.clone()),
+            to: Some(id),
+            ..CodexKeyRotationStatus::default()
+        };
+        writer.tell(&status).await?;
+        return Ok(SOON);
+    };
+    let members = progress_of(look, rotation, &before, facts).await;
+    let compromise = rotation.spec.reason == RotationReason::Compromise;
+    let known = Known {
+        status: &before,
+        compromise,
+        facts,
+        members: &members,
+        deadline: policy.deadline_seconds(),
+    };
+    let step = known.next(Timestamp::now().as_second());
+    let status = seen_by(&before, facts, &members);
+    let status = CodexKeyRotationStatus {
+        exposed_backups: (compromise && facts.current == to)
+            .then(|| exposed_now(look, &before, facts)),
+        ..status
+    };
+    match step {
+        Step::Add(id) => {
+            let added = write::add_key(look, facts, &id).await?;
+            if added {
+                writer
+                    .event("KeyAdded", &format!("key {id} is in the keyring"))
+                    .await;
+            }
+            Ok(SOON)
+        }
+        Step::Wait { phase, message } => {
+            let pause = if message.is_some() { GOING } else { SOON };
+            writer.is_in(status, phase, message).await?;
+            Ok(pause)
+        }
+        Step::Promote { from, to } => {
+            if write::promote(look, &from, &to).await? {
+                let what = format!("key {to} is current now, instead of {from}");
+                writer.event("KeyPromoted", &what).await;
+            }
+            Ok(SOON)
+        }
+        Step::Complete => {
+            writer.complete(status).await?;
+            Ok(SOON)
+        }
+        Step::Fail(why) => {
+            writer.give_up(status, &why).await?;
+            Ok(SOON)
+        }
+    }
+}
+
+/// How far each member is; those that can encrypt anew, and are to, are asked to.
+async fn progress_of(
+    look: &Look<'_>,
+    rotation: &CodexKeyRotation,
+    before: &CodexKeyRotationStatus,
+    facts: &Facts,
+) -> Vec<RotationMember> {
+    let to = before.to.clone().unwrap_or_default();
+    let id = rotation.uid().unwrap_or_default();
+    let mut question = Question {
+        places: &look.places,
+        status: before,
+        key: &to,
+        counts: &BTreeSet::from([id.as_str()]),
+        refused: &BTreeMap::new(),
+    };
+    if facts.current != to {
+        return question.loading();
+    }
+    let mut refused = BTreeMap::new();
+    if before.mode == Some(Mode::Reencrypt) {
+        let now = question.rewriting();
+        let wanted = |m: &Member| {
+            let pod = m.pod.name_any();
+            let mut mine = now.iter().filter(|listed| listed.pod == pod);
+            mine.any(|listed| listed.state != member::DONE)
+        };
+        refused = reencrypt::ask(look, facts, &id, &wanted).await;
+    }
+    question.refused = &refused;
+    question.rewriting()
+}
+
+/// The status of a rotation with what was seen of members now.
+fn seen_by(
+    before: &CodexKeyRotationStatus,
+    facts: &Facts,
+    members: &[RotationMember],
+) -> CodexKeyRotationStatus {
+    let now = Time(Timestamp::now());
+    let promoted = before.to.as_ref() == Some(&facts.current);
+    let moved = progress::moved(&before.members, members);
+    CodexKeyRotationStatus {
+        ready: Some(progress::ready(members)),
+        promoted_at: before
+            .promoted_at
+            .clone()
+            .or_else(|| promoted.then(|| now.clone())),
+        progress_at: if moved {
+            Some(now)
+        } else {
+            before.progress_at.clone()
+        },
+        members: progress::bounded(members),
+        ..before.clone()
+    }
+}
+
+/// The backups that keys open which were in the keyring when the new one became current.
+fn exposed_now(look: &Look<'_>, before: &CodexKeyRotationStatus, facts: &Facts) -> ExposedBackups {
+    let known = before.exposed_backups.as_ref().map(|e| e.key_ids.clone());
+    let seen = || {
+        let others = facts.ids.iter().filter(|id| **id != facts.current);
+        others.cloned().collect()
+    };
+    exposed::of(look.places.backups, known.unwrap_or_else(seen))
+}

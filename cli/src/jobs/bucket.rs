@@ -248,9 +248,12 @@ mod tests {
     async fn s3_with_another_clock() {
         let destination = Destination::of(&s3_at(&server())).unwrap();
         let errors = [
-            destination.list("shop").await.err(),
-            destination.put("shop/orders/x/m.json", vec![1]).await.err(),
-            destination.read("shop/orders/x/m.json").await.err(),
+            destination.list("clock").await.err(),
+            destination
+                .put("clock/orders/x/m.json", vec![1])
+                .await
+                .err(),
+            destination.read("clock/orders/x/m.json").await.err(),
         ];
         for error in errors {
             let error = format!("{:#}", error.expect("it is not refused"));
@@ -367,7 +370,7 @@ mod tests {
             ),
         ] {
             let destination = Destination::of(&s3_at(&proxy(rate, cut).await)).unwrap();
-            let path = format!("shop/orders/{name}/a.backup");
+            let path = format!("net/orders/{name}/a.backup");
             sent(&destination, &path, &content).await.unwrap();
             let mut bytes = Vec::new();
             let mut file = destination.read(&path).await.unwrap();
@@ -375,18 +378,18 @@ mod tests {
             assert!(bytes == content, "{name}");
         }
         // One that stays away: it is told within the time that it is waited for, and nothing is there that looks whole.
-        let gone = proxy(64 << 20, Some((10 << 20, Duration::from_secs(3600)))).await;
+        let gone = proxy(64 << 20, Some((10 << 20, Duration::from_hours(1)))).await;
         let destination = Destination::of(&s3_at(&gone)).unwrap();
         let began = std::time::Instant::now();
-        let lost = sent(&destination, "shop/orders/dies/a.backup", &content).await;
+        let lost = sent(&destination, "net/orders/dies/a.backup", &content).await;
         let error = format!("{:#}", lost.unwrap_err());
         println!("after {:?}: {error}", began.elapsed());
         assert!(began.elapsed() < 3 * AWAY, "{:?}", began.elapsed());
         let there = Destination::of(&s3_at(&server())).unwrap();
-        assert_eq!(there.list("shop/orders/dies").await.unwrap(), [""; 0]);
+        assert_eq!(there.list("net/orders/dies").await.unwrap(), [""; 0]);
         for name in ["slow", "dies-and-comes-back"] {
             there
-                .delete_all(&format!("shop/orders/{name}"))
+                .delete_all(&format!("net/orders/{name}"))
                 .await
                 .unwrap();
         }

@@ -448,7 +448,7 @@ mod tests {
                 }
                 assert!(n > 0 || sent.is_err(), "it is never full");
                 let files = destination.list("shop/orders").await.unwrap();
-                let there = files.iter().any(|file| *file == path);
+                let there = files.contains(&path);
                 assert_eq!(there, sent.is_ok(), "{parts}: {files:?}");
                 assert!(files.iter().all(|f| !f.ends_with(".partial")), "{files:?}");
                 destination.delete(&path).await.unwrap();

@@ -143,7 +143,7 @@ impl One<'_> {
         match run_of(&self.jobs(), &job).await? {
             Run::Going => self.going(&status, &job).await,
             Run::None if status.phase.as_deref() != Some(phase::RUNNING) => {
-                self.begin(&status).await
+                Box::pin(self.begin(&status)).await
             }
             ended => {
                 // What a cache does not show yet may have been written by now.
@@ -217,7 +217,7 @@ impl One<'_> {
             return Ok(Some(Duration::from_secs(left)));
         }
         match run_of(&self.jobs(), job).await? {
-            Run::None => self.begin(status).await,
+            Run::None => Box::pin(self.begin(status)).await,
             Run::Going => Ok(Some(LATER)),
             Run::Done | Run::Failed(_) => {
                 job_run::delete(&self.jobs(), job).await?;

@@ -1,5 +1,6 @@
 //! The JSON bodies of lists, batches, changes and history.
 
+mod archive;
 mod backup;
 mod changes;
 
@@ -10,7 +11,8 @@ use crate::encoding::{base64, unbase64};
 use crate::time::parse_duration;
 use crate::{Error, Result};
 
-pub use backup::{BackupTold, RestoreTold, RewrapTold};
+pub use archive::{ArchivePosition, PieceTold};
+pub use backup::{ArchiveRestored, BackupTold, RestoreTold, RewrapTold};
 pub use changes::{HistoryQuery, WatchQuery};
 
 /// One key of a [`List`].

@@ -10,6 +10,7 @@
 //! A write whose connection broke after it was sent may have happened: that is an error with
 //! code `outcome-unknown`, never retried here.
 
+mod archive;
 mod backup;
 mod connection;
 mod events;
@@ -36,6 +37,7 @@ use crate::{Error, Result, Status, header, path, query};
 use connection::{Failed, Link};
 use outgoing::Outgoing;
 
+pub use archive::{ArchiveAfter, Archived, Piece};
 pub use backup::Backup;
 pub use restore::RestoreInto;
 pub use watch::Watch;

@@ -166,6 +166,7 @@ table! {
     "malformed-request", Validation, No, 400, 3, "ERR", EXIT_VALIDATION, "Malformed request";
     "no-such-route", Validation, No, 404, 12, "ERR", EXIT_VALIDATION, "No such path";
     "method-not-allowed", Validation, No, 405, 12, "ERR", EXIT_VALIDATION, "Method not allowed";
+    "lineage-changed", Concurrency, No, 409, 9, "ERR", EXIT_CONCURRENCY, "Another line of history";
     "request-timeout", Concurrency, Yes, 408, 4, "ERR", EXIT_CONCURRENCY, "Request not sent in time";
     "unsupported-media-type", Validation, No, 415, 3, "ERR", EXIT_VALIDATION, "Unsupported media type";
     "headers-too-large", Validation, No, 431, 3, "ERR", EXIT_VALIDATION, "Headers too large";

@@ -4,6 +4,7 @@
 //!   one table.
 //! - [`problem`]: the error body (RFC 9457).
 //! - [`bodies`]: the JSON bodies of lists, batches, changes and history.
+//! - [`archive`]: names of the pieces of an archive, and which of them follow a backup.
 //! - [`status`]: what a member says about itself.
 //! - `grpc`, with the feature of that name: the gRPC interface, generated from its proto.
 //! - [`client`]: a client over the Unix socket, or over any stream.
@@ -24,6 +25,7 @@
 //! # }
 //! ```
 
+pub mod archive;
 pub mod bodies;
 pub mod client;
 pub mod codes;
@@ -61,6 +63,9 @@ pub mod header {
     pub const BACKUP: &str = "codexstore-backup";
     /// Trailer of a backup's stream that ended early: a [`Problem`](crate::Problem) as JSON.
     pub const PROBLEM: &str = "codexstore-problem";
+    /// Of an answer about the archive: a [`PieceTold`](crate::bodies::PieceTold) beside a piece, else an
+    /// [`ArchivePosition`](crate::bodies::ArchivePosition), as JSON.
+    pub const ARCHIVE: &str = "codexstore-archive";
     /// UID of the pod that answers, as the downward API gave it.
     pub const POD_UID: &str = "codexstore-pod-uid";
     /// When the value expires, RFC 3339 in UTC; absent if it does not.
@@ -79,6 +84,15 @@ pub mod query {
     pub const IF_EMPTY: &str = "ifEmpty=true";
     /// Of a re-encryption: the id of the request, as [`reencryption_id`](super::reencryption_id) takes it.
     pub const ID: &str = "id";
+    /// Of a restore: the last revision that is taken of the pieces behind the backup.
+    pub const UNTIL_REVISION: &str = "untilRevision";
+    /// Of a restore: of the pieces behind the backup, what was committed at this time or before: RFC 3339, or milliseconds since
+    /// 1970.
+    pub const UNTIL_TIME: &str = "untilTime";
+    /// Of the archive: the line of history that is archived, 16 hexadecimal digits.
+    pub const LINEAGE: &str = "lineage";
+    /// Of the archive: the last revision that is archived.
+    pub const AFTER: &str = "after";
 }
 
 /// Paths under which a sidecar answers.
@@ -93,7 +107,9 @@ pub mod path {
     pub const ACCEPT_CLOCK: &str = "/v1/clock/accept";
     /// A backup as a stream, on the admin listener.
     pub const BACKUP: &str = "/v1/backup";
-    /// A backup to restore, on the admin listener.
+    /// A piece of the continuous archive, on the admin listener.
+    pub const ARCHIVE: &str = "/v1/archive";
+    /// A backup to restore, on the admin listener, with pieces of the archive right behind it.
     pub const RESTORE: &str = "/v1/restore";
     /// Wrap the data keys of all files with the keyring's current key, on the admin listener.
     pub const REWRAP: &str = "/v1/rewrap";

@@ -55,13 +55,31 @@ pub struct RestoreTold {
     pub revision: u64,
     /// The revision that the next write gets at least.
     pub next_revision: u64,
-    /// SHA-256 of all bytes that were restored, in hexadecimal.
+    /// SHA-256 of all bytes that came, in hexadecimal: the backup's, and those of all pieces behind it.
     pub sha256: String,
-    /// Number of entries.
+    /// Number of entries in the backup.
     pub entries: u64,
-    /// SHA-256 over all entries, in hexadecimal.
+    /// SHA-256 over all entries in the backup, in hexadecimal.
     pub root: String,
+    /// What was taken of pieces of the archive; none if none came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveRestored>,
     /// Name of the directory, beside the store's, with what was there before; none if nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_aside: Option<String>,
+}
+
+/// What a restore took of pieces of the archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArchiveRestored {
+    /// Pieces that came.
+    pub pieces: u64,
+    /// Batches that were taken of them.
+    pub batches: u64,
+    /// The last revision that was restored: the backup's, if no batch was taken.
+    pub revision: u64,
+    /// When its batch was committed: milliseconds since 1970. None if no batch was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ms: Option<u64>,
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::outgoing::Outgoing;
 use super::{Call, Client};
+use crate::archive::Until;
 use crate::bodies::RestoreTold;
 use crate::{Error, Result, header, path, query};
 
@@ -19,24 +20,22 @@ pub struct RestoreInto<'a> {
     pub pod_uid: &'a str,
     /// Only if there is no store yet: `precondition-failed` else.
     pub if_empty: bool,
+    /// How far the pieces of the archive are taken that come behind the backup.
+    pub until: Until,
     /// Longest time for all of it.
     pub longest: Duration,
 }
 
 impl Client {
-    /// Makes the member at the other end a store of the backup whose bytes come in `parts`, which takes the role
-    /// `restore`. An error among them means that there is no more: the member then keeps what it has. Waits for the whole
+    /// Makes the member at the other end a store of the backup whose bytes come in `parts`, and of the pieces of the archive
+    /// whose bytes come right behind it, if any, in order. Takes the role `restore`. An error among them means that there is no more: the member then keeps what it has. Waits for the whole
     /// of it to be restored and opened. Never tried again: `overloaded` while another is restored.
     pub async fn restore(
         &self,
         into: &RestoreInto<'_>,
         parts: mpsc::Receiver<io::Result<Bytes>>,
     ) -> Result<RestoreTold> {
-        let uri = if into.if_empty {
-            format!("{}?{}", path::RESTORE, query::IF_EMPTY)
-        } else {
-            path::RESTORE.to_owned()
-        };
+        let uri = uri(into);
         let request = Request::builder()
             .method(Method::POST)
             .uri(uri)
@@ -60,5 +59,38 @@ impl Client {
         let mut call = Call::new(Method::POST, path::OPEN_EMPTY.to_string());
         call.header(header::POD_UID, into.pod_uid)?;
         self.call(call).await.map(drop)
+    }
+}
+
+/// Where it is asked for.
+fn uri(into: &RestoreInto<'_>) -> String {
+    let if_empty = into.if_empty.then(|| query::IF_EMPTY.to_owned());
+    let asked: Vec<String> = if_empty.into_iter().chain(into.until.query()).collect();
+    if asked.is_empty() {
+        path::RESTORE.to_owned()
+    } else {
+        format!("{}?{}", path::RESTORE, asked.join("&"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stands_in_the_query() {
+        let uri = |if_empty, until| {
+            uri(&RestoreInto {
+                pod_uid: "",
+                if_empty,
+                until,
+                longest: Duration::ZERO,
+            })
+        };
+        assert_eq!(uri(false, Until::End), "/v1/restore");
+        assert_eq!(uri(true, Until::End), "/v1/restore?ifEmpty=true");
+        assert_eq!(uri(false, Until::Time(5)), "/v1/restore?untilTime=5");
+        let both = uri(true, Until::Revision(7));
+        assert_eq!(both, "/v1/restore?ifEmpty=true&untilRevision=7");
     }
 }

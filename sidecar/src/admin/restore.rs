@@ -55,6 +55,7 @@ pub async fn restore(
         sha256: hex(&done.backup.envelope.sha256),
         entries: done.backup.contents.entries,
         root: hex(&done.backup.contents.root),
+        archive: None,
         set_aside: done.set_aside,
     })
 }

@@ -84,6 +84,8 @@ pub mod query {
     pub const IF_EMPTY: &str = "ifEmpty=true";
     /// Of a re-encryption: the id of the request, as [`reencryption_id`](super::reencryption_id) takes it.
     pub const ID: &str = "id";
+    /// Of a restore: pieces of the archive come right behind the backup.
+    pub const PIECES: &str = "pieces=true";
     /// Of a restore: the last revision that is taken of the pieces behind the backup.
     pub const UNTIL_REVISION: &str = "untilRevision";
     /// Of a restore: of the pieces behind the backup, what was committed at this time or before: RFC 3339, or milliseconds since

@@ -20,8 +20,8 @@ pub struct RestoreInto<'a> {
     pub pod_uid: &'a str,
     /// Only if there is no store yet: `precondition-failed` else.
     pub if_empty: bool,
-    /// How far the pieces of the archive are taken that come behind the backup.
-    pub until: Until,
+    /// Pieces of the archive come behind the backup, and are taken so far. None: the backup comes alone.
+    pub pieces: Option<Until>,
     /// Longest time for all of it.
     pub longest: Duration,
 }
@@ -65,7 +65,9 @@ impl Client {
 /// Where it is asked for.
 fn uri(into: &RestoreInto<'_>) -> String {
     let if_empty = into.if_empty.then(|| query::IF_EMPTY.to_owned());
-    let asked: Vec<String> = if_empty.into_iter().chain(into.until.query()).collect();
+    let pieces = into.pieces.map(|_| query::PIECES.to_owned());
+    let until = into.pieces.and_then(Until::query);
+    let asked: Vec<String> = if_empty.into_iter().chain(pieces).chain(until).collect();
     if asked.is_empty() {
         path::RESTORE.to_owned()
     } else {
@@ -79,18 +81,24 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stands_in_the_query() {
-        let uri = |if_empty, until| {
+        let uri = |if_empty, pieces| {
             uri(&RestoreInto {
                 pod_uid: "",
                 if_empty,
-                until,
+                pieces,
                 longest: Duration::ZERO,
             })
         };
-        assert_eq!(uri(false, Until::End), "/v1/restore");
-        assert_eq!(uri(true, Until::End), "/v1/restore?ifEmpty=true");
-        assert_eq!(uri(false, Until::Time(5)), "/v1/restore?untilTime=5");
-        let both = uri(true, Until::Revision(7));
-        assert_eq!(both, "/v1/restore?ifEmpty=true&untilRevision=7");
+        assert_eq!(uri(false, None), "/v1/restore");
+        assert_eq!(uri(true, None), "/v1/restore?ifEmpty=true");
+        assert_eq!(uri(false, Some(Until::End)), "/v1/restore?pieces=true");
+        assert_eq!(
+            uri(false, Some(Until::Time(5))),
+            "/v1/restore?pieces=true&untilTime=5"
+        );
+        assert_eq!(
+            uri(true, Some(Until::Revision(7))),
+            "/v1/restore?ifEmpty=true&pieces=true&untilRevision=7"
+        );
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use codexstore_api::archive::Until;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_crds::backup::{BackupPolicy, Destination as Place};
@@ -274,7 +273,7 @@ impl Run<'_> {
         let into = RestoreInto {
             pod_uid: &pod_uid,
             if_empty: on_start,
-            until: Until::End,
+            pieces: None,
             longest: allowed.max(LONGEST),
         };
         let told = match found {

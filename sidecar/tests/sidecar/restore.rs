@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore_api::archive::Until;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_api::status::State;
@@ -70,7 +69,7 @@ fn into(pod_uid: &str, if_empty: bool) -> RestoreInto<'_> {
     RestoreInto {
         pod_uid,
         if_empty,
-        until: Until::End,
+        pieces: None,
         longest: Duration::from_secs(20),
     }
 }

@@ -105,6 +105,7 @@ mod env;
 mod seat;
 mod time;
 
+pub mod archive;
 pub mod backup;
 
 mod compress;

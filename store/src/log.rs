@@ -88,6 +88,17 @@ pub(crate) struct LogCursor {
     from_memory: u32,
 }
 
+/// Where a cursor stands while nobody reads on. It does not keep the store.
+pub(crate) struct Parked {
+    next: u64,
+    file: Option<OpenLog>,
+    payload: Bytes,
+    at: usize,
+}
+
+/// Most bytes of a frame that are kept while nobody reads on.
+const PARKED: usize = 1 << 20;
+
 /// Payloads from memory after which the file is closed.
 const KEEP_OPEN: u32 = 64;
 
@@ -147,6 +158,27 @@ impl LogCursor {
             at: 0,
             from_memory: 0,
         }
+    }
+
+    /// Goes on where one was parked before `next`; a new one if none was.
+    pub fn resume(shared: Arc<Shared>, parked: Option<Parked>, next: u64) -> LogCursor {
+        let mut cursor = LogCursor::new(shared, next);
+        if let Some(parked) = parked.filter(|parked| parked.next == next) {
+            cursor.file = parked.file;
+            cursor.payload = parked.payload;
+            cursor.at = parked.at;
+        }
+        cursor
+    }
+
+    /// Leaves it for later, unless it holds much.
+    pub fn park(self) -> Option<Parked> {
+        (self.payload.len() <= PARKED).then_some(Parked {
+            next: self.next,
+            file: self.file,
+            payload: self.payload,
+            at: self.at,
+        })
     }
 
     /// The revision that it waits for.

@@ -91,12 +91,16 @@ where
         ..epoch
     };
     epoch.publish(&*seat.disk)?;
-    let shared = Arc::new(Shared::new(
+    let mut shared = Shared::new(
         seat.clone(),
         recovered.view.clone(),
         recovered.next_revision,
         recovered.findings.clone(),
-    ));
+    );
+    if let (true, Some(oldest)) = (recovered.past.is_empty(), recovered.older.first()) {
+        shared.before_log = (recovered.floor, oldest.first_revision);
+    }
+    let shared = Arc::new(shared);
     let suspect = recovered.suspect;
     let (background, extra) = background(seat)?;
     let mut engine = Engine::new(shared, background, recovered, journal);

@@ -215,6 +215,8 @@ impl Engine {
     pub(crate) fn removed(&mut self) {
         if !self.past.leaving.is_empty() {
             self.past.leaving.clear();
+            // It may have a file open that is gone, whose space would not be given back.
+            self.shared.archive.lock().take();
             self.report_keys();
         }
     }

@@ -34,6 +34,22 @@ pub(crate) struct Seat {
 impl Seat {
     /// The beginning of a new file, with a fresh data key.
     pub fn create(&self, kind: FileKind, first_revision: u64, link: Link) -> Result<NewFile> {
+        // Backups are sorted by it: of two in one millisecond, the later one counts as newer.
+        let created_ms = match kind {
+            FileKind::Backup => self.time.next_ms(),
+            _ => self.time.now_ms(),
+        };
+        self.create_at(kind, first_revision, link, created_ms)
+    }
+
+    /// The same with a time of its own.
+    pub fn create_at(
+        &self,
+        kind: FileKind,
+        first_revision: u64,
+        link: Link,
+        created_ms: u64,
+    ) -> Result<NewFile> {
         let spec = FileSpec {
             kind,
             store: self.store,
@@ -44,11 +60,7 @@ impl Seat {
             link,
             compression: self.options.compression,
             key_size: self.options.key_size,
-            // Backups are sorted by it: of two in one millisecond, the later one counts as newer.
-            created_ms: match kind {
-                FileKind::Backup => self.time.next_ms(),
-                _ => self.time.now_ms(),
-            },
+            created_ms,
         };
         let made = format::create(&spec, &self.encryption.lock(), &*self.env.random)?;
         self.count_wraps(u64::from(made.key_id.is_some()));

@@ -12,6 +12,7 @@ use crate::feed::Feed;
 use crate::held::Holds;
 use crate::index::View;
 use crate::keyring::KeyId;
+use crate::log::Parked;
 use crate::reencrypt::{Reencrypted, Reencrypting};
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
@@ -35,6 +36,10 @@ pub(crate) struct Shared {
     pub reencrypting: Mutex<Option<Reencrypting>>,
     /// For those who follow the log.
     pub feed: Feed,
+    /// Where whoever archives the log has come to.
+    pub archive: Mutex<Option<Parked>>,
+    /// No batch lies between these two revisions: what the image showed at open, and where the log began then.
+    pub before_log: (u64, u64),
     /// What the open found.
     pub findings: Vec<Finding>,
     poison: OnceLock<Error>,
@@ -82,6 +87,8 @@ impl Shared {
             reencryptions: Mutex::default(),
             reencrypting: Mutex::default(),
             feed: Feed::default(),
+            archive: Mutex::default(),
+            before_log: (0, 0),
             poison: OnceLock::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! Files: their first page, one frame, whole images and logs.
 
+use codexstore::archive;
 use codexstore::format::record::{self, Batch, EntryRef, Op};
 use codexstore::format::{
     self, FileId, FileKind, FileSpec, FrameKind, Header, Lineage, Link, NewFile, OpenFile, PAGE,
@@ -19,21 +20,31 @@ fn encryption(on: bool) -> Encryption {
 }
 
 fn new(kind: FileKind, compression: Compression, on: bool) -> NewFile {
+    create(kind, compression, on, (1, 0, 5))
+}
+
+/// A file with these as first revision, sequence of its link, and time.
+fn create(
+    kind: FileKind,
+    compression: Compression,
+    on: bool,
+    (first_revision, sequence, created_ms): (u64, u64, u64),
+) -> NewFile {
     let spec = FileSpec {
         kind,
         store: StoreId([1; 16]),
         lineage: Lineage(2),
         file: FileId([3; 16]),
         epoch: 1,
-        first_revision: 1,
+        first_revision,
         link: Link {
             file: FileId([0; 16]),
-            sequence: 0,
+            sequence,
             chain: [0; 32],
         },
         compression,
         key_size: KeySize::Aes256,
-        created_ms: 5,
+        created_ms,
     };
     format::create(&spec, &encryption(on), &OsRandom).expect("a file")
 }
@@ -219,4 +230,34 @@ pub fn ledger(data: &[u8]) {
         }
         assert_eq!(again, payload, "a batch has one form");
     });
+}
+
+/// Pieces of an archive: what verifies holds what its header says, and nothing else.
+pub fn piece(data: &[u8]) {
+    let [how, from, to, last_ms, data @ ..] = data else {
+        return;
+    };
+    let says = (u64::from(*from), u64::from(*to), u64::from(*last_ms));
+    let mut file = create(FileKind::Archive, Compression::None, false, says);
+    let mut bytes = file.prefix;
+    if how % 2 == 0 {
+        for part in data.chunks(usize::from(*how) * 8 + 1) {
+            file.sealer
+                .seal(FrameKind::Batches, part, &OsRandom, &mut bytes)
+                .expect("sealed");
+        }
+        file.sealer.close(&OsRandom, &mut bytes).expect("closed");
+    } else {
+        bytes.extend_from_slice(data);
+    }
+    let chain = archive::verify_chain(&bytes[..]);
+    let Ok(info) = archive::verify(&bytes[..], &Encryption::None) else {
+        return;
+    };
+    assert_eq!(chain.expect("its chain is good too"), info.envelope);
+    let envelope = info.envelope;
+    assert_eq!((envelope.from + 1, envelope.to, envelope.last_ms), says);
+    assert!(envelope.from < envelope.to);
+    let most = envelope.to - envelope.from;
+    assert!((1..=most).contains(&info.contents.batches));
 }

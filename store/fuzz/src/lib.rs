@@ -6,7 +6,7 @@
 mod files;
 mod model;
 
-pub use files::{frame, header, image, ledger};
+pub use files::{frame, header, image, ledger, piece};
 pub use model::model;
 
 use codexstore::{Key, KeyId, Keyring};

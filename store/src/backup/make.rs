@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::info::Root;
 use super::read::{Backup, Piece};
 use super::restore::Restored;
+use super::take::Taking;
+use crate::archive::Until;
 use crate::disk::{Disk, DiskFile};
 use crate::env::Env;
 use crate::error::{Code, Error, Result};
@@ -28,6 +30,7 @@ pub(crate) fn make<R: Read>(
     disk: &dyn Disk,
     env: &Env,
     mut backup: Backup<R>,
+    until: Option<Until>,
     options: &Options,
 ) -> Result<Restored> {
     let header = backup.stream.header().clone();
@@ -49,17 +52,32 @@ pub(crate) fn make<R: Read>(
         used: 0,
         log: Vec::new(),
         link: Link::default(),
+        goes_on: until.is_some(),
+        tail: None,
     };
     // How many were given out behind the backup is not known.
-    let next_revision = header.link.sequence.saturating_add(SKIP);
-    let image = maker.files(&mut backup, header.first_revision, next_revision)?;
-    let backup = backup.finish().map_err(reading)?;
+    let mut next_revision = header.link.sequence.saturating_add(SKIP);
+    let first = match until {
+        Some(_) => header.link.sequence,
+        None => next_revision,
+    };
+    let image = maker.files(&mut backup, header.first_revision, first)?;
+    let (backup, rest) = backup.finish_in_row().map_err(reading)?;
     let strategy = options.strategy;
     if backup.contents.history.is_some() != (strategy == Strategy::Ledger) {
         return Err(other_strategy(strategy));
     }
+    let mut sha256 = backup.envelope.sha256;
+    let mut archive = None;
+    if let Some(until) = until {
+        let taken = Taking::new(&mut maker, &backup.envelope, until).all(rest)?;
+        next_revision = taken.given_out.saturating_add(SKIP);
+        maker.end_log(next_revision)?;
+        (archive, sha256) = (Some(taken.told), taken.sha256);
+    }
+    let taken = archive.map_or(0, |taken| taken.batches);
     let (root, batches) = maker.read_back(&image)?;
-    if root != backup.contents.root || batches != backup.contents.history.unwrap_or(0) {
+    if root != backup.contents.root || batches != backup.contents.history.unwrap_or(0) + taken {
         return Err(Error::corrupt(format!(
             "{image} and the log: what was written there reads back otherwise"
         )));
@@ -71,6 +89,8 @@ pub(crate) fn make<R: Read>(
         lineage: maker.claim.lineage,
         next_revision,
         backup,
+        sha256,
+        archive,
     })
 }
 
@@ -93,7 +113,7 @@ fn other_strategy(wanted: Strategy) -> Error {
 }
 
 /// Makes the files of a store.
-struct Maker<'a> {
+pub(super) struct Maker<'a> {
     disk: &'a dyn Disk,
     env: &'a Env,
     options: &'a Options,
@@ -105,6 +125,10 @@ struct Maker<'a> {
     log: Vec<String>,
     /// Where the log goes on.
     link: Link,
+    /// Batches may come behind the image.
+    goes_on: bool,
+    /// Where they are written, and the revision that follows there.
+    tail: Option<(Part, u64)>,
 }
 
 /// A file that is being written.
@@ -117,12 +141,17 @@ struct Part {
 }
 
 impl Maker<'_> {
-    /// Makes log and image of what comes, history first; the image's name.
+    /// The options of the store that is made.
+    pub(super) fn options(&self) -> &Options {
+        self.options
+    }
+
+    /// Makes log and image of what comes, history first; the image's name. Behind it the log goes on with revision `next`.
     fn files<R: Read>(
         &mut self,
         backup: &mut Backup<R>,
         revision: u64,
-        next_revision: u64,
+        next: u64,
     ) -> Result<String> {
         let name = layout::image(revision);
         let temporary = layout::temporary(&name);
@@ -131,12 +160,15 @@ impl Maker<'_> {
         while let Some(piece) = backup.step().map_err(reading)? {
             match piece {
                 Piece::Batches(payload, revisions) => {
+                    if self.options.strategy != Strategy::Ledger {
+                        return Err(other_strategy(self.options.strategy));
+                    }
                     segment = Some(self.batches(segment, payload, revisions)?);
                 }
                 Piece::Entries(payload) => {
                     let mut part = match image.take() {
                         Some(part) => part,
-                        None => self.image(&temporary, segment.take(), revision, next_revision)?,
+                        None => self.image(&temporary, segment.take(), revision, next)?,
                     };
                     self.frame(&mut part, FrameKind::Entries, payload)?;
                     image = Some(part);
@@ -146,7 +178,7 @@ impl Maker<'_> {
         }
         let image = match image {
             Some(part) => part,
-            None => self.image(&temporary, segment, revision, next_revision)?,
+            None => self.image(&temporary, segment, revision, next)?,
         };
         self.close(image)?;
         self.disk
@@ -155,7 +187,22 @@ impl Maker<'_> {
         Ok(name)
     }
 
-    /// Writes a frame of history, in a new segment where revisions were skipped or the last is
+    /// Writes a frame of what was committed behind the image.
+    pub(super) fn behind(&mut self, payload: &[u8], revisions: RangeInclusive<u64>) -> Result<()> {
+        let tail = self.tail.take();
+        self.tail = Some(self.batches(tail, payload, revisions)?);
+        Ok(())
+    }
+
+    /// Ends the log with a file that holds no batch yet and begins with the first revision that may be given out.
+    fn end_log(&mut self, next_revision: u64) -> Result<()> {
+        let tail = self.tail.take();
+        self.hand_over(tail)?;
+        let last = self.segment(next_revision)?;
+        self.close(last)
+    }
+
+    /// Writes a frame of batches, in a new segment where revisions were skipped or the last is
     /// large.
     fn batches(
         &mut self,
@@ -163,9 +210,6 @@ impl Maker<'_> {
         payload: &[u8],
         revisions: RangeInclusive<u64>,
     ) -> Result<(Part, u64)> {
-        if self.options.strategy != Strategy::Ledger {
-            return Err(other_strategy(self.options.strategy));
-        }
         let (first, last) = revisions.into_inner();
         let mut part = match segment {
             Some((part, next)) if next == first && part.sealer.offset() < SEGMENT => part,
@@ -196,19 +240,23 @@ impl Maker<'_> {
         self.part(kind, name, first_revision, self.link)
     }
 
-    /// Ends the log with a file that holds no batch yet and begins with the first revision that
-    /// may be given out; then begins the image, which names that place.
+    /// Begins the file in which the log goes on with revision `next`; then the image, which names that place. The log ends with
+    /// that file, without a batch, unless batches come behind the image.
     fn image(
         &mut self,
         temporary: &str,
         segment: Option<(Part, u64)>,
         revision: u64,
-        next_revision: u64,
+        next: u64,
     ) -> Result<Part> {
         self.hand_over(segment)?;
-        let last = self.segment(next_revision)?;
+        let last = self.segment(next)?;
         let goes_on = last.sealer.link();
-        self.close(last)?;
+        if self.goes_on {
+            self.tail = Some((last, next));
+        } else {
+            self.close(last)?;
+        }
         self.part(FileKind::Image, temporary.to_owned(), revision, goes_on)
     }
 

@@ -6,7 +6,7 @@
 //! bytes, or into a directory of which the last few are kept ([`crate::Store::backup_to`]). With
 //! the key, [`verify`] opens all of it; without, [`verify_chain`] still notices every change that
 //! was not made on purpose. [`restore`] makes a store of it, in a directory that has none.
-//! [`hand_over`] has another keyring open it.
+//! [`hand_over`] has another keyring open it. [`crate::archive`] has what was committed since.
 //!
 //! ```
 //! use codexstore::{Encryption, Key, KeyId, Keyring, Options, Store, backup};
@@ -39,6 +39,7 @@ mod local;
 mod make;
 mod read;
 mod restore;
+mod take;
 mod write;
 
 use std::io::Write;
@@ -49,7 +50,8 @@ pub(crate) use info::Root;
 pub use info::{BackupInfo, Contents, Envelope};
 pub use local::{LocalBackup, list, rotate};
 pub use read::{verify, verify_chain};
-pub use restore::{Restored, restore, restore_on};
+pub(crate) use restore::restore_all;
+pub use restore::{ArchiveRestored, Restored, restore, restore_on};
 pub use write::BackupOptions;
 
 use crate::disk::OsDisk;

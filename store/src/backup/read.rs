@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::ops::RangeInclusive;
 
+use sha2::Sha256;
+
 use super::info::{BackupInfo, Contents, Envelope, Root};
 use crate::error::{Error, Result};
 use crate::format::record::{self, EntryRef};
@@ -95,7 +97,15 @@ struct Content {
 impl<R: Read> Backup<R> {
     /// Checks header and key; nothing is modified anywhere before that.
     pub fn begin(from: R, encryption: &Encryption) -> Result<Backup<R>> {
-        let stream = Stream::begin(from, Some(encryption))?;
+        Backup::new(Stream::begin(from, Some(encryption))?)
+    }
+
+    /// The same, where pieces of an archive may come behind it.
+    pub fn first(from: R, encryption: &Encryption) -> Result<Backup<R>> {
+        Backup::new(Stream::first(from, Some(encryption))?)
+    }
+
+    fn new(stream: Stream<R>) -> Result<Backup<R>> {
         check_kind(stream.header())?;
         Ok(Backup {
             content: Content {
@@ -133,12 +143,17 @@ impl<R: Read> Backup<R> {
 
     /// After the end: what was in it, which is what it said.
     pub fn finish(self) -> Result<BackupInfo> {
+        self.finish_in_row().map(|(info, _)| info)
+    }
+
+    /// The same, and what the bytes come from, with the sum of all of them so far.
+    pub fn finish_in_row(self) -> Result<(BackupInfo, (R, Sha256))> {
         if self.stream.totals().is_none() {
             return Err(Error::internal("a backup that was not read to its end"));
         }
         let envelope = envelope(&self.stream);
         let contents = self.content.finish()?;
-        Ok(BackupInfo { envelope, contents })
+        Ok((BackupInfo { envelope, contents }, self.stream.into_rest()))
     }
 }
 

@@ -15,10 +15,11 @@ use std::path::Path;
 use super::info::BackupInfo;
 use super::make::make;
 use super::read::Backup;
+use crate::archive::Until;
 use crate::disk::{Disk, OsDisk};
 use crate::env::Env;
 use crate::error::{Code, Error, Result};
-use crate::format::Lineage;
+use crate::format::{Digest, Lineage};
 use crate::layout::{self, Name};
 use crate::options::Options;
 
@@ -32,6 +33,35 @@ pub struct Restored {
     pub lineage: Lineage,
     /// The revision that its first batch will get.
     pub next_revision: u64,
+    /// SHA-256 of all bytes that came: of the backup, and of the pieces behind it.
+    pub sha256: Digest,
+    /// What was taken of pieces of an archive: see [`crate::archive::restore`]. None of a backup alone.
+    pub archive: Option<ArchiveRestored>,
+}
+
+/// What a restore took of pieces of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArchiveRestored {
+    /// Pieces that came.
+    pub pieces: u64,
+    /// Batches that were taken of them.
+    pub batches: u64,
+    /// The last revision that was restored: the backup's, if no batch was taken.
+    pub revision: u64,
+    /// When its batch was committed: milliseconds since 1970. None if no batch was taken.
+    pub last_ms: Option<u64>,
+}
+
+impl ArchiveRestored {
+    pub(super) fn new(revision: u64) -> ArchiveRestored {
+        ArchiveRestored {
+            pieces: 0,
+            batches: 0,
+            revision,
+            last_ms: None,
+        }
+    }
 }
 
 /// Makes a store of a backup in `dir`, which is made if it does not exist and must hold nothing of
@@ -53,21 +83,42 @@ pub fn restore_on(
     from: impl Read,
     options: &Options,
 ) -> Result<Restored> {
+    restore_all(disk, env, from, None, options)
+}
+
+/// The same, with pieces of an archive behind the backup, if `until` says how far.
+pub(crate) fn restore_all(
+    disk: &dyn Disk,
+    env: &Env,
+    from: impl Read,
+    until: Option<Until>,
+    options: &Options,
+) -> Result<Restored> {
     options.validate()?;
     let options = Options {
         encryption: options.encryption.for_store(),
         ..options.clone()
     };
-    let restored = run(disk, env, from, &options);
+    let restored = run(disk, env, from, until, &options);
     disk.unlock();
     restored
 }
 
-fn run(disk: &dyn Disk, env: &Env, from: impl Read, options: &Options) -> Result<Restored> {
+fn run(
+    disk: &dyn Disk,
+    env: &Env,
+    from: impl Read,
+    until: Option<Until>,
+    options: &Options,
+) -> Result<Restored> {
     let unfinished = look(disk)?;
     // Nothing is modified for a backup that is none, or has another key.
-    let backup = Backup::begin(from, &options.encryption)
-        .map_err(|error| error.context("read the backup"))?;
+    let backup = match until {
+        None => Backup::begin(from, &options.encryption),
+        Some(until) => Backup::first(from, &options.encryption)
+            .and_then(|backup| check_until(&backup, until).map(|()| backup)),
+    };
+    let backup = backup.map_err(|error| error.context("read the backup"))?;
     disk.tighten()
         .map_err(|e| Error::io("restrict the permissions of the store's files", e))?;
     if unfinished {
@@ -77,7 +128,7 @@ fn run(disk: &dyn Disk, env: &Env, from: impl Read, options: &Options) -> Result
             .map_err(|e| Error::io(format!("create {}", layout::RESTORING), e))?;
     }
     sync_dir(disk)?;
-    let restored = make(disk, env, backup, options);
+    let restored = make(disk, env, backup, until, options);
     if restored.is_err() {
         // The mark stays: who wanted this data shall not find an empty store instead. The space is
         // given back, if that is possible.
@@ -87,6 +138,24 @@ fn run(disk: &dyn Disk, env: &Env, from: impl Read, options: &Options) -> Result
     layout::remove_if_there(disk, layout::RESTORING)?;
     sync_dir(disk)?;
     Ok(restored)
+}
+
+/// An error if the backup is beyond what is wanted.
+fn check_until<R: Read>(backup: &Backup<R>, until: Until) -> Result<()> {
+    let header = backup.stream.header();
+    let what = match until {
+        Until::Revision(revision) if revision < header.first_revision => format!(
+            "it shows revision {}, beyond {revision}",
+            header.first_revision
+        ),
+        Until::Time(ms) if ms < header.created_ms => format!(
+            "it was made at {} ms since 1970, after {ms}",
+            header.created_ms
+        ),
+        _ => return Ok(()),
+    };
+    let what = format!("{what}: take an earlier backup, with the pieces behind it");
+    Err(Error::new(Code::InvalidArgument, what))
 }
 
 fn sync_dir(disk: &dyn Disk) -> Result<()> {

@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::info::{BackupInfo, Contents, Envelope, Root};
 use crate::error::{Code, Error, Result};
-use crate::format::{Digest, FileKind, FrameKind, Link, MAX_FILE, Sealer, Summary, record};
-use crate::gather::{FRAME, Gather};
+use crate::format::{Digest, FileKind, FrameKind, Link, MAX_FILE, Sealer, Summary};
+use crate::gather::{Gather, GatherBatches};
 use crate::held::Held;
 use crate::index::View;
-use crate::log::{ChangeOp, LogCursor};
+use crate::log::LogCursor;
 use crate::options::Strategy;
 use crate::seat::Seat;
 use crate::shared::Shared;
@@ -151,25 +151,18 @@ impl<W: Write> Writer<'_, W> {
         self.wait_for(shared, revision)?;
         let first = shared.feed.durable().log.first_revision();
         let mut cursor = LogCursor::new(shared.clone(), first.max(1));
-        let (mut payload, mut expected, mut batches) = (Vec::new(), 0, 0);
+        let (mut gather, mut batches) = (GatherBatches::default(), 0);
         while cursor.wants() <= revision {
             let Some(change) = cursor.next()?.filter(|next| next.revision <= revision) else {
                 break;
             };
-            // Where revisions were skipped, a restored log begins a new file.
-            let gap = change.revision != expected;
-            if !payload.is_empty() && (gap || payload.len() >= FRAME) {
+            if let Some(payload) = gather.add(&change)? {
                 self.view()?;
                 self.frame(FrameKind::Batches, &payload)?;
-                payload.clear();
             }
-            let ops = change.ops.iter().map(ChangeOp::as_op);
-            let (time_ms, actor) = (change.time_ms, change.actor.as_deref());
-            record::put_batch(&mut payload, change.revision, time_ms, actor, ops)?;
-            expected = change.revision.saturating_add(1);
             batches += 1;
         }
-        if !payload.is_empty() {
+        if let Some(payload) = gather.finish() {
             self.frame(FrameKind::Batches, &payload)?;
         }
         Ok(batches)

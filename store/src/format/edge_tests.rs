@@ -69,6 +69,7 @@ fn ids_and_kinds_are_printed_for_people() {
         FileKind::Image,
         FileKind::Ledger,
         FileKind::Backup,
+        FileKind::Archive,
     ];
     let names = kinds.map(FileKind::as_str);
     for (n, name) in names.iter().enumerate() {

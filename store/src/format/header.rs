@@ -83,21 +83,24 @@ pub enum FileKind {
     Ledger,
     /// An image that was written elsewhere. Complete only with its closing frame.
     Backup,
+    /// A piece of the continuous archive: batches that were written elsewhere. Complete only with its closing frame.
+    Archive,
 }
 
 impl FileKind {
     /// True for kinds that are written once and whole: one without its closing frame is cut.
     pub const fn must_close(self) -> bool {
-        matches!(self, FileKind::Image | FileKind::Backup)
+        matches!(self, FileKind::Image | FileKind::Backup | FileKind::Archive)
     }
 
-    /// `image`, `journal`, `ledger` or `backup`.
+    /// `image`, `journal`, `ledger`, `backup` or `archive`.
     pub const fn as_str(self) -> &'static str {
         match self {
             FileKind::Image => "image",
             FileKind::Journal => "journal",
             FileKind::Ledger => "ledger",
             FileKind::Backup => "backup",
+            FileKind::Archive => "archive",
         }
     }
 
@@ -107,6 +110,7 @@ impl FileKind {
             FileKind::Journal => 2,
             FileKind::Ledger => 3,
             FileKind::Backup => 4,
+            FileKind::Archive => 5,
         }
     }
 
@@ -116,6 +120,7 @@ impl FileKind {
             FileKind::Journal,
             FileKind::Ledger,
             FileKind::Backup,
+            FileKind::Archive,
         ]
         .into_iter()
         .find(|kind| kind.to_byte() == byte)
@@ -200,10 +205,11 @@ pub struct Header {
     pub file: FileId,
     /// Epoch of the owner that made it.
     pub epoch: u64,
-    /// Image and backup: the revision that it shows. Logs: the lowest revision that it may hold.
+    /// Image and backup: the revision that it shows. Logs and archive: the lowest revision that it may hold.
     pub first_revision: u64,
     /// Logs: where the predecessor ended. Image: where the log goes on. A backup has no log behind
-    /// it: the sequence is the first revision that the store had not given out, the rest is zero.
+    /// it: the sequence is the first revision that the store had not given out, the rest is zero. Archive: the sequence is
+    /// the revision of its last batch, the rest is zero.
     pub link: Link,
     /// How payloads are compressed where it helps.
     pub compression: Compression,
@@ -211,7 +217,7 @@ pub struct Header {
     pub cipher: Cipher,
     /// Commitment to the data key; zero without encryption.
     pub commitment: Digest,
-    /// When it was made, by the store's clock: milliseconds since 1970.
+    /// When it was made, by the store's clock: milliseconds since 1970. Archive: when its last batch was committed.
     pub created_ms: u64,
 }
 

@@ -16,7 +16,7 @@ use super::{Digest, FRAMES_AT, Frame};
 use crate::error::{Error, Result};
 use crate::keyring::{Encryption, KeyId};
 
-/// Goes through the frames of an image or backup as its bytes come, and verifies each.
+/// Goes through the frames of an image, a backup or a piece of an archive as its bytes come, and verifies each.
 pub struct Stream<R> {
     from: R,
     opener: Opener,
@@ -26,24 +26,55 @@ pub struct Stream<R> {
     sum: Sha256,
     bytes: Vec<u8>,
     end: Option<Totals>,
+    /// Nothing may follow.
+    alone: bool,
 }
 
 impl<R: Read> Stream<R> {
     /// Reads and verifies header and key slots. Without keys, only the chain of what is encrypted
     /// is checked, and no payload is shown.
-    pub fn begin(mut from: R, encryption: Option<&Encryption>) -> Result<Stream<R>> {
+    pub fn begin(from: R, encryption: Option<&Encryption>) -> Result<Stream<R>> {
+        let mut begun = Stream::first(from, encryption)?;
+        begun.alone = true;
+        Ok(begun)
+    }
+
+    /// The same of the first of several files that come in a row: others may follow behind its closing frame.
+    pub(crate) fn first(mut from: R, encryption: Option<&Encryption>) -> Result<Stream<R>> {
         let mut bytes = Vec::new();
         fill(&mut from, &mut bytes, FRAMES_AT)?;
+        Stream::open(from, encryption, Sha256::new(), bytes)
+    }
+
+    /// The next of several files in a row; none where nothing comes any more. `sum` is of all bytes before it.
+    pub(crate) fn next(
+        mut from: R,
+        encryption: Option<&Encryption>,
+        sum: Sha256,
+    ) -> Result<Option<Stream<R>>> {
+        let mut bytes = Vec::new();
+        fill(&mut from, &mut bytes, FRAMES_AT)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        Stream::open(from, encryption, sum, bytes).map(Some)
+    }
+
+    fn open(
+        from: R,
+        encryption: Option<&Encryption>,
+        mut sum: Sha256,
+        bytes: Vec<u8>,
+    ) -> Result<Stream<R>> {
         let opened = match encryption {
             Some(encryption) => file::open(&bytes, encryption)?,
             None => file::open_without_key(&bytes)?,
         };
         if !opened.header.kind.must_close() {
             return Err(Error::corrupt(
-                "header at offset 0: a log, and not an image or backup",
+                "header at offset 0: a log, and not an image, a backup or a piece of an archive",
             ));
         }
-        let mut sum = Sha256::new();
         sum.update(&bytes);
         Ok(Stream {
             from,
@@ -54,6 +85,7 @@ impl<R: Read> Stream<R> {
             sum,
             bytes,
             end: None,
+            alone: false,
         })
     }
 
@@ -93,7 +125,9 @@ impl<R: Read> Stream<R> {
                 .check_totals(place, payload, self.sequence)
                 .map_err(|what| self.corrupt(what))?;
             let mut more = Vec::new();
-            fill(&mut self.from, &mut more, 1)?;
+            if self.alone {
+                fill(&mut self.from, &mut more, 1)?;
+            }
             self.offset += total as u64;
             self.sequence += 1;
             if !more.is_empty() {
@@ -153,6 +187,11 @@ impl<R: Read> Stream<R> {
     /// SHA-256 of all bytes read so far.
     pub fn sha256(&self) -> Digest {
         self.sum.clone().finalize().into()
+    }
+
+    /// What the bytes come from, behind those of this file, and the sum of all of them so far.
+    pub(crate) fn into_rest(self) -> (R, Sha256) {
+        (self.from, self.sum)
     }
 
     fn opened(&self) -> &OpenFile {

@@ -1,6 +1,7 @@
 //! Tests of the whole engine, on real and on simulated disks.
 
 mod anchors;
+mod archive;
 mod backup;
 mod basic;
 mod clocks;

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use super::super::disk::{Fault, Keep, SimDisk};
 use super::super::sim::{Model, Sim};
 use super::{backup_of, changes, filled, quick, quick_ledger};
+use crate::archive::{self, Until};
 use crate::backup::{self, BackupInfo, Restored};
 use crate::{Batch, Code, Disk, Env, Options, Result};
 
@@ -14,6 +15,10 @@ struct Case {
     info: BackupInfo,
     content: Model,
     history: usize,
+    /// Pieces of an archive come behind the backup.
+    until: Option<Until>,
+    /// The revision with which what is restored goes on.
+    next: u64,
     options: Options,
     env: Env,
 }
@@ -28,9 +33,50 @@ fn case_of(options: Options) -> Case {
     let history = info.contents.history.map_or(0, |_| changes(&sim).len());
     Case {
         bytes,
-        info,
         content: sim.content(),
         history,
+        until: None,
+        next: info.envelope.next_revision + (1 << 32),
+        info,
+        options,
+        env: sim.engine.seat.env.clone(),
+    }
+}
+
+/// A backup with pieces behind it, of which the last holds more than is wanted.
+fn with_pieces(options: Options) -> Case {
+    let mut sim = filled(options.clone(), 1);
+    let (mut bytes, info) = backup_of(&sim);
+    let lineage = sim.engine.seat.lineage;
+    let mut after = info.envelope.revision;
+    let (mut content, mut history, mut until) = (Model::new(), 0, 0);
+    for round in 0..3_u8 {
+        for n in 0..4_u8 {
+            let value = vec![round; usize::from(n) * 9000];
+            let batch = Batch::new()
+                .set(format!("key-{n:02}"), value)
+                .delete(format!("key-{:02}", 20 + round));
+            sim.run(batch).unwrap();
+            if (round, n) == (2, 1) {
+                (content, until) = (sim.content(), sim.revision());
+                history = info.contents.history.map_or(0, |_| changes(&sim).len());
+            }
+        }
+        match archive::next(&sim.engine.shared, lineage, after).unwrap() {
+            archive::Archived::Piece(piece) => {
+                after = piece.info.envelope.to;
+                bytes.extend(piece.bytes);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    Case {
+        bytes,
+        info,
+        content,
+        history,
+        until: Some(Until::Revision(until)),
+        next: after + 1 + (1 << 32),
         options,
         env: sim.engine.seat.env.clone(),
     }
@@ -42,7 +88,7 @@ impl Case {
     }
 
     fn restore_from(&self, disk: &SimDisk, from: impl Read) -> Result<Restored> {
-        backup::restore_on(disk, &self.env, from, &self.options)
+        backup::restore_all(disk, &self.env, from, self.until, &self.options)
     }
 
     /// What a crash or an error left: no store, or all of it; and then the restore works.
@@ -52,7 +98,7 @@ impl Case {
             Err(error) if error.is(Code::RestoreUnfinished) => "unfinished",
             Err(error) => return Err(format!("open: {error:?}")),
             Ok(sim) if sim.content() == self.content => {
-                if sim.engine.next != self.info.envelope.next_revision + (1 << 32) {
+                if sim.engine.next != self.next {
                     return Err(format!("goes on at {}", sim.engine.next));
                 }
                 if self.history > 0 && changes(&sim).len() != self.history {
@@ -143,7 +189,12 @@ fn sweep(
 
 #[test]
 fn a_power_loss_at_any_call_leaves_a_whole_store_or_none() {
-    for (case, name) in [(case(), "snapshot"), (case_of(quick_ledger()), "ledger")] {
+    for (case, name) in [
+        (case(), "snapshot"),
+        (case_of(quick_ledger()), "ledger"),
+        (with_pieces(quick()), "snapshot with pieces"),
+        (with_pieces(quick_ledger()), "ledger with pieces"),
+    ] {
         let [empty, unfinished, complete] = sweep(&case, None, 8).unwrap();
         assert!(empty > 0 && unfinished > 0 && complete > 0);
         println!(
@@ -159,6 +210,8 @@ fn the_sweep_notices_each_sync_that_is_left_out() {
     for (case, parts) in [
         (case(), &["journal-", "image-", "epoch", "."][..]),
         (case_of(quick_ledger()), &["ledger-"]),
+        (with_pieces(quick()), &["journal-", "image-", "epoch", "."]),
+        (with_pieces(quick_ledger()), &["ledger-"]),
     ] {
         for part in parts {
             assert!(
@@ -195,7 +248,12 @@ fn a_power_loss_in_a_second_restore_is_as_harmless() {
 
 #[test]
 fn an_error_at_any_call_leaves_a_whole_store_or_none() {
-    for case in [case(), case_of(quick_ledger())] {
+    for case in [
+        case(),
+        case_of(quick_ledger()),
+        with_pieces(quick()),
+        with_pieces(quick_ledger()),
+    ] {
         errors(&case);
     }
 }
@@ -221,7 +279,12 @@ fn errors(case: &Case) {
 
 #[test]
 fn a_full_disk_leaves_no_store_and_gives_the_space_back() {
-    let case = case();
+    for case in [case(), with_pieces(quick()), with_pieces(quick_ledger())] {
+        full_disk(&case);
+    }
+}
+
+fn full_disk(case: &Case) {
     let whole = SimDisk::default();
     case.restore(&whole).unwrap();
     let most = whole.take_peak();

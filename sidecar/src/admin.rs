@@ -1,5 +1,6 @@
 //! The admin listener: TLS 1.3, a client certificate of the store's own CA, and one role in it.
 
+mod archive;
 mod backup;
 mod restore;
 mod role;
@@ -39,6 +40,9 @@ const CONNECTIONS: usize = 16;
 /// Most backups at once: each holds memory of the store's, and a thread.
 const BACKUPS: usize = 1;
 
+/// Most pieces of the archive at once, from when one is read until it is sent: each is in memory.
+const PIECES: usize = 1;
+
 /// Most restores at once.
 const RESTORES: usize = 1;
 
@@ -61,6 +65,7 @@ static DENIED: Throttle = Throttle::new();
 /// What takes long, and whether it is being done.
 pub struct Streams {
     backups: Arc<Semaphore>,
+    pieces: Arc<Semaphore>,
     restores: Arc<Semaphore>,
     restorer: Arc<Restorer>,
 }
@@ -70,6 +75,7 @@ impl Streams {
     pub fn new(restorer: Restorer) -> Arc<Streams> {
         Arc::new(Streams {
             backups: Arc::new(Semaphore::new(BACKUPS)),
+            pieces: Arc::new(Semaphore::new(PIECES)),
             restores: Arc::new(Semaphore::new(RESTORES)),
             restorer: Arc::new(restorer),
         })
@@ -189,6 +195,7 @@ async fn answer<E: Engine>(
     let head = request.method() == Method::HEAD;
     let operation = match request.uri().path() {
         codexstore_api::path::BACKUP => Operation::Backup,
+        codexstore_api::path::ARCHIVE => Operation::Archive,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Operation::Restore,
         codexstore_api::path::REWRAP => Operation::Rewrap,
         codexstore_api::path::REENCRYPT => Operation::Reencrypt,
@@ -240,24 +247,25 @@ async fn decide<E: Engine>(
         codexstore_api::path::STATUS => Verb::Status,
         codexstore_api::path::HEALTH => Verb::Health,
         codexstore_api::path::BACKUP => Verb::Backup,
+        codexstore_api::path::ARCHIVE => Verb::Archive,
         codexstore_api::path::RESTORE | codexstore_api::path::OPEN_EMPTY => Verb::Restore,
         codexstore_api::path::REWRAP => Verb::Rewrap,
         codexstore_api::path::REENCRYPT => Verb::Reencrypt,
         _ => {
             return Err(Reject::new(
                 "no-such-route",
-                "the admin listener has /v1/status, /v1/backup, /v1/restore, /v1/rewrap, /v1/reencrypt and /healthz",
+                "the admin listener has /v1/status, /v1/backup, /v1/archive, /v1/restore, /v1/rewrap, /v1/reencrypt and /healthz",
             ));
         }
     };
     match (verb, request.method()) {
         (Verb::Restore | Verb::Rewrap | Verb::Reencrypt, &Method::POST)
-        | (Verb::Backup, &Method::GET)
+        | (Verb::Backup | Verb::Archive, &Method::GET)
         | (Verb::Status | Verb::Health, &Method::GET | &Method::HEAD) => {}
         (Verb::Restore | Verb::Rewrap | Verb::Reencrypt, _) => {
             return Err(Reject::method_not_allowed("POST"));
         }
-        (Verb::Backup, _) => return Err(Reject::method_not_allowed("GET")),
+        (Verb::Backup | Verb::Archive, _) => return Err(Reject::method_not_allowed("GET")),
         _ => return Err(Reject::method_not_allowed("GET, HEAD")),
     }
     let Some(role) = role else {
@@ -301,6 +309,13 @@ async fn decide<E: Engine>(
         Verb::Backup => match Arc::clone(&streams.backups).try_acquire_owned() {
             Ok(place) => backup::backup(app, place),
             Err(_) => Err(Reject::new("overloaded", "a backup is being read already")),
+        },
+        Verb::Archive => match Arc::clone(&streams.pieces).try_acquire_owned() {
+            Ok(place) => archive::archive(app, request.uri().query(), place).await,
+            Err(_) => Err(Reject::new(
+                "overloaded",
+                "a piece of the archive is being read already",
+            )),
         },
         Verb::Restore => match Arc::clone(&streams.restores).try_acquire_owned() {
             Ok(_) if request.uri().path() == codexstore_api::path::OPEN_EMPTY => {

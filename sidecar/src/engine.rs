@@ -15,6 +15,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use codexstore::archive::{Archived, Position};
 use codexstore::backup::BackupInfo;
 use codexstore::{
     Batch, Committed, Entry, Error, KeyId, Page, Program, Rewrapped, Scan, Stats, Version, Watch,
@@ -193,6 +194,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Writes a backup of the present, and says what it wrote. It may take long, and blocks.
     fn backup(&self, out: &mut impl std::io::Write) -> Result<BackupInfo>;
+
+    /// Where the store is, for those who archive it.
+    fn archive_position(&self) -> Result<Position>;
+
+    /// What was committed behind a revision of that line of history, as a piece of the archive. It reads, and blocks.
+    fn archive(&self, lineage: u64, after: u64) -> Result<Archived>;
 
     /// Which history the revisions are of. Not known before the store is open.
     fn lineage(&self) -> Result<u64>;

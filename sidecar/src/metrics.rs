@@ -4,8 +4,8 @@ mod gauges;
 mod latency;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -73,10 +73,12 @@ pub enum Operation {
     Rewrap,
     /// All files under fresh data keys: asked for, or asked about.
     Reencrypt,
+    /// A piece of the archive, of the admin listener.
+    Archive,
 }
 
 impl Operation {
-    const ALL: [Operation; 16] = [
+    const ALL: [Operation; 17] = [
         Operation::Get,
         Operation::Head,
         Operation::Put,
@@ -93,6 +95,7 @@ impl Operation {
         Operation::Restore,
         Operation::Rewrap,
         Operation::Reencrypt,
+        Operation::Archive,
     ];
 
     /// How many of them, the first ones, there are on the socket.
@@ -108,6 +111,7 @@ impl Operation {
                 | Operation::Restore
                 | Operation::Rewrap
                 | Operation::Reencrypt
+                | Operation::Archive
         )
     }
 
@@ -127,6 +131,7 @@ impl Operation {
             Operation::Restore => "restore",
             Operation::Rewrap => "rewrap",
             Operation::Reencrypt => "reencrypt",
+            Operation::Archive => "archive",
             Operation::Status => "status",
             Operation::Health => "health",
             Operation::Other => "other",
@@ -233,6 +238,8 @@ pub struct Metrics {
     accepted: AtomicU64,
     /// When a backup was last sent whole: seconds since 1970.
     backed_up: AtomicU64,
+    /// The last revision that whoever archives has said to have.
+    archived: OnceLock<AtomicU64>,
     slow: Duration,
 }
 
@@ -301,6 +308,7 @@ impl Metrics {
             connections: Arc::default(),
             accepted: AtomicU64::new(0),
             backed_up: AtomicU64::new(0),
+            archived: OnceLock::new(),
             slow,
             registry,
         }
@@ -419,6 +427,12 @@ impl Metrics {
             .store(now.map_or(0, |now| now.as_secs()), Ordering::Relaxed);
     }
 
+    /// Notes up to which revision of the present line of history everything is archived.
+    pub fn archived(&self, revision: u64) {
+        let archived = self.archived.get_or_init(AtomicU64::default);
+        archived.store(revision, Ordering::Relaxed);
+    }
+
     /// Counts what was turned away.
     pub fn turned(&self, why: Turned) {
         if let Some(counter) = self.turned.get(why as usize) {
@@ -454,6 +468,13 @@ impl Metrics {
             for (name, help, value) in reencryption(told) {
                 now.register(name, help, ConstGauge::new(value));
             }
+        }
+        if let Some(archived) = self.archived.get() {
+            now.register(
+                "archived_revision",
+                "Last revision that is archived, as whoever archives has said to this process",
+                ConstGauge::new(archived.load(Ordering::Relaxed)),
+            );
         }
         let counters: [(&str, &str, u64); 7] = [
             (
@@ -547,6 +568,9 @@ mod tests {
             Duration::ZERO,
             None,
         );
+        let none = metrics.encode(&Health::default()).unwrap();
+        assert!(!none.contains("archived_revision"));
+        metrics.archived(0);
         metrics.turned(Turned::Malformed);
         let _open = metrics.connection();
         let text = metrics.encode(&Health::default()).unwrap();
@@ -562,6 +586,7 @@ mod tests {
             // The trace of one that took so long.
             r#"le="0.0025",protocol="http",operation="put"} 1 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.002 "#,
             "codexstore_connections 1",
+            "codexstore_archived_revision 0",
             "codexstore_ready 0",
             "codexstore_sync_seconds_total 0",
             "codexstore_data_key_messages_limit 0",

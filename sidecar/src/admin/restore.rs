@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codexstore_api::bodies::RestoreTold;
+use codexstore::archive::Until;
+use codexstore_api::bodies::{ArchiveRestored, RestoreTold};
 use codexstore_api::encoding::hex;
-use codexstore_api::query::IF_EMPTY;
+use codexstore_api::query::{UNTIL_REVISION, UNTIL_TIME};
 use http::{Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,7 +19,12 @@ use tokio::time::timeout;
 use crate::engine::restore::Restorer;
 use crate::http::answer::{Body, Reject, json, status};
 use crate::http::body::drain;
+use crate::http::query::Query;
 use crate::serve::connections::Connection;
+
+/// Names of the flags of a restore.
+const IF_EMPTY: &str = "ifEmpty";
+const PIECES: &str = "pieces";
 
 /// Parts that wait to be written.
 const PARTS: usize = 2;
@@ -31,33 +37,69 @@ pub async fn restore(
     connection: &Arc<Connection>,
     patience: Duration,
 ) -> Result<Response<Body>, Reject> {
-    let if_empty = match uri.query() {
-        None => false,
-        Some(IF_EMPTY) => true,
-        Some(_) => {
-            let what = format!("a restore has no parameter but {IF_EMPTY}");
-            return Err(Reject::new("invalid-argument", what));
-        }
-    };
+    let wanted = Wanted::parse(uri.query())?;
     let (parts, next) = mpsc::channel(PARTS);
     tokio::spawn(pass_on(body, parts, Arc::clone(connection), patience));
     let restorer = Arc::clone(restorer);
     let work = spawn_blocking(move || {
         let _place = place;
         let part = Bytes::new();
-        restorer.restore(Parts { next, part }, if_empty)
+        restorer.restore(Parts { next, part }, wanted.if_empty, wanted.until)
     });
     let done = work.await.map_err(|_| ended())?.map_err(refused)?;
     json(&RestoreTold {
         lineage: done.lineage,
         revision: done.backup.envelope.revision,
         next_revision: done.next_revision,
-        sha256: hex(&done.backup.envelope.sha256),
+        sha256: hex(&done.sha256),
         entries: done.backup.contents.entries,
         root: hex(&done.backup.contents.root),
-        archive: None,
+        archive: done.archive.map(|taken| ArchiveRestored {
+            pieces: taken.pieces,
+            batches: taken.batches,
+            revision: taken.revision,
+            last_ms: taken.last_ms,
+        }),
         set_aside: done.set_aside,
     })
+}
+
+/// What a restore is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    /// Only where there is no store.
+    if_empty: bool,
+    /// Pieces of the archive come behind the backup, and are taken so far.
+    until: Option<Until>,
+}
+
+impl Wanted {
+    fn parse(query: Option<&str>) -> Result<Wanted, Reject> {
+        let wrong = |what: &str| Err(Reject::new("invalid-argument", what));
+        let mut query = Query::parse(query, &[IF_EMPTY, PIECES, UNTIL_REVISION, UNTIL_TIME])?;
+        let (if_empty, pieces) = (query.flag(IF_EMPTY)?, query.flag(PIECES)?);
+        let until = match (query.text(UNTIL_REVISION)?, query.text(UNTIL_TIME)?) {
+            (None, None) => Until::End,
+            (Some(revision), None) => match revision.parse() {
+                Ok(revision) => Until::Revision(revision),
+                Err(_) => return wrong("untilRevision is a number"),
+            },
+            (None, Some(time)) => match codexstore_api::archive::Until::time(&time) {
+                Some(codexstore_api::archive::Until::Time(ms)) => Until::Time(ms),
+                _ => return wrong("untilTime is RFC 3339, or milliseconds since 1970"),
+            },
+            (Some(_), Some(_)) => return wrong("a restore goes until a revision or a time"),
+        };
+        if !pieces && until != Until::End {
+            return wrong(
+                "only with pieces=true, and pieces of the archive, a restore goes further than its backup",
+            );
+        }
+        Ok(Wanted {
+            if_empty,
+            until: pieces.then_some(until),
+        })
+    }
 }
 
 /// Opens a store that waits for a restore without one.
@@ -125,5 +167,44 @@ impl Read for Parts {
         let (now, later) = (self.part.split_to(count), buf.get_mut(..count));
         later.unwrap_or_default().copy_from_slice(&now);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codexstore_api::query;
+
+    #[test]
+    fn what_is_asked_for_is_understood_and_nothing_else_is() {
+        let parse = |query: &str| Wanted::parse(Some(query)).map_err(|e| e.detail().to_owned());
+        let wanted = |if_empty, until| Ok(Wanted { if_empty, until });
+        assert_eq!(Wanted::parse(None).unwrap(), wanted(false, None).unwrap());
+        assert_eq!(parse(query::IF_EMPTY), wanted(true, None));
+        assert_eq!(parse(query::PIECES), wanted(false, Some(Until::End)));
+        let both = format!("{}&{}&untilRevision=7", query::IF_EMPTY, query::PIECES);
+        assert_eq!(parse(&both), wanted(true, Some(Until::Revision(7))));
+        for time in [
+            "1000",
+            "1970-01-01T00:00:01Z",
+            "1970-01-01T01:00:01%2B01:00",
+        ] {
+            let query = format!("pieces=true&untilTime={time}");
+            assert_eq!(
+                parse(&query),
+                wanted(false, Some(Until::Time(1000))),
+                "{time}"
+            );
+        }
+        for wrong in [
+            "untilRevision=7",
+            "pieces=true&untilRevision=-1",
+            "pieces=true&untilTime=noon",
+            "pieces=true&untilTime=1&untilRevision=1",
+            "ifempty=true",
+            "pieces=maybe",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -24,6 +24,8 @@ pub enum Verb {
     Health,
     /// All of its data, encrypted as it is on disk.
     Backup,
+    /// What was committed behind a revision, encrypted in the same way.
+    Archive,
     /// Other data in the place of what it has.
     Restore,
     /// The data keys of all its files under the keyring's current key.
@@ -74,7 +76,7 @@ impl Role {
         match verb {
             Verb::Health => true,
             Verb::Status | Verb::Rewrap | Verb::Reencrypt => matches!(self, Role::Operator),
-            Verb::Backup => matches!(self, Role::Backup),
+            Verb::Backup | Verb::Archive => matches!(self, Role::Backup),
             Verb::Restore => matches!(self, Role::Restore),
         }
     }
@@ -121,6 +123,8 @@ mod tests {
         assert!(Role::Backup.may(Verb::Backup) && !Role::Restore.may(Verb::Backup));
         assert!(Role::Restore.may(Verb::Restore) && !Role::Backup.may(Verb::Restore));
         assert!(!Role::Operator.may(Verb::Restore));
+        assert!(Role::Backup.may(Verb::Archive));
+        assert!(!Role::Operator.may(Verb::Archive) && !Role::Restore.may(Verb::Archive));
         for role in [Role::Backup, Role::Restore] {
             assert!(!role.may(Verb::Status) && !role.may(Verb::Rewrap) && role.may(Verb::Health));
             assert!(!role.may(Verb::Reencrypt));

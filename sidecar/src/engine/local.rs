@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use codexstore::archive::{Archived, Position};
 use codexstore::backup::BackupInfo;
+use codexstore::format::Lineage;
 use codexstore::{
     Batch, Code, Committed, Entry, Error, KeyId, Kind, Page, Program, Rewrapped, Scan, SetOptions,
     Snapshot, Store, Txn, Version, Watch,
@@ -380,6 +382,14 @@ impl Engine for Local {
 
     fn backup(&self, out: &mut impl std::io::Write) -> Result<BackupInfo> {
         Ok(self.store()?.backup(out)?)
+    }
+
+    fn archive_position(&self) -> Result<Position> {
+        Ok(self.store()?.archive_position())
+    }
+
+    fn archive(&self, lineage: u64, after: u64) -> Result<Archived> {
+        Ok(self.store()?.archive(Lineage(lineage), after)?)
     }
 
     fn lineage(&self) -> Result<u64> {

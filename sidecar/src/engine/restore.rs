@@ -7,7 +7,9 @@ use std::io::Read;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, mpsc};
 
-use codexstore::backup::{self, BackupInfo};
+use codexstore::archive::{self, Until};
+use codexstore::backup::{self, ArchiveRestored, BackupInfo};
+use codexstore::format::Digest;
 use codexstore::{
     Code, Encryption, Error, Keyring, Options, Passphrase, Replacement, Result, Store,
 };
@@ -34,6 +36,10 @@ pub struct Done {
     pub lineage: String,
     /// The revision that its first batch gets.
     pub next_revision: u64,
+    /// SHA-256 of all bytes that came.
+    pub sha256: Digest,
+    /// What was taken of pieces of the archive.
+    pub archive: Option<ArchiveRestored>,
     /// Name of the directory, beside the store's, with what was there before.
     pub set_aside: Option<String>,
 }
@@ -50,10 +56,10 @@ impl Restorer {
         Restorer { settings, orders }
     }
 
-    /// Makes a store of the backup and serves it. What was served stays beside it. It may take long, and blocks.
+    /// Makes a store of the backup, and of the pieces of the archive behind it where `until` says how far, and serves it. What was served stays beside it. It may take long, and blocks.
     ///
     /// `precondition-failed` if there is a store though it is to be restored `if_empty` only; `disk-full` if there is no room for both; the errors of [`backup::restore`]; those of opening what was restored.
-    pub fn restore(&self, from: impl Read, if_empty: bool) -> Result<Done> {
+    pub fn restore(&self, from: impl Read, if_empty: bool, until: Option<Until>) -> Result<Done> {
         let settings = &self.settings;
         if if_empty {
             self.check_empty()?;
@@ -62,12 +68,16 @@ impl Restorer {
         let staging = replacement.prepare()?;
         let options = settings.options(encryption(settings)?);
         let options = within(options, &replacement)?;
-        let restored = backup::restore(&staging, from, &options)?;
+        let restored = match until {
+            None => backup::restore(&staging, from, &options)?,
+            Some(until) => archive::restore(&staging, from, until, &options)?,
+        };
         replacement.commit()?;
         let set_aside = self.ask(Order::Replace)?;
         info!(
             revision = restored.backup.envelope.revision,
             entries = restored.backup.contents.entries,
+            archived_until = restored.archive.map(|taken| taken.revision),
             set_aside,
             "a backup was restored"
         );
@@ -75,6 +85,8 @@ impl Restorer {
             lineage: restored.lineage.to_string(),
             next_revision: restored.next_revision,
             backup: restored.backup,
+            sha256: restored.sha256,
+            archive: restored.archive,
             set_aside,
         })
     }

@@ -12,7 +12,7 @@ use crate::admin::{TLS13, ca, connect, identity, install, spawn, start};
 use crate::harness::{KEY_ID, Place, runtime};
 
 /// Bytes that do not compress.
-fn noise(len: usize) -> Vec<u8> {
+pub fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

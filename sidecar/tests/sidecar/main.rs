@@ -6,6 +6,7 @@
 
 mod access;
 mod admin;
+mod archive;
 mod backup;
 mod batch;
 mod conditions;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use codexstore_api::archive::Until;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_api::status::State;
@@ -40,12 +41,22 @@ pub async fn restore(client: &Client, bytes: &[u8], cut: bool) -> Result<Restore
     send(client, bytes, cut, false).await
 }
 
-/// Sends parts to be restored; `cut` ends them with an error.
 async fn send(
     client: &Client,
     bytes: &[u8],
     cut: bool,
     if_empty: bool,
+) -> Result<RestoreTold, Error> {
+    send_with(client, bytes, cut, if_empty, None).await
+}
+
+/// Sends parts to be restored; `cut` ends them with an error.
+pub async fn send_with(
+    client: &Client,
+    bytes: &[u8],
+    cut: bool,
+    if_empty: bool,
+    pieces: Option<Until>,
 ) -> Result<RestoreTold, Error> {
     let (parts, body) = mpsc::channel(1);
     let bytes = Bytes::copy_from_slice(bytes);
@@ -60,7 +71,11 @@ async fn send(
             let _ = parts.send(Err(io::ErrorKind::Other.into())).await;
         }
     });
-    let told = client.restore(&into("u-1", if_empty), body).await;
+    let into = RestoreInto {
+        pieces,
+        ..into("u-1", if_empty)
+    };
+    let told = client.restore(&into, body).await;
     sender.abort();
     told
 }

@@ -9,7 +9,7 @@ use crate::{
     backups::Backup,
     jobs::Job,
     kv::args as kv,
-    offline::{args as offline, backup::Restore, key::KeyCommand, keys},
+    offline::{archive::Archive, args as offline, backup::Restore, key::KeyCommand, keys},
     output::Format,
 };
 
@@ -244,13 +244,20 @@ pub enum Command {
         after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups\n  codexctl backup list -n shop"
     )]
     Backup(Backup),
-    /// Make a store of a backup
+    /// Verify the pieces of an archive
+    #[command(
+        subcommand,
+        after_help = "Example:\n  codexctl archive verify ./orders-0 --keyring /keyring"
+    )]
+    Archive(Archive),
+    /// Make a store of a backup, and of what was archived since
     ///
     /// Offline. The directory must hold nothing of a store. The store has the backup's entries, and a ledger's history,
-    /// in a new lineage far above every revision that may have been given out. All of it is there or none: until this
+    /// in a new lineage far above every revision that may have been given out. With `--archive` it has what was committed behind the
+    /// backup too: all that is there, or up to a revision or a time. All of it is there or none: until this
     /// has ended well the directory does not open, and this can be run again.
     #[command(
-        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup"
+        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup\n  codexctl restore orders.backup --archive ./orders-0 --until-time 2026-11-30T08:15:00Z --into /data/orders --keyring /keyring"
     )]
     Restore(Restore),
     /// What the Jobs of a CodexStore run

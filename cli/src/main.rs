@@ -100,6 +100,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Key(command) => offline::key(&command, format),
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
         Command::Backup(command) => backups::backup(&command, format).await,
+        Command::Archive(command) => offline::archive(&command, format),
         Command::Restore(restore) => offline::restore(&restore, format),
         Command::Job(job) => Box::pin(jobs::job(&job)).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,

@@ -9,13 +9,15 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use codexstore::{
-    Options,
+    Options, archive,
     backup::{self, Contents, Envelope},
+    format::{Header, PAGE},
 };
-use codexstore_api::{encoding::hex, time::rfc3339};
+use codexstore_api::{archive::Until, encoding::hex, time::rfc3339};
 use serde_json::{Value, json};
 
 use super::{
+    archive::Pieces,
     args::{Keys, KeysIfAny, StrategyName},
     progress::Bar,
 };
@@ -38,6 +40,38 @@ pub struct Restore {
     /// The strategy of the store that was backed up
     #[arg(long, value_enum, default_value = "snapshot")]
     pub strategy: StrategyName,
+    /// Directory of the member's archive as it was downloaded: take what was committed behind the backup
+    #[arg(long, value_name = "DIR")]
+    pub archive: Option<PathBuf>,
+    /// Of the archive, up to this revision and with it
+    #[arg(
+        long,
+        value_name = "REVISION",
+        requires = "archive",
+        conflicts_with = "until_time"
+    )]
+    pub until_revision: Option<u64>,
+    /// Of the archive, what was committed at this time or before: RFC 3339, or milliseconds since 1970
+    #[arg(long, value_name = "TIME", requires = "archive", value_parser = point_in_time)]
+    pub until_time: Option<u64>,
+}
+
+fn point_in_time(text: &str) -> Result<u64, String> {
+    match Until::time(text) {
+        Some(Until::Time(ms)) => Ok(ms),
+        _ => Err("a time is like 2026-11-30T08:15:00Z".to_owned()),
+    }
+}
+
+impl Restore {
+    /// How far the archive is taken.
+    fn until(&self) -> Until {
+        match (self.until_revision, self.until_time) {
+            (Some(revision), _) => Until::Revision(revision),
+            (None, Some(ms)) => Until::Time(ms),
+            (None, None) => Until::End,
+        }
+    }
 }
 
 /// `backup verify`.
@@ -92,10 +126,22 @@ pub fn list(dir: &Path, format: Format) -> Result<()> {
 pub fn restore(args: &Restore, format: Format) -> Result<()> {
     let mut options = Options::new(args.keys.encryption()?);
     options.strategy = args.strategy.into();
-    let from = Watched::open(&args.file, "restoring")?;
-    let restored = backup::restore(&args.into, from, &options)
-        .with_context(|| format!("restore into {}", args.into.display()))?;
-    let more = vec![
+    let mut from = Watched::open(&args.file, "restoring")?;
+    let restored = match &args.archive {
+        None => backup::restore(&args.into, from, &options),
+        Some(dir) => {
+            let until = args.until();
+            from.add_pieces(dir, until)?;
+            let until = match until {
+                Until::End => archive::Until::End,
+                Until::Revision(revision) => archive::Until::Revision(revision),
+                Until::Time(ms) => archive::Until::Time(ms),
+            };
+            archive::restore(&args.into, from, until, &options)
+        }
+    };
+    let restored = restored.with_context(|| format!("restore into {}", args.into.display()))?;
+    let mut more = vec![
         ("Restored to", "restoredTo", json!(args.into)),
         (
             "Its lineage",
@@ -108,6 +154,19 @@ pub fn restore(args: &Restore, format: Format) -> Result<()> {
             json!(restored.next_revision),
         ),
     ];
+    if let Some(taken) = &restored.archive {
+        let at = taken.last_ms.and_then(rfc3339);
+        more.extend([
+            ("Pieces of the archive", "pieces", json!(taken.pieces)),
+            ("Batches of them", "batches", json!(taken.batches)),
+            (
+                "Restored revision",
+                "restoredRevision",
+                json!(taken.revision),
+            ),
+            ("Committed at", "restoredAt", json!(at)),
+        ]);
+    }
     let backup = restored.backup;
     show(&backup.envelope, Some(&backup.contents), more, format)
 }
@@ -194,6 +253,25 @@ impl Watched {
             done: 0,
             bar: Bar::of_bytes(doing),
         })
+    }
+}
+
+impl Watched {
+    /// Has the pieces follow that lead from the backup to `until`, of those below `dir`.
+    fn add_pieces(&mut self, dir: &Path, until: Until) -> Result<()> {
+        let mut page = Vec::new();
+        let first = &mut self.from;
+        let read = first.take(PAGE as u64).read_to_end(&mut page);
+        read.context("read the backup")?;
+        let row = Pieces::choose(
+            dir,
+            &Header::decode(&page).context("read the backup")?,
+            until,
+        )?;
+        self.len = self.len.map(|len| len + row.bytes);
+        let rest = std::mem::replace(&mut self.from, Box::new(io::empty()));
+        self.from = Box::new(io::Cursor::new(page).chain(rest).chain(row));
+        Ok(())
     }
 }
 

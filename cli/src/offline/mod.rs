@@ -2,6 +2,7 @@
 //!
 //! Thin over [`codexstore::offline`]: here are arguments, progress, and how things are shown.
 
+pub mod archive;
 pub mod args;
 pub mod backup;
 mod convert;
@@ -18,6 +19,7 @@ mod source;
 mod unseal;
 mod verify;
 
+pub use archive::archive;
 pub use args::Conflict;
 pub use backup::restore;
 pub use convert::convert;

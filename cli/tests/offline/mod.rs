@@ -1,5 +1,6 @@
 //! The offline commands on stores that the library wrote.
 
+mod archive;
 mod backup;
 mod inspect;
 mod key;

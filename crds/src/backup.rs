@@ -10,6 +10,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::archive::Continuous;
 pub use crate::destination::{Azure, Destination, Gcs, LocalRef, S3, ServerSideEncryption};
 
 /// Backups of a store's members.
@@ -40,6 +41,11 @@ pub struct BackupPolicy {
 
     /// Where backups are kept: exactly one of `claim`, `s3`, `gcs` and `azure`.
     pub destination: Destination,
+
+    /// Stores what members write all the time, between backups: a member whose volume is gone loses seconds, and any time within
+    /// `keep` can be restored. `continuous: {}` takes the defaults. Needs `volume.claim`, since it takes lasting members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuous: Option<Continuous>,
 
     /// How long backups are kept; by default the last 7.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! The CodexBackup resource: one backup of a store's members.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -146,6 +146,9 @@ pub struct BackupMember {
     /// The revision that it shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
+    /// When it began to be read: the store's time, which is not before that of the revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<MicroTime>,
     /// Line of history of that revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

@@ -1,6 +1,6 @@
 //! The CodexRestore resource: one restore of members of a store.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,10 @@ pub const MAX_RESTORE_NAME: usize = 59;
 #[x_kube(validation = Rule::new("self == oldSelf").message("a CodexRestore cannot be changed: create another one"))]
 #[x_kube(validation = Rule::new("!has(self.fromStoreRef) || self.fromStoreRef.name != self.storeRef.name").message("fromStoreRef is for another store's data, and names the store itself: drop it to restore the store's own backups"))]
 #[x_kube(validation = Rule::new("!has(self.fromStoreRef) || !self.onStart").message("onStart restores a store's own backups: drop it, or drop fromStoreRef"))]
+#[x_kube(validation = Rule::new("!has(self.pointInTime) || !has(self.backupRef)").message("pointInTime chooses the backup by itself: drop backupRef, or drop pointInTime to restore that backup alone"))]
+#[x_kube(validation = Rule::new("!has(self.pointInTime) || !self.onStart").message("onStart restores the latest: drop it, or drop pointInTime"))]
+#[x_kube(validation = Rule::new("!has(self.pointInTime) || !has(self.fromStoreRef)").message("a copy is of one backup, and not of a point in time: drop pointInTime, and name a backup with backupRef"))]
+#[x_kube(validation = Rule::new("!has(self.pointInTime) || !has(self.pointInTime.revision) || (has(self.members) && self.members.size() == 1)").message("a revision is one member's: name that member with `members: [{pod: NAME}]`, or write pointInTime.time"))]
 pub struct CodexRestoreSpec {
     /// The CodexStore in the same namespace whose members get other data. It needs `spec.backup`, which says where backups are.
     pub store_ref: LocalRef,
@@ -54,6 +58,12 @@ pub struct CodexRestoreSpec {
     /// CodexBackup of that store; without it, that store's latest in which every member is stored and that was not found broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_ref: Option<LocalRef>,
+
+    /// A time, or a revision, that members go back to: a backup from before it, and what was archived since, up to there. Needs
+    /// `backup.continuous` of the store to have been there at that time. Without it the latest: of each member the newest backup,
+    /// and all that was archived since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point_in_time: Option<PointInTime>,
 
     /// The members to restore; without it all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -71,6 +81,20 @@ pub struct CodexRestoreSpec {
     /// and has one of which there is no backup begin empty. The operator makes such ones.
     #[serde(default)]
     pub on_start: bool,
+}
+
+/// Exactly one of a time and a revision.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.time) != has(self.revision)").message("pointInTime needs exactly one of `time: \"2026-01-31T12:00:00Z\"` and `revision: 1000`"))]
+pub struct PointInTime {
+    /// Everything that was written up to this time is there, and nothing later; by the clocks of the members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+    /// The last revision that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub revision: Option<i64>,
 }
 
 /// A member to restore.
@@ -153,7 +177,10 @@ pub struct RestoredMember {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub backup: Option<String>,
-    /// The revision that the backup shows; what the member does next has a much higher one.
+    /// Time of the last write that it has, where that is known: one that came from the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored_to: Option<MicroTime>,
+    /// The last revision that it has; what the member does next has a much higher one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
     /// Entries.

@@ -3,6 +3,7 @@
 //! Each does one thing with as little as that needs: taking one mounts the certificate for members and no key, verifying
 //! one mounts the keyring and no certificate, deleting one neither. They run `codexctl`, which is in the operator's image.
 
+mod archiver;
 mod pod;
 mod restore;
 
@@ -18,6 +19,9 @@ use crate::codex_backup::{BackupMember, CodexBackup, StoredKeyring};
 use crate::desired::{labels, owner_reference, store_name};
 use crate::names;
 use crate::store::CodexStore;
+pub use archiver::{
+    ARCHIVE, archive_binding, archive_directory, archive_record, archive_role, archiver,
+};
 use pod::{job_spec, pod_labels};
 pub use restore::{
     Origin, SOURCE_KEYRING_DIR, copy_job, recorded, restore_job, restore_job_name, restored_from,

@@ -29,6 +29,8 @@ pub mod status;
 
 pub mod backup;
 
+pub mod archive;
+
 pub mod destination;
 
 pub mod codex_backup;

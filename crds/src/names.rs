@@ -16,6 +16,10 @@ pub const BACKUP_LABEL: &str = "codexstore.dev/backup";
 pub const RESTORE_LABEL: &str = "codexstore.dev/restore";
 /// Label of a CodexBackup that a scheduled Job made and takes: the Job's name. No other Job is made for it.
 pub const JOB_LABEL: &str = "codexstore.dev/job";
+/// Label of a CodexBackup that the archiver asked for, since the pieces that it stores need one that they follow.
+pub const ARCHIVE_BASE_LABEL: &str = "codexstore.dev/archive-base";
+/// Label of the archiver's pod: the store's name.
+pub const ARCHIVER_LABEL: &str = "codexstore.dev/archiver";
 /// Finalizer of a CodexBackup: what is stored is deleted first.
 pub const STORED_FINALIZER: &str = "codexstore.dev/stored-backup";
 /// Label of the keyring Secret, by which a recreated store finds it.
@@ -161,6 +165,20 @@ pub fn jobs_account(store: &str) -> String {
 pub fn backup_lease(store: &str) -> String {
     format!("cxs-{store}-backup")
 }
+
+/// Deployment that archives what members write.
+pub fn archiver(store: &str) -> String {
+    format!("cxs-{store}-archiver")
+}
+
+/// `ConfigMap` with the record of a store's archive, which outlives the CodexStore, as the pieces do; and the Role and binding by
+/// which the store's Jobs read and write it.
+pub fn archive_record(store: &str) -> String {
+    format!("cxs-{store}-archive")
+}
+
+/// Entry of that `ConfigMap` with the record.
+pub const ARCHIVE_RECORD: &str = "record.json";
 
 /// All Secrets that the operator makes for a store: none of them is for a container of the user's.
 pub fn secrets(store: &str) -> [String; 6] {

@@ -1,6 +1,6 @@
 //! Which backups have expired, and which are to be verified: pure functions of what there is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{Timestamp, civil::Date, tz::TimeZone};
 
@@ -48,6 +48,37 @@ pub fn expired<'a>(
         .filter(|name| !kept.contains(name) && !used.contains(*name))
         .map(str::to_owned)
         .collect()
+}
+
+/// The backups without which a continuous archive does not go back to `cut`, by name: of each line of history of a member that
+/// went on after that, the latest from before it, or else the first. `over` says of a pod and a line that it ended before.
+pub fn followed<'a>(
+    backups: impl IntoIterator<Item = &'a CodexBackup>,
+    cut: Timestamp,
+    over: impl Fn(&str, &str) -> bool,
+) -> BTreeSet<String> {
+    let mut lines: BTreeMap<(&str, &str), Vec<(Timestamp, &str)>> = BTreeMap::new();
+    for backup in backups {
+        let (Some(seen), Some(status)) = (Seen::of(backup), &backup.status) else {
+            continue;
+        };
+        if !seen.usable || status.verified() == Some(false) {
+            continue;
+        }
+        for member in status.members.iter().filter(|member| member.stored) {
+            let lineage = member.lineage.as_deref().unwrap_or_default();
+            let line = lines.entry((&member.pod, lineage)).or_default();
+            line.push((seen.at, seen.name));
+        }
+    }
+    let needed = lines
+        .iter()
+        .filter(|((pod, lineage), _)| !over(pod, lineage));
+    let needed = needed.filter_map(|(_, line)| {
+        let before = line.iter().filter(|(at, _)| *at <= cut).max();
+        before.or_else(|| line.iter().min())
+    });
+    needed.map(|(_, name)| (*name).to_owned()).collect()
 }
 
 /// A period: its date, and its hour where that counts.
@@ -315,6 +346,43 @@ mod tests {
             );
         }
         assert_eq!(all[0].metadata.name.as_deref(), Some("b399"));
+    }
+
+    #[test]
+    fn what_an_archive_follows_stays_for_as_long_as_it_goes_back() {
+        let of = |name: &str, at: &str, lineage: &str| {
+            let mut backup = backup(name, at, phase::SUCCEEDED, None);
+            let member = crate::codex_backup::BackupMember {
+                pod: "web-0".to_owned(),
+                stored: true,
+                lineage: Some(lineage.to_owned()),
+                ..Default::default()
+            };
+            backup.status.as_mut().unwrap().members = vec![member];
+            backup
+        };
+        let all = [
+            of("a", "2026-11-01T00:00:00Z", "one"),
+            of("b", "2026-11-02T00:00:00Z", "one"),
+            of("c", "2026-11-04T00:00:00Z", "one"),
+            of("d", "2026-11-05T00:00:00Z", "two"),
+            of("e", "2026-11-06T00:00:00Z", "two"),
+        ];
+        let followed = |cut: &str, over: &str| {
+            let kept = followed(&all, cut.parse().unwrap(), |_, lineage| lineage == over);
+            kept.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(followed("2026-11-03T00:00:00Z", ""), "b d");
+        assert_eq!(followed("2026-11-05T12:00:00Z", ""), "c d");
+        assert_eq!(followed("2026-11-07T00:00:00Z", "one"), "e");
+        assert_eq!(followed("2026-10-01T00:00:00Z", ""), "a d");
+        let mut broken = all.to_vec();
+        let bad = backup("b", "2026-11-02T00:00:00Z", phase::SUCCEEDED, Some(false));
+        broken[1].status.as_mut().unwrap().conditions = bad.status.unwrap().conditions;
+        let kept = super::followed(&broken, "2026-11-03T00:00:00Z".parse().unwrap(), |_, _| {
+            false
+        });
+        assert!(kept.contains("a") && !kept.contains("b"));
     }
 }
 

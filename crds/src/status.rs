@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::ArchiveStatus;
+
 /// Members listed one by one; above that only the counts are complete.
 pub const MAX_MEMBERS: usize = 500;
 /// Keys listed one by one.
@@ -80,12 +82,17 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
 
+    /// The continuous archive, as far as its record says. Absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveStatus>,
+
     /// The members, sorted by pod; at most 500.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<MemberStatus>,
 
-    /// Ready, Progressing, Degraded, `KeysReady`, `KeyEscrowed` where there are keys, and `LastBackupSucceeded` where there are to be backups.
+    /// Ready, Progressing, Degraded, `KeysReady`, `KeyEscrowed` where there are keys, and `LastBackupSucceeded` where there are to be backups, and
+    /// `ArchiveCurrent` where there is to be an archive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -326,6 +333,8 @@ pub mod condition {
     pub const DEGRADED: &str = "Degraded";
     /// The latest backup that has ended is whole.
     pub const LAST_BACKUP_SUCCEEDED: &str = "LastBackupSucceeded";
+    /// All that members have written is archived, but for the last seconds, and a restore can use it.
+    pub const ARCHIVE_CURRENT: &str = "ArchiveCurrent";
     /// The keyring is there and well-formed.
     pub const KEYS_READY: &str = "KeysReady";
     /// The keyring is sealed to the recipients that the spec names, as it is now.

@@ -173,6 +173,7 @@ fn defaults_of_the_schema_and_of_the_types_are_the_same() {
         "{encryption: {none: {}}}",
         "{volume: {ephemeral: {}}}",
         "{volume: {claim: {size: 1Gi}}}",
+        "{backup: {destination: {claim: b}, continuous: {}}}",
         "{resources: {limits: {cpu: 1}}}",
         "{resources: {requests: {}}}",
     ] {
@@ -203,7 +204,6 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
         "{backup: {destination: {s3: {bucket: bkt, serverSideEncryption: AES256}}}}",
         "{backup: {destination: {s3: {bucket: bkt, serverSideEncryption: KMS, kmsKeyId: k}}}}",
         "{restore: {}}",
-        "{volume: {claim: {size: 1Gi}}, restore: {onStart: IfEmpty}, backup: {destination: {claim: b}}}",
     ] {
         valid(spec);
     }
@@ -409,6 +409,70 @@ fn a_copy_is_of_another_store_and_asked_for_by_somebody() {
     assert!(same.contains("names the store itself"), "{same}");
     let start = check("{storeRef: {name: a}, fromStoreRef: {name: b}, onStart: true}");
     assert!(start.contains("drop fromStoreRef"), "{start}");
+}
+
+#[test]
+fn an_archive_takes_lasting_members_and_times_that_make_sense() {
+    let spec = |volume: &str, continuous: &str| {
+        format!(
+            "{{volume: {{{volume}}}, backup: {{destination: {{claim: b}}, continuous: {{{continuous}}}}}}}"
+        )
+    };
+    let claim = "claim: {size: 1Gi}";
+    valid(&spec(claim, ""));
+    valid(&spec(claim, "interval: 1h, keep: 1h"));
+    let lasting = "backup.continuous needs `volume.claim`";
+    invalid(&spec("ephemeral: {}", ""), lasting);
+    invalid(&spec("podVolume: work", ""), lasting);
+    for (continuous, words) in [
+        ("interval: 0s", "write for example 5s"),
+        ("interval: 61m", "write for example 5s"),
+        ("interval: ''", "write for example 5s"),
+        ("keep: 59m", "write for example 168h"),
+    ] {
+        invalid(&spec(claim, continuous), words);
+    }
+}
+
+#[test]
+fn a_point_in_time_is_one_and_chooses_its_backup_itself() {
+    let schema = serde_json::to_value(schema_of(manifest::restore_crd())).unwrap();
+    let check = |spec: &str| {
+        let spec: Value =
+            serde_yaml::from_str(&format!("{{storeRef: {{name: a}}, {spec}}}")).unwrap();
+        let restore = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
+            "metadata": {"name": "r"}, "spec": spec});
+        broken_in(&schema, &apply_defaults(&schema, &restore), None).join("; ")
+    };
+    let time = "pointInTime: {time: '2026-11-30T12:00:00Z'}";
+    let revision = "pointInTime: {revision: 7}";
+    assert_eq!(check(time), "");
+    assert_eq!(check(&format!("{revision}, members: [{{pod: web-0}}]")), "");
+    for (spec, words) in [
+        ("pointInTime: {}".to_owned(), "exactly one of"),
+        (
+            "pointInTime: {time: '2026-11-30T12:00:00Z', revision: 7}, members: [{pod: web-0}]"
+                .to_owned(),
+            "exactly one of",
+        ),
+        (revision.to_owned(), "a revision is one member's"),
+        (
+            format!("{revision}, members: [{{pod: web-0}}, {{pod: web-1}}]"),
+            "a revision is one member's",
+        ),
+        (format!("{time}, backupRef: {{name: b}}"), "drop backupRef"),
+        (
+            format!("{time}, onStart: true"),
+            "onStart restores the latest",
+        ),
+        (
+            format!("{time}, fromStoreRef: {{name: b}}"),
+            "a copy is of one backup",
+        ),
+    ] {
+        let said = check(&spec);
+        assert!(said.contains(words), "{spec}: {said}");
+    }
 }
 
 #[test]

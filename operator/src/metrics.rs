@@ -87,6 +87,10 @@ pub struct Metrics {
     pub backup_succeeded: Family<StoreLabels, Gauge>,
     /// When the latest backup that is stored ended.
     pub backup_timestamp: Family<StoreLabels, Gauge>,
+    /// By how many seconds the archive is behind.
+    pub archive_behind: Family<StoreLabels, Gauge>,
+    /// 0 when not all is archived, or it cannot be restored.
+    pub archive_current: Family<StoreLabels, Gauge>,
     /// When certificates expire.
     pub certificate_expiry: Family<CertificateLabels, Gauge>,
     /// Admissions by decision.
@@ -122,6 +126,8 @@ impl Default for Metrics {
             backup_overdue: Family::default(),
             backup_succeeded: Family::default(),
             backup_timestamp: Family::default(),
+            archive_behind: Family::default(),
+            archive_current: Family::default(),
             certificate_expiry: Family::default(),
             webhook_decisions: Family::default(),
             webhook_duration: Family::new_with_constructor(seconds),
@@ -236,6 +242,16 @@ impl Metrics {
                 "When the latest backup that is stored ended, in unix seconds",
                 &self.backup_timestamp,
             ),
+            (
+                "archive_behind_seconds",
+                "By how much the continuous archive of the store is behind its members",
+                &self.archive_behind,
+            ),
+            (
+                "archive_current",
+                "0 when not all that members have written is archived, or it cannot be restored from the archive",
+                &self.archive_current,
+            ),
         ];
         for (name, help, family) in all {
             registry.register(name, help, family.clone());
@@ -273,6 +289,12 @@ impl Metrics {
         self.backup_timestamp.remove(labels);
     }
 
+    /// Forgets the archive of a store that has none any more.
+    pub fn forget_archive(&self, labels: &StoreLabels) {
+        self.archive_behind.remove(labels);
+        self.archive_current.remove(labels);
+    }
+
     /// Forgets a store that is gone: a series that stays would look like a store that stays.
     pub fn forget(&self, labels: &StoreLabels) {
         self.members_ready.remove(labels);
@@ -286,6 +308,7 @@ impl Metrics {
         self.key_reencryption_left.remove(labels);
         self.key_exposed_backups.remove(labels);
         self.forget_backups(labels);
+        self.forget_archive(labels);
         for certificate in [
             "ca",
             "server",

@@ -134,12 +134,17 @@ namespaceSelector:
 - apiGroups: [batch]
   resources: [cronjobs]
   verbs: [get, create, patch, delete]
+# The archivers of stores.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, create, patch]
-# Accounts of Jobs are bound to one ClusterRole, and to no other.
+# Accounts of Jobs are bound to one ClusterRole, and to a Role that lets them read and write the ConfigMap with the record of their store's
+# archive. The API server lets the operator put no more into a Role than it may do itself.
 - apiGroups: [rbac.authorization.k8s.io]
-  resources: [rolebindings]
+  resources: [roles, rolebindings]
   verbs: [get, create, patch]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]

@@ -186,6 +186,21 @@ mod tests {
                 "shop/orders/now/b.json"
             ]
         );
+        let piece = "shop/orders/_archive/web-0/0f/1/a.piece";
+        for new in [true, false] {
+            let put = destination.put_new(piece, Bytes::from_static(b"first"));
+            assert_eq!(put.await.unwrap(), new);
+        }
+        assert_eq!(destination.list("shop/orders").await.unwrap().len(), 3);
+        let mut walked = Vec::new();
+        let visit = |path: &str| walked.push(path.to_owned());
+        destination
+            .walk("shop/orders/_archive", visit)
+            .await
+            .unwrap();
+        assert_eq!(walked, [piece]);
+        destination.delete(piece).await.unwrap();
+        destination.delete(piece).await.unwrap();
         let lost = destination.create("shop/orders/now/c.backup").unwrap();
         lost.abandon().await;
         assert!(destination.read("shop/orders/now/c.backup").await.is_err());
@@ -386,7 +401,10 @@ mod tests {
         println!("after {:?}: {error}", began.elapsed());
         assert!(began.elapsed() < 3 * AWAY, "{:?}", began.elapsed());
         let there = Destination::of(&s3_at(&server())).unwrap();
-        assert_eq!(there.list("net/orders/dies").await.unwrap(), [""; 0]);
+        let left = there.list("net/orders").await.unwrap();
+        assert_eq!(left.len(), 2, "{left:?}");
+        let dies = |path: &String| path.starts_with("net/orders/dies/");
+        assert!(!left.iter().any(dies), "{left:?}");
         for name in ["slow", "dies-and-comes-back"] {
             there
                 .delete_all(&format!("net/orders/{name}"))

@@ -1,9 +1,10 @@
 //! What Jobs read from and write to the API server.
 
 use anyhow::{Context, Result};
+use codexstore_crds::archive::Record;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Config, Resource};
@@ -79,6 +80,43 @@ impl Cluster {
             Ok(made) => Ok(made),
             Err(kube::Error::Api(answer)) if answer.code == 409 => self.backup(name).await,
             Err(error) => Err(error).with_context(|| format!("create cxb/{name}")),
+        }
+    }
+
+    fn maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The record of a store's archive, as it is kept; none if there is no such `ConfigMap`.
+    pub async fn record(&self, store: &str) -> Result<Option<ConfigMap>> {
+        let name = names::archive_record(store);
+        let found = self.maps().get_opt(&name).await;
+        found.with_context(|| format!("read the ConfigMap {name}"))
+    }
+
+    /// Writes the record in the place of what was read in `version`, and says which version that is; none if it is another one by
+    /// now.
+    pub async fn write_record(
+        &self,
+        store: &str,
+        version: Option<&str>,
+        record: &Record,
+    ) -> Result<Option<String>> {
+        let name = names::archive_record(store);
+        let text = serde_json::to_string(record).context("make JSON")?;
+        let patch = json!({
+            "metadata": {"resourceVersion": version},
+            "data": {names::ARCHIVE_RECORD: text},
+        });
+        let params = PatchParams::default();
+        match self
+            .maps()
+            .patch(&name, &params, &Patch::Merge(patch))
+            .await
+        {
+            Ok(written) => Ok(Some(written.metadata.resource_version.unwrap_or_default())),
+            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("write the ConfigMap {name}")),
         }
     }
 

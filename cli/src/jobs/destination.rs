@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use codexstore_crds::backup as crd;
-use codexstore_crds::jobs::{CA_FILE, DESTINATION_DIR};
+use codexstore_crds::jobs::{ARCHIVE, CA_FILE, DESTINATION_DIR};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::buffered::BufWriter;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -24,6 +24,8 @@ use super::bucket;
 const PART: usize = 8 << 20;
 /// Parts that are on their way at once.
 const PARTS: usize = 2;
+/// Directories that are listed at once.
+const LISTS: usize = 8;
 
 /// A place that keeps backups.
 #[derive(Debug)]
@@ -91,7 +93,72 @@ impl Destination {
         put.with_context(|| format!("write {at}"))
     }
 
-    /// Paths of the files in the directories below one: none if that is not there. What cannot be read is an error.
+    /// Writes a file that may be there already, and says whether it was not.
+    pub async fn put_new(&self, path: &str, bytes: Bytes) -> Result<bool> {
+        match self {
+            Destination::Dir(_) => {
+                let mut upload = self.create(path)?;
+                upload.write(bytes).await?;
+                match upload.finish().await {
+                    Err(error) if is_there(&error) => Ok(false),
+                    done => done.map(|()| true),
+                }
+            }
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                let payload = PutPayload::from_bytes(bytes);
+                match store.put_opts(&at, payload, PutMode::Create.into()).await {
+                    Ok(_) => Ok(true),
+                    Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+                    Err(error) => Err(bucket::told(error)).with_context(|| format!("write {at}")),
+                }
+            }
+        }
+    }
+
+    /// Deletes a file. One that is not there is deleted.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        match self {
+            Destination::Dir(root) => match std::fs::remove_file(root.join(path)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done.with_context(|| format!("delete {}", root.join(path).display())),
+            },
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                match store.delete(&at).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(bucket::told(error)).with_context(|| format!("delete {at}")),
+                }
+            }
+        }
+    }
+
+    /// Visits the paths of all files below a directory, however deep: none if that is not there. What cannot be read is an error.
+    pub async fn walk(&self, directory: &str, mut visit: impl FnMut(&str)) -> Result<()> {
+        match self {
+            Destination::Dir(root) => {
+                let list = || format!("list {}", root.join(directory).display());
+                // A destination that is not mounted is not an empty one.
+                std::fs::read_dir(root).with_context(list)?;
+                walk(root, directory, &mut visit).with_context(list)
+            }
+            Destination::Bucket { store, prefix } => {
+                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let mut found = store.list(Some(&at));
+                while let Some(object) = found.next().await {
+                    let object = object.map_err(bucket::told);
+                    let object = object.with_context(|| format!("list {at}"))?;
+                    if let Some(path) = object.location.as_ref().strip_prefix(prefix.as_str()) {
+                        visit(path);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Paths of the files in the directories below one, without its archive: none if that is not there. What cannot be read is an
+    /// error.
     pub async fn list(&self, directory: &str) -> Result<Vec<String>> {
         match self {
             Destination::Dir(root) => {
@@ -102,10 +169,22 @@ impl Destination {
             }
             Destination::Bucket { store, prefix } => {
                 let at = object_store::path::Path::from(format!("{prefix}{directory}"));
-                let found = store.list(Some(&at)).try_collect::<Vec<_>>().await;
-                let found = found.map_err(bucket::told);
-                let found = found.with_context(|| format!("list {at}"))?;
-                let paths = found.iter().map(|object| object.location.as_ref());
+                let list = || format!("list {at}");
+                // One by one: an archive has very many files, which nobody wants here.
+                let below = store.list_with_delimiter(Some(&at)).await;
+                let below = below.map_err(bucket::told).with_context(list)?.common_prefixes;
+                let below = below.into_iter().filter(|one| !is_archive(one.as_ref()));
+                let found: Vec<Vec<_>> = futures::stream::iter(below)
+                    .map(|one| async move { store.list(Some(&one)).try_collect::<Vec<_>>().await })
+                    .buffered(LISTS)
+                    .try_collect()
+                    .await
+                    .map_err(bucket::told)
+                    .with_context(list)?;
+                let paths = found
+                    .iter()
+                    .flatten()
+                    .map(|object| object.location.as_ref());
                 let own = paths.filter_map(|path| path.strip_prefix(prefix.as_str()));
                 Ok(own.map(str::to_owned).collect())
             }
@@ -128,25 +207,6 @@ impl Destination {
                 let found = found.with_context(|| format!("read {at}"))?;
                 let stream = found.into_stream().map_err(io::Error::other);
                 Ok(Box::pin(tokio_util::io::StreamReader::new(stream)))
-            }
-        }
-    }
-
-    /// Deletes a file. One that is not there is deleted.
-    pub async fn delete(&self, path: &str) -> Result<()> {
-        match self {
-            Destination::Dir(root) => match std::fs::remove_file(root.join(path)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("delete {path}"))
-                }
-                _ => Ok(()),
-            },
-            Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{path}"));
-                match store.delete(&at).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                    Err(error) => Err(bucket::told(error)).with_context(|| format!("delete {at}")),
-                }
             }
         }
     }
@@ -272,7 +332,37 @@ fn told(error: io::Error) -> anyhow::Error {
     error
 }
 
-/// The files in the directories below one within `root`.
+/// Whether a directory is the archive beside a store's backups.
+fn is_archive(directory: &str) -> bool {
+    directory.rsplit('/').next() == Some(ARCHIVE)
+}
+
+/// Whether a file was not written since there is one of its name.
+fn is_there(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+}
+
+/// All files below a directory within `root`.
+fn walk(root: &Path, directory: &str, visit: &mut impl FnMut(&str)) -> io::Result<()> {
+    let entries = match std::fs::read_dir(root.join(directory)) {
+        // Deleted meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            walk(root, &path, visit)?;
+        } else {
+            visit(&path);
+        }
+    }
+    Ok(())
+}
+
+/// The files in the directories below one within `root`, but not in its archive.
 fn files(root: &Path, directory: &str) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     let names = |directory: &str| -> io::Result<Vec<String>> {
@@ -292,6 +382,9 @@ fn files(root: &Path, directory: &str) -> io::Result<Vec<String>> {
         }
     };
     for one in names(directory)? {
+        if one == ARCHIVE {
+            continue;
+        }
         let one = format!("{directory}/{one}");
         found.extend(names(&one)?.into_iter().map(|file| format!("{one}/{file}")));
     }
@@ -481,5 +574,41 @@ mod tests {
             file.read_to_end(&mut bytes).await.unwrap();
             assert!(bytes == vec![7; 8 * (256 << 10)]);
         });
+    }
+
+    #[tokio::test]
+    async fn an_archive_is_walked_and_is_not_among_the_backups() {
+        let root = tempfile::tempdir().unwrap();
+        let destination = Destination::Dir(root.path().to_owned());
+        let piece = "shop/orders/_archive/web-0/0f/1/a.k.piece";
+        let put = async |path: &str, text: &'static str| {
+            let bytes = Bytes::from_static(text.as_bytes());
+            destination.put_new(path, bytes).await.unwrap()
+        };
+        assert!(put(piece, "first").await);
+        assert!(!put(piece, "second").await, "it is there");
+        assert!(put("shop/orders/now/x.json", "{}").await);
+        let mut text = String::new();
+        let mut file = destination.read(piece).await.unwrap();
+        file.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "first");
+        assert_eq!(
+            destination.list("shop/orders").await.unwrap(),
+            ["shop/orders/now/x.json"]
+        );
+        let walked = async |directory: &str| {
+            let mut all = Vec::new();
+            let visit = |path: &str| all.push(path.to_owned());
+            destination.walk(directory, visit).await.unwrap();
+            all
+        };
+        // Nothing else is left of the second one.
+        assert_eq!(walked("shop/orders/_archive").await, [piece]);
+        assert_eq!(walked("shop/other").await, [""; 0]);
+        destination.delete(piece).await.unwrap();
+        destination.delete(piece).await.unwrap();
+        assert_eq!(walked("shop/orders/_archive").await, [""; 0]);
+        let gone = Destination::Dir(root.path().join("not-mounted"));
+        assert!(gone.walk("shop/orders", |_| ()).await.is_err());
     }
 }

@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use super::destination::Destination;
+use super::plan::Stored;
 use super::source::Source;
 
 /// Bytes that are sent at a time.
@@ -44,20 +45,62 @@ impl Keys {
     }
 }
 
+/// What a member gets.
+pub struct Parcel<'a> {
+    /// The backup.
+    pub source: &'a Source,
+    /// What is stored of the member in it.
+    pub stored: &'a BackupMember,
+    /// Those that a copy is handed over with.
+    pub keys: Option<&'a Keys>,
+    /// The pieces of the archive that follow, in order.
+    pub pieces: &'a [&'a Stored],
+}
+
 /// Passes the bytes of a stored member on, the last of them once it is certain that they are those that were stored: a
 /// member that does not get them all changes nothing. With `keys`, the copy's keyring opens what arrives.
+///
+/// The pieces of the archive that follow have no sum anywhere but in themselves, which the member verifies.
 pub async fn feed(
     destination: &Destination,
-    source: &Source,
-    stored: &BackupMember,
-    keys: Option<&Keys>,
+    parcel: &Parcel<'_>,
     parts: mpsc::Sender<io::Result<Bytes>>,
 ) -> Result<()> {
-    let fed = pass_on(destination, source, stored, keys, &parts).await;
+    let fed = pass_all_on(destination, parcel, &parts).await;
     if fed.is_err() {
         let _ = parts.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
     }
     fed
+}
+
+async fn pass_all_on(
+    destination: &Destination,
+    parcel: &Parcel<'_>,
+    parts: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<()> {
+    let Parcel {
+        source,
+        stored,
+        keys,
+        pieces,
+    } = parcel;
+    pass_on(destination, source, stored, *keys, parts).await?;
+    for piece in *pieces {
+        let read = || format!("read {}", piece.path);
+        let mut file = destination.read(&piece.path).await?;
+        loop {
+            let mut part = vec![0; PART];
+            let read = file.read(&mut part).await.with_context(read)?;
+            if read == 0 {
+                break;
+            }
+            part.truncate(read);
+            if parts.send(Ok(Bytes::from(part))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn pass_on(
@@ -115,6 +158,7 @@ mod tests {
     struct Stored {
         destination: Destination,
         source: Source,
+        pieces: Vec<super::Stored>,
         content: [u8; 32],
         dir: tempfile::TempDir,
     }
@@ -152,6 +196,7 @@ mod tests {
         };
         Stored {
             destination,
+            pieces: Vec::new(),
             source: Source {
                 backup: "monday".to_owned(),
                 directory: "shop/orders/monday".to_owned(),
@@ -178,7 +223,14 @@ mod tests {
                 }
                 Ok(all)
             };
-            let fed = feed(&self.destination, &self.source, member, keys, parts);
+            let pieces: Vec<_> = self.pieces.iter().collect();
+            let parcel = Parcel {
+                source: &self.source,
+                stored: member,
+                keys,
+                pieces: &pieces,
+            };
+            let fed = feed(&self.destination, &parcel, parts);
             tokio::join!(collect, fed)
         }
     }
@@ -205,6 +257,34 @@ mod tests {
             ..member.clone()
         };
         assert!(stored.fed(&outside, None).await.1.is_err());
+    }
+
+    #[tokio::test]
+    async fn pieces_follow_in_order_and_one_that_is_gone_is_the_end() {
+        use codexstore_api::archive::PiecePath;
+
+        let mut stored = stored(Encryption::None).await;
+        let member = stored.source.members[0].clone();
+        let (alone, fed) = stored.fed(&member, None).await;
+        fed.unwrap();
+        let large = vec![7; PART + 5];
+        for (n, bytes) in [(1, large.clone()), (2, b"second".to_vec())] {
+            let line = "00000000000000aa/00000000000000000001";
+            let name = format!("{n:020}-{:020}-000000000000005.piece", n + 1);
+            let piece = PiecePath::parse(&format!("{line}/{name}")).unwrap();
+            let path = format!("shop/orders/_archive/web-0/{piece}");
+            let bytes = Bytes::from(bytes);
+            assert!(stored.destination.put_new(&path, bytes).await.unwrap());
+            stored.pieces.push(super::Stored { path, piece });
+        }
+        let (bytes, fed) = stored.fed(&member, None).await;
+        fed.unwrap();
+        assert!(bytes.unwrap() == [alone.unwrap(), large, b"second".to_vec()].concat());
+        let gone = stored.pieces[1].path.clone();
+        stored.destination.delete(&gone).await.unwrap();
+        let (bytes, fed) = stored.fed(&member, None).await;
+        assert!(bytes.is_err(), "the member is told that there is no more");
+        assert!(format!("{:#}", fed.unwrap_err()).contains(&gone));
     }
 
     fn keys(id: &str, byte: u8) -> Keys {

@@ -1,6 +1,7 @@
 //! `job`: what the Jobs of a CodexStore run. Each does one step on one CodexBackup or CodexRestore, can be run again, and writes what
 //! became of it into the status.
 
+mod archive;
 pub mod bucket;
 mod cluster;
 pub mod destination;
@@ -8,13 +9,16 @@ mod escrow;
 mod feed;
 mod lease;
 mod member;
+mod plan;
 mod restore;
 mod source;
+mod stored;
 mod take;
 mod verify;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use codexstore_crds::backup::Continuous;
 use codexstore_crds::{CodexBackup, jobs, names};
 use kube::ResourceExt as _;
 
@@ -60,6 +64,26 @@ pub enum Job {
         /// The CodexBackup
         #[arg(long, value_name = "NAME")]
         backup: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Archive what the members of a store write, until it is told to end
+    ///
+    /// Asks each member for what is new, stores it as pieces beside the backups, and writes into the ConfigMap
+    /// `cxs-STORE-archive` how far it is. Asks for a backup where pieces follow none, and deletes old pieces.
+    #[command(
+        after_help = "Example:\n  codexctl job archive --store orders --interval 5s --keep 168h"
+    )]
+    Archive {
+        /// The CodexStore
+        #[arg(long, value_name = "NAME")]
+        store: String,
+        /// How often members are asked
+        #[arg(long, value_name = "TIME", default_value = "5s")]
+        interval: String,
+        /// How far back any time can be restored
+        #[arg(long, value_name = "TIME", default_value = "168h")]
+        keep: String,
         #[command(flatten)]
         place: Place,
     },
@@ -114,6 +138,19 @@ pub async fn job(job: &Job) -> Result<()> {
         Job::Prune { backup, place } => {
             let cluster = Cluster::connect(place.namespace.as_deref()).await?;
             prune(&cluster, backup, &place.pod_name).await
+        }
+        Job::Archive {
+            store,
+            interval,
+            keep,
+            place,
+        } => {
+            let cluster = Cluster::connect(place.namespace.as_deref()).await?;
+            let policy = Continuous {
+                interval: interval.clone(),
+                keep: keep.clone(),
+            };
+            Box::pin(archive::archive(cluster, store, policy, &place.pod_name)).await
         }
         Job::Restore {
             restore,

@@ -7,23 +7,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
+use codexstore_crds::archive::Record;
 use codexstore_crds::backup::{BackupPolicy, Destination as Place};
 use codexstore_crds::codex_backup::{CodexBackupStatus, condition, phase, took};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, RESTORER};
 use super::destination::Destination;
-use super::feed::{Keys, feed};
+use super::feed::{Keys, Parcel, feed};
 use super::lease::Holder;
 use super::member::{self, Credentials};
+use super::plan::{Past, Plan, Stored};
 use super::source::{self, Chosen, Source};
+use super::stored;
 use super::take::is_member;
 use crate::failure::Coded;
 
@@ -129,6 +132,10 @@ struct Stock {
     useless: BTreeSet<String>,
     /// Those that the cluster says are there.
     known: Vec<CodexBackup>,
+    /// What the archiver wrote down of the archive that is here.
+    record: Option<Record>,
+    /// Directory of the archive.
+    archive: String,
     credentials: Credentials,
 }
 
@@ -190,6 +197,11 @@ impl Run<'_> {
         Ok(targets)
     }
 
+    /// Whether it is about one backup, and nothing of what was archived since.
+    fn is_alone(&self) -> bool {
+        self.is_copy() || self.named.is_some()
+    }
+
     fn is_copy(&self) -> bool {
         self.restore.spec.from_store_ref.is_some()
     }
@@ -237,7 +249,18 @@ impl Run<'_> {
             return Err(Coded::invalid(what).into());
         }
         let uid = self.store.metadata.uid.as_deref().unwrap_or_default();
+        let archive = jobs::archive_directory(&self.cluster.namespace, name);
+        let record = if self.is_alone() {
+            None
+        } else {
+            let here = jobs::location(place, &archive);
+            let record = self.cluster.record(name).await?;
+            let record = record.as_ref().and_then(stored::record);
+            record.filter(|record| record.location == here)
+        };
         Ok(Stock {
+            record,
+            archive,
             destination,
             place: place.clone(),
             location,
@@ -260,7 +283,12 @@ impl Run<'_> {
 
     async fn one(&self, stock: &Stock, pod: &Pod, from: &str) -> Result<RestoredMember> {
         let on_start = self.restore.spec.on_start;
-        let found = stock.newest(from)?;
+        let pieces = if self.is_alone() {
+            Vec::new()
+        } else {
+            stock.pieces(from).await?
+        };
+        let plan = self.plan(stock, from, &pieces)?;
         let client = member::connect(pod, &stock.credentials).await?;
         let allowed = self
             .store
@@ -270,40 +298,40 @@ impl Run<'_> {
             .map(BackupPolicy::deadline_seconds);
         let allowed = Duration::from_secs(allowed.unwrap_or(0).unsigned_abs());
         let pod_uid = pod.uid().unwrap_or_default();
+        let archived = plan.as_ref().filter(|_| !self.is_alone());
+        let archived = archived.filter(|plan| !plan.pieces.is_empty());
         let into = RestoreInto {
             pod_uid: &pod_uid,
             if_empty: on_start,
-            pieces: None,
+            pieces: archived.map(|plan| plan.until),
             longest: allowed.max(LONGEST),
         };
-        let told = match found {
-            Some((source, stored)) => {
-                let keys = match stored.key_id {
+        let told = match &plan {
+            Some(plan) => {
+                let (source, member) = plan.base;
+                let keys = match member.key_id {
                     Some(_) if self.is_copy() => Some(Keys::mounted()?),
                     _ => None,
+                };
+                let parcel = Parcel {
+                    source,
+                    stored: member,
+                    keys: keys.as_ref(),
+                    pieces: &plan.pieces,
                 };
                 let (parts, body) = mpsc::channel(2);
                 let (told, fed) = tokio::join!(
                     client.restore(&into, body),
-                    feed(&stock.destination, source, stored, keys.as_ref(), parts)
+                    feed(&stock.destination, &parcel, parts)
                 );
                 // Why there were no more parts says more than that there were not.
                 fed?;
                 told.map(|told| entry(source, &told))
             }
-            None if on_start => {
-                stock.check_none(from)?;
-                client.restore_none(&into).await.map(|()| RestoredMember {
-                    message: Some("there is no backup of it: it begins empty".to_owned()),
-                    ..RestoredMember::default()
-                })
-            }
-            None => {
-                return Err(anyhow!(
-                    "there is no backup of {from} at {}",
-                    stock.location
-                ));
-            }
+            None => client.restore_none(&into).await.map(|()| RestoredMember {
+                message: Some("there is no backup of it: it begins empty".to_owned()),
+                ..RestoredMember::default()
+            }),
         };
         match told {
             Ok(entry) => Ok(RestoredMember {
@@ -317,6 +345,47 @@ impl Run<'_> {
                 ..RestoredMember::default()
             }),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a member gets; none if it begins empty, for which it waits and which is sure.
+    fn plan<'a>(
+        &self,
+        stock: &'a Stock,
+        from: &'a str,
+        pieces: &'a [Stored],
+    ) -> Result<Option<Plan<'a>>> {
+        let past = Past {
+            pod: from,
+            pieces,
+            record: stock.record.as_ref(),
+        };
+        if let Some(wanted) = &self.restore.spec.point_in_time {
+            let bases = stock.bases(from);
+            let plan = match (&wanted.time, wanted.revision) {
+                (Some(time), _) => {
+                    let ms = u64::try_from(time.0.as_millisecond());
+                    past.at_time(&bases, ms.context("a time before 1970")?)
+                }
+                (None, revision) => {
+                    let revision = u64::try_from(revision.unwrap_or_default());
+                    past.at_revision(&bases, revision.context("a revision below 0")?)
+                }
+            };
+            return plan.map(Some).map_err(anyhow::Error::msg);
+        }
+        match stock.newest(from)? {
+            Some(base) if self.is_alone() => Ok(Some(Plan::alone(base))),
+            Some(base) => past.latest(base).map(Some).map_err(anyhow::Error::msg),
+            None if self.restore.spec.on_start => {
+                stock.check_none(from)?;
+                past.check_none().map_err(anyhow::Error::msg)?;
+                Ok(None)
+            }
+            None => Err(anyhow!(
+                "there is no backup of {from} at {}",
+                stock.location
+            )),
         }
     }
 
@@ -431,6 +500,17 @@ impl Stock {
         stored.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// The pieces of a member that are stored.
+    async fn pieces(&self, pod: &str) -> Result<Vec<Stored>> {
+        let found = stored::pieces(&self.destination, &self.archive, pod).await;
+        found.with_context(|| format!("look for what is archived at {}", self.location))
+    }
+
+    /// The backups of a member that a restore may begin with.
+    fn bases(&self, pod: &str) -> Vec<Chosen<'_>> {
+        source::usable(&self.sources, pod, &self.useless, &self.known)
+    }
+
     /// The latest backup of that member, if the cluster knows of no later one that should be here.
     fn newest(&self, pod: &str) -> Result<Option<Chosen<'_>>> {
         let (sources, useless) = (&self.sources, &self.useless);
@@ -468,20 +548,30 @@ impl Stock {
 fn words(member: &RestoredMember) -> String {
     match (&member.message, &member.backup) {
         (Some(message), _) => message.clone(),
-        (None, Some(backup)) => format!(
-            "restored from {backup}, revision {}",
-            member.revision.unwrap_or_default()
-        ),
+        (None, Some(backup)) => {
+            let since = if member.restored_to.is_some() {
+                ", and what was archived since"
+            } else {
+                ""
+            };
+            let revision = member.revision.unwrap_or_default();
+            format!("restored from {backup}{since}, revision {revision}")
+        }
         (None, None) => "not restored".to_owned(),
     }
 }
 
 fn entry(source: &Source, told: &RestoreTold) -> RestoredMember {
     let number = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX));
+    let archived = told.archive.filter(|archive| archive.batches > 0);
+    let last = archived.and_then(|archive| archive.last_ms);
+    let last = last.and_then(|ms| Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
     RestoredMember {
         backup: Some(source.backup.clone()),
-        revision: number(told.revision),
-        keys: number(told.entries),
+        revision: number(archived.map_or(told.revision, |archive| archive.revision)),
+        restored_to: last.map(MicroTime),
+        // Of what was archived since nobody has counted the entries.
+        keys: number(told.entries).filter(|_| archived.is_none()),
         lineage: Some(told.lineage.clone()),
         set_aside: told.set_aside.clone(),
         ..RestoredMember::default()

@@ -72,16 +72,13 @@ fn backup_of<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
 /// A backup of a member, as [`newest`] chooses it.
 pub type Chosen<'a> = (&'a Source, &'a BackupMember);
 
-/// The latest backup of a member, among those that are not known to be of no use. Of a backup that the cluster knows, the
-/// manifest must say what its CodexBackup says. The error is a later one that the cluster knows to be at `place` and that
-/// is not there like that: who can write there must not be able to put an older one in its place, or to take it away.
-pub fn newest<'a, 'k>(
+/// All backups of a member that are not known to be of no use, and of which the cluster, where it knows them, says the same.
+pub fn usable<'a>(
     sources: &'a [Source],
     pod: &str,
     useless: &BTreeSet<String>,
-    known: &'k [CodexBackup],
-    place: &Place,
-) -> Result<Option<Chosen<'a>>, &'k CodexBackup> {
+    known: &[CodexBackup],
+) -> Vec<Chosen<'a>> {
     let usable = sources
         .iter()
         .filter(|source| !useless.contains(&source.backup));
@@ -92,7 +89,20 @@ pub fn newest<'a, 'k>(
         said.is_none_or(|said| agrees(said, member))
             .then_some((source, member))
     });
-    let stored: Vec<_> = stored.collect();
+    stored.collect()
+}
+
+/// The latest backup of a member, among those that are not known to be of no use. Of a backup that the cluster knows, the
+/// manifest must say what its CodexBackup says. The error is a later one that the cluster knows to be at `place` and that
+/// is not there like that: who can write there must not be able to put an older one in its place, or to take it away.
+pub fn newest<'a, 'k>(
+    sources: &'a [Source],
+    pod: &str,
+    useless: &BTreeSet<String>,
+    known: &'k [CodexBackup],
+    place: &Place,
+) -> Result<Option<Chosen<'a>>, &'k CodexBackup> {
+    let stored = usable(sources, pod, useless, known);
     let last = stored
         .iter()
         .max_by_key(|(source, _)| (source.stored_at, &source.backup));

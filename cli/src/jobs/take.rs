@@ -11,7 +11,7 @@ use codexstore_crds::codex_backup::{
 use codexstore_crds::jobs::{MANIFEST, Manifest};
 use codexstore_crds::{CodexBackup, CodexStore, is_injected, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 
@@ -383,6 +383,7 @@ fn entry(pod: &str, file: String, told: &BackupTold) -> BackupMember {
         stored: true,
         file: Some(file),
         revision: number(told.revision),
+        taken_at: told.created_at.parse().ok().map(MicroTime),
         lineage: Some(told.lineage.clone()),
         keys: number(told.entries),
         bytes: number(told.bytes),

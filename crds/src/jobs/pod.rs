@@ -5,13 +5,14 @@ use std::mem;
 
 use k8s_openapi::api::batch::v1::JobSpec;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EnvVar, EnvVarSource, KeyToPath,
-    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
-    SecurityContext, Volume, VolumeMount,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, EnvVar, EnvVarSource, KeyToPath,
+    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodAffinity, PodAffinityTerm,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{
     CA_FILE, CODEXCTL, COMPONENT, DESTINATION_DIR, JobConfig, LEAST_DEADLINE, Origin,
@@ -72,53 +73,101 @@ pub(super) fn job_spec(
         parts.secret("source-keyring", &theirs, SOURCE_KEYRING_DIR, None);
     }
     let account = origin.and_then(Origin::account);
-    let mut labels = pod_labels(store);
-    if destination.azure.is_some() && destination.credentials().is_none() {
-        // By this Azure's webhook gives a pod the identity of its service account.
-        labels.insert(WORKLOAD_IDENTITY.to_owned(), "true".to_owned());
-    }
-    let container = container(task, args, &mut parts, cfg);
+    let container = container(task.as_str(), args, &mut parts, cfg);
     let deadline = match task {
         Task::Backup => policy.deadline_seconds(),
         Task::Verify | Task::Prune | Task::Restore => policy.deadline_seconds().max(LEAST_DEADLINE),
     };
+    let mut template = template(store, destination, account, container, parts);
+    if let Some(spec) = &mut template.spec {
+        spec.restart_policy = Some("Never".to_owned());
+        let archived = policy.continuous.is_some() && destination.claim.is_some();
+        spec.affinity = archived.then(|| beside_the_archiver(store));
+    }
     JobSpec {
         active_deadline_seconds: Some(deadline),
         // A pod that is killed is made up for; one that says that it failed is not helped by much more.
         backoff_limit: Some(2),
         ttl_seconds_after_finished: Some(TTL),
-        template: PodTemplateSpec {
-            metadata: Some(ObjectMeta {
-                labels: Some(labels),
-                ..ObjectMeta::default()
-            }),
-            spec: Some(PodSpec {
-                service_account_name: account
-                    .or_else(|| Some(names::jobs_account(store_name(store)))),
-                restart_policy: Some("Never".to_owned()),
-                containers: vec![container],
-                volumes: (!parts.volumes.is_empty()).then_some(parts.volumes),
-                security_context: Some(PodSecurityContext {
-                    run_as_non_root: Some(true),
-                    run_as_user: Some(names::SIDECAR_UID),
-                    run_as_group: Some(names::SIDECAR_UID),
-                    fs_group: Some(names::SIDECAR_UID),
-                    fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-                    seccomp_profile: Some(SeccompProfile {
-                        type_: "RuntimeDefault".to_owned(),
-                        localhost_profile: None,
-                    }),
-                    ..PodSecurityContext::default()
-                }),
-                ..PodSpec::default()
-            }),
-        },
+        template,
         ..JobSpec::default()
     }
 }
 
+/// The pod of a Job or of the archiver: it may do nothing on its node.
+pub(super) fn template(
+    store: &CodexStore,
+    destination: &Destination,
+    account: Option<String>,
+    container: Container,
+    parts: Parts,
+) -> PodTemplateSpec {
+    let mut labels = pod_labels(store);
+    if destination.azure.is_some() && destination.credentials().is_none() {
+        // By this Azure's webhook gives a pod the identity of its service account.
+        labels.insert(WORKLOAD_IDENTITY.to_owned(), "true".to_owned());
+    }
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: account.or_else(|| Some(names::jobs_account(store_name(store)))),
+            containers: vec![container],
+            volumes: (!parts.volumes.is_empty()).then_some(parts.volumes),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(names::SIDECAR_UID),
+                run_as_group: Some(names::SIDECAR_UID),
+                fs_group: Some(names::SIDECAR_UID),
+                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
+                ..PodSecurityContext::default()
+            }),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+/// A claim that one node mounts at a time is mounted where the archiver has it. Preferred only: one that many nodes mount is
+/// mounted anywhere.
+fn beside_the_archiver(store: &CodexStore) -> Affinity {
+    let archiver = (
+        names::ARCHIVER_LABEL.to_owned(),
+        store_name(store).to_owned(),
+    );
+    Affinity {
+        pod_affinity: Some(PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                WeightedPodAffinityTerm {
+                    weight: 100,
+                    pod_affinity_term: PodAffinityTerm {
+                        label_selector: Some(LabelSelector {
+                            match_labels: Some([archiver].into()),
+                            match_expressions: None,
+                        }),
+                        topology_key: "kubernetes.io/hostname".to_owned(),
+                        ..PodAffinityTerm::default()
+                    },
+                },
+            ]),
+            required_during_scheduling_ignored_during_execution: None,
+        }),
+        ..Affinity::default()
+    }
+}
+
 /// What runs `codexctl`, with what the parts hold for it.
-fn container(task: Task, args: Vec<String>, parts: &mut Parts, cfg: &JobConfig) -> Container {
+pub(super) fn container(
+    task: &str,
+    args: Vec<String>,
+    parts: &mut Parts,
+    cfg: &JobConfig,
+) -> Container {
     let field = |path: &str| EnvVarSource {
         field_ref: Some(ObjectFieldSelector {
             api_version: Some("v1".to_owned()),
@@ -140,10 +189,10 @@ fn container(task: Task, args: Vec<String>, parts: &mut Parts, cfg: &JobConfig) 
         });
     }
     let quantity = |text: &str| Quantity(text.to_owned());
-    let mut all_args = vec!["job".to_owned(), task.as_str().to_owned()];
+    let mut all_args = vec!["job".to_owned(), task.to_owned()];
     all_args.extend(args);
     Container {
-        name: task.as_str().to_owned(),
+        name: task.to_owned(),
         image: Some(cfg.image.clone()),
         image_pull_policy: cfg.image_pull_policy.clone(),
         command: Some(vec![CODEXCTL.to_owned()]),
@@ -174,7 +223,7 @@ fn container(task: Task, args: Vec<String>, parts: &mut Parts, cfg: &JobConfig) 
 
 /// Volumes, mounts and environment of a Job's container.
 #[derive(Default)]
-struct Parts {
+pub(super) struct Parts {
     volumes: Vec<Volume>,
     mounts: Vec<VolumeMount>,
     env: Vec<EnvVar>,
@@ -182,7 +231,7 @@ struct Parts {
 
 impl Parts {
     /// What a destination needs.
-    fn of(destination: &Destination, read_only: bool) -> Parts {
+    pub(super) fn of(destination: &Destination, read_only: bool) -> Parts {
         let mut parts = Parts::default();
         if let Some(claim) = &destination.claim {
             let source = Volume {
@@ -247,7 +296,13 @@ impl Parts {
         self.secret(names::KEYRING_VOLUME, &secret, names::KEYRING_DIR, items);
     }
 
-    fn secret(&mut self, volume: &str, secret: &str, dir: &str, items: Option<Vec<KeyToPath>>) {
+    pub(super) fn secret(
+        &mut self,
+        volume: &str,
+        secret: &str,
+        dir: &str,
+        items: Option<Vec<KeyToPath>>,
+    ) {
         let source = Volume {
             name: volume.to_owned(),
             secret: Some(SecretVolumeSource {

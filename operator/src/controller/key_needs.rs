@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use codexstore_crds::archive::Record;
 use codexstore_crds::codex_backup::{BackupMember, MAX_BACKUP_MEMBERS};
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -25,6 +26,8 @@ pub struct Places<'a> {
     pub backups: &'a [Arc<CodexBackup>],
     /// Its restores, and those that copy its data.
     pub restores: &'a [Arc<CodexRestore>],
+    /// What is known of its archive, if it has or had one.
+    pub archive: Option<&'a Record>,
 }
 
 impl Places<'_> {
@@ -60,6 +63,15 @@ impl Places<'_> {
                 .iter()
                 .filter_map(|backup| of_backup(backup, id)),
         );
+        if let Some(record) = self.archive.filter(|record| record.needs(id)) {
+            let unknown = record.key_ids.is_none();
+            let what = if unknown {
+                " (it does not say which keys it needs)"
+            } else {
+                ""
+            };
+            found.push(format!("the archive{what}"));
+        }
         let going = self.restores.iter().filter(|restore| !restore.ended());
         found.extend(going.map(|restore| format!("cxr/{} (not done)", restore.name_any())));
         found
@@ -161,6 +173,7 @@ mod tests {
                 claims: &claims,
                 backups,
                 restores: &[],
+                archive: None,
             };
             places.needing("old").join("; ")
         };
@@ -225,7 +238,35 @@ mod tests {
             claims: &[],
             backups: &[],
             restores: &[],
+            archive: None,
         };
         assert!(places.needing("old").join("").contains("podVolume"));
+    }
+
+    #[test]
+    fn a_key_that_the_archive_needs_is_needed() {
+        let store = claim_store("1Gi");
+        let of = |archive: Option<&Record>| {
+            let places = Places {
+                store: &store,
+                members: &[],
+                claims: &[],
+                backups: &[],
+                restores: &[],
+                archive,
+            };
+            places.needing("old").join("; ")
+        };
+        assert_eq!(of(None), "");
+        assert_eq!(
+            of(Some(&Record::default())),
+            "the archive (it does not say which keys it needs)"
+        );
+        let with = |id: &str| Record {
+            key_ids: Some(vec![id.to_owned()]),
+            ..Record::default()
+        };
+        assert_eq!(of(Some(&with("old"))), "the archive");
+        assert_eq!(of(Some(&with("new"))), "");
     }
 }

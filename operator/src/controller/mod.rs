@@ -5,6 +5,7 @@
 //!
 //! **Secrets are read by name only**: never listed, never watched.
 
+pub mod archive;
 pub mod backups;
 pub mod claims;
 pub mod copies;

@@ -54,6 +54,8 @@ pub const MEMBER_FAILED: &str = "MemberFailed";
 pub const BACKUP_INVALID: &str = "BackupInvalid";
 /// There should be a newer backup by now.
 pub const BACKUP_OVERDUE: &str = "BackupOverdue";
+/// The continuous archive is further behind than it may be.
+pub const ARCHIVE_BEHIND: &str = "ArchiveBehind";
 /// A member waits for its backup, which cannot be restored.
 pub const RESTORE_FAILED: &str = "RestoreFailed";
 /// The schedule of key rotations is none.

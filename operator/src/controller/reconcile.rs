@@ -18,6 +18,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::archive;
 use super::escrow;
 use super::key_needs::Places;
 use super::keyring::{self, Happened, Keyring, conflict};
@@ -26,7 +27,9 @@ use super::problem::Problem;
 use super::report;
 use super::restores;
 use super::rotation;
-use super::tell::{show, show_backups, tell_of_claims, tell_of_members, uninjected, warn_of};
+use super::tell::{
+    show, show_archive, show_backups, tell_of_claims, tell_of_members, uninjected, warn_of,
+};
 use super::tls::{self, Certificates, Credentials};
 use super::{Error, Shared, claims, schedule};
 
@@ -50,6 +53,8 @@ pub struct Memory {
     /// When members were last asked to encrypt everything anew: UID of the pod, and of the rotation.
     pub(super) asked: HashMap<(String, String), Instant>,
     credentials: Option<(Instant, Credentials)>,
+    /// The archive.
+    pub(super) archive: archive::Memory,
     /// The objects that backups need.
     pub(super) applied: schedule::Applied,
 }
@@ -136,7 +141,10 @@ pub async fn reconcile(
     let volumes = claims::ensure(&shared.client, store, pods, found.claims).await?;
     tell_of_claims(shared, store, &volumes).await;
     problems.extend(volumes.problems);
-    let backups = schedule::ensure(shared, store, found.backups, found.restores).await?;
+    let backups = schedule::ensure(shared, store, found.backups).await?;
+    let archive = archive::ensure(shared, store).await?;
+    let record = archive.record.as_ref();
+    schedule::expire(shared, store, found.backups, found.restores, record).await?;
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
         .iter()
@@ -163,6 +171,7 @@ pub async fn reconcile(
                 claims: found.claims,
                 backups: found.backups,
                 restores: found.restores,
+                archive: archive.record.as_ref(),
             },
             elsewhere: &found.messages_elsewhere(),
         },
@@ -185,14 +194,17 @@ pub async fn reconcile(
         })
         .collect();
 
+    problems.extend(archive.problems);
     warn_of(shared, store, &keyring, &problems, &held_up).await;
     show_backups(shared, store, &backups);
+    show_archive(shared, store, archive.judged.as_ref());
     let seen = report::Seen {
         keyring: &keyring,
         escrow,
         keys,
         members,
         backups,
+        archive: archive.judged,
         problems,
         waiting_for: waiting,
     };

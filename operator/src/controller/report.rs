@@ -1,5 +1,6 @@
 //! The status of a store, made from what was seen. Pure: same input, same status.
 
+use codexstore_crds::archive::Judged;
 use codexstore_crds::status::{ConditionChange, condition, phase};
 use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, desired};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,6 +27,8 @@ pub struct Seen<'a> {
     pub problems: Vec<Problem>,
     /// The backups.
     pub backups: Backups,
+    /// What the archive comes to, where there is to be one.
+    pub archive: Option<Judged>,
     /// What is still being made, in words; empty when nothing is.
     pub waiting_for: Vec<String>,
 }
@@ -68,6 +71,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     problems.extend(seen.keys.problems);
     problems.extend(seen.backups.problems);
     status.last_backup = seen.backups.last;
+    status.archive = seen.archive.as_ref().map(|judged| judged.status.clone());
     problems.extend(member_problems(&seen.members));
     let mut waiting = seen.waiting_for;
     if seen.escrow == Escrow::Pending {
@@ -79,6 +83,10 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
 
     let escrowed = escrowed(&mut status, seen.escrow);
 
+    if seen.archive.is_none() {
+        let all = &mut status.conditions;
+        all.retain(|c| c.type_ != condition::ARCHIVE_CURRENT);
+    }
     let ready = ready(&status, outdated.as_deref());
     let mut set = |type_, (value, reason, message): (Option<bool>, &str, &str)| {
         let change = ConditionChange {
@@ -115,6 +123,10 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     set(condition::KEYS_READY, keys_ready(seen.keyring));
     if let Some((value, reason, message)) = &escrowed {
         set(condition::KEY_ESCROWED, (*value, reason, message));
+    }
+    if let Some(judged) = &seen.archive {
+        let (value, reason, message) = &judged.condition;
+        set(condition::ARCHIVE_CURRENT, (*value, reason, message));
     }
     match &seen.backups.condition {
         Some((value, reason, message)) => {

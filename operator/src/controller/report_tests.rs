@@ -35,6 +35,7 @@ fn seen(keyring: &Keyring, members: Vec<MemberStatus>) -> Seen<'_> {
         escrow: Escrow::NotAskedFor,
         keys: crate::controller::rotation::Keys::default(),
         backups: crate::controller::schedule::Backups::default(),
+        archive: None,
         members,
         problems: Vec::new(),
         waiting_for: Vec::new(),
@@ -241,4 +242,45 @@ fn whether_the_keyring_is_escrowed_is_told_and_not_asking_for_it_is_no_fault() {
     assert_eq!(is(&own, "Degraded"), pair("False", "AsExpected"));
     let plain = of(Escrow::NotEncrypted);
     assert!(plain.condition("KeyEscrowed").is_none());
+}
+
+#[test]
+fn a_condition_says_whether_the_archive_is_current_where_there_is_to_be_one() {
+    use codexstore_crds::archive::{Line, Record, judge};
+
+    let store = claim_store("1Gi");
+    let line = Line {
+        pod: "web-0".into(),
+        live: true,
+        based: true,
+        until_ms: Some(990_000),
+        ..Line::default()
+    };
+    let record = Record {
+        written_at: 1000,
+        key_ids: Some(vec!["k".into()]),
+        lines: vec![line],
+        ..Record::default()
+    };
+    let keyring = good();
+    let mut with = seen(&keyring, vec![member("web-0", "Ready")]);
+    let policy = codexstore_crds::backup::Continuous::default();
+    with.archive = Some(judge(&record, &policy, 0, 1001));
+    let told = status(&store, with, &at(1));
+    assert_eq!(is(&told, "ArchiveCurrent"), pair("True", "Current"));
+    let archive = told.archive.clone().unwrap();
+    assert_eq!(
+        (archive.behind_seconds, archive.members.len()),
+        (Some(10), 1)
+    );
+    // Where it is not asked for any more, nothing is left of it.
+    let mut after = store.clone();
+    after.status = Some(told);
+    let told = status(
+        &after,
+        seen(&keyring, vec![member("web-0", "Ready")]),
+        &at(2),
+    );
+    assert_eq!(told.condition("ArchiveCurrent"), None);
+    assert_eq!(told.archive, None);
 }

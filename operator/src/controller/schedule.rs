@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use codexstore_crds::archive::Record;
 use codexstore_crds::codex_backup::phase;
 use codexstore_crds::status::LastBackup;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, overdue, retention};
@@ -41,21 +42,20 @@ pub struct Backups {
     pub condition: Option<(Option<bool>, &'static str, String)>,
 }
 
-/// Makes what a store's backups need, deletes those that have expired, and says how they are.
+/// Makes what a store's backups need, and says how they are.
 pub async fn ensure(
     shared: &Shared,
     store: &CodexStore,
     backups: &[Arc<CodexBackup>],
-    restores: &[Arc<CodexRestore>],
 ) -> Result<Backups, Error> {
     let mut seen = Backups {
         last: last(backups),
         ..Backups::default()
     };
-    let Some(policy) = &store.spec.backup else {
+    if store.spec.backup.is_none() {
         remove_cron_job(shared, store).await?;
         return Ok(seen);
-    };
+    }
     seen.condition = Some(outcome(backups));
     if store.metadata.deletion_timestamp.is_some() {
         return Ok(seen);
@@ -68,13 +68,43 @@ pub async fn ensure(
         seen.problems
             .push(Problem::new(problem::BACKUP_OVERDUE, what));
     }
+    Ok(seen)
+}
+
+/// Deletes backups that have expired. What an archive goes on from stays for as long as it goes back; `record` says how far each line
+/// of history went, and what it does not say is taken to go on.
+pub async fn expire(
+    shared: &Shared,
+    store: &CodexStore,
+    backups: &[Arc<CodexBackup>],
+    restores: &[Arc<CodexRestore>],
+    record: Option<&Record>,
+) -> Result<(), Error> {
+    let Some(policy) = &store.spec.backup else {
+        return Ok(());
+    };
+    if store.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
     // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile: a restore does
     // so once it holds the Lease, and of a copy the status says it before there is a Job.
-    let used: BTreeSet<_> = restores
+    let mut used: BTreeSet<_> = restores
         .iter()
         .filter(|restore| !restore.ended())
         .filter_map(|restore| restore.backup().map(str::to_owned))
         .collect();
+    if let Some(continuous) = &policy.continuous {
+        let cut = Timestamp::now().as_second() - continuous.keep_seconds();
+        let cut = Timestamp::from_second(cut).unwrap_or_default();
+        let over = |pod: &str, lineage: &str| {
+            let line = record.and_then(|record| record.line(pod, lineage));
+            let until = line
+                .filter(|line| !line.live)
+                .and_then(|line| line.until_ms);
+            until.is_some_and(|ms| i64::try_from(ms).is_ok_and(|ms| ms < cut.as_millisecond()))
+        };
+        used.extend(retention::followed(backups.iter().map(|b| &**b), cut, over));
+    }
     let api = Api::<CodexBackup>::namespaced(
         shared.client.clone(),
         &store.namespace().unwrap_or_default(),
@@ -86,7 +116,7 @@ pub async fn ensure(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(seen)
+    Ok(())
 }
 
 /// The latest backup that has something stored.
@@ -143,10 +173,13 @@ async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Erro
     let cfg = &shared.jobs;
     let account = jobs::service_account(store);
     let binding = jobs::role_binding(store, cfg);
+    let role = jobs::archive_role(store);
+    let role_binding = jobs::archive_binding(store);
     let cron = jobs::cron_job(store, cfg);
     let mut hasher = DefaultHasher::new();
     // A struct of strings and numbers always serialises.
-    let text = serde_json::to_string(&(&account, &binding, &cron)).unwrap_or_default();
+    let text = serde_json::to_string(&(&account, &binding, &role, &role_binding, &cron))
+        .unwrap_or_default();
     text.hash(&mut hasher);
     let print = hasher.finish();
     let known = shared.remember(store, |memory| memory.applied);
@@ -155,10 +188,12 @@ async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Erro
     }
     let client = &shared.client;
     let mut problems = Vec::new();
-    problems.extend(one(client, store, &account).await?);
-    problems.extend(one(client, store, &binding).await?);
+    problems.extend(one(client, store, &account, FAILED).await?);
+    problems.extend(one(client, store, &binding, FAILED).await?);
+    problems.extend(one(client, store, &role, FAILED).await?);
+    problems.extend(one(client, store, &role_binding, FAILED).await?);
     match cron {
-        Some(cron) => problems.extend(one(client, store, &cron).await?),
+        Some(cron) => problems.extend(one(client, store, &cron, FAILED).await?),
         None => delete_cron_job(client, store).await?,
     }
     if problems.is_empty() {
@@ -169,8 +204,16 @@ async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Erro
     Ok(problems)
 }
 
-/// Applies one object, unless its name is taken.
-async fn one<K>(client: &Client, store: &CodexStore, wanted: &K) -> Result<Option<Problem>, Error>
+/// What does not happen where the API server refuses what it needs.
+const FAILED: &str = "backups are not taken";
+
+/// Applies one object, unless its name is taken; `failed` is what does not happen where that is refused.
+pub(super) async fn one<K>(
+    client: &Client,
+    store: &CodexStore,
+    wanted: &K,
+    failed: &str,
+) -> Result<Option<Problem>, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -190,7 +233,7 @@ where
         Ok(_) => Ok(None),
         // Nothing that waiting heals; the rest of the store goes on.
         Err(kube::Error::Api(answer)) if matches!(answer.code, 400 | 403 | 422) => {
-            let what = format!("backups are not taken: {}", answer.message);
+            let what = format!("{failed}: {}", answer.message);
             Ok(Some(Problem::new(problem::BACKUP_INVALID, what)))
         }
         Err(error) => Err(error.into()),

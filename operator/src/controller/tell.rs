@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use codexstore_crds::archive::Judged;
 use codexstore_crds::{CodexStore, CodexStoreStatus, names};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource as _, ResourceExt as _};
@@ -139,6 +140,24 @@ pub fn show(
         .key_exposed_backups
         .get_or_create(&labels)
         .set(rotations.exposed);
+}
+
+/// For a store that is to have an archive.
+pub fn show_archive(shared: &Shared, store: &CodexStore, judged: Option<&Judged>) {
+    let labels = StoreLabels {
+        namespace: store.namespace().unwrap_or_default(),
+        store: store.name_any(),
+    };
+    let metrics = &shared.metrics;
+    let Some(judged) = judged else {
+        metrics.forget_archive(&labels);
+        return;
+    };
+    let behind = metrics.archive_behind.get_or_create(&labels);
+    behind.set(judged.behind);
+    let current = judged.condition.0 == Some(true);
+    let gauge = metrics.archive_current.get_or_create(&labels);
+    gauge.set(current.into());
 }
 
 /// For a store that is to have backups.

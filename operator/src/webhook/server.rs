@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Answers one request.
 pub async fn handle(reviewer: Reviewer, request: Request<Incoming>) -> Answer {
-    match tokio::time::timeout(DEADLINE, respond(reviewer, request)).await {
+    match tokio::time::timeout(DEADLINE, Box::pin(respond(reviewer, request))).await {
         Ok(answer) => answer,
         Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
     }

@@ -142,11 +142,11 @@ fn expected(rule: &Value) -> bool {
                 &["update"]
             }
             "jobs" => &["get", "list", "watch", "create", "delete"],
-            "cronjobs" => &["get", "create", "patch", "delete"],
+            "cronjobs" | "deployments" => &["get", "create", "patch", "delete"],
             // Of the one that Jobs' accounts are bound to.
             "clusterroles" => &["bind"],
             "pods" => &["list", "watch"],
-            "secrets" | "serviceaccounts" | "rolebindings" => &["get", "create", "patch"],
+            "secrets" | "serviceaccounts" | "roles" | "rolebindings" => &["get", "create", "patch"],
             "configmaps" | "persistentvolumeclaims" => &["get", "list", "watch", "create", "patch"],
             "events" => &["create", "patch"],
             "leases" => &["get", "create", "update"],

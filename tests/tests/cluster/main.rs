@@ -8,6 +8,7 @@
 
 mod access;
 mod admission;
+mod archive;
 mod backups;
 mod chart;
 mod clones;

@@ -340,6 +340,7 @@ fn of_very_many_keys_the_current_and_the_missing_ones_are_listed() {
         claims: &[],
         backups: &[],
         restores: &[],
+        archive: None,
     };
     let ids: Vec<_> = (0..100).map(|n| format!("k{n:03}")).collect();
     let ids: Vec<_> = ids.iter().map(String::as_str).collect();

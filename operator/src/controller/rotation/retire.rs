@@ -11,6 +11,7 @@ use kube::api::{Api, ListParams};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::super::Error;
+use super::super::archive;
 use super::super::key_needs::Places;
 use super::super::members;
 use super::{Look, write};
@@ -88,10 +89,12 @@ pub(super) async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Er
         let known = look.places.members.iter().any(|m| m.pod.uid() == pod.uid());
         !known && !members::finished(&pod) && members::has_started(&pod)
     });
+    let record = archive::live(look.shared, look.store).await?;
     let places = Places {
         claims: &claims,
         backups: &backups,
         restores: &restores,
+        archive: record.as_ref(),
         ..look.places
     };
     Ok(!strangers && places.needing(id).is_empty())

@@ -361,7 +361,7 @@ impl Shadow {
         let old = copying.reader.link();
         // Listed until it is done: what fails here is removed with the others.
         self.sealed.push(copying.new.clone());
-        if copying.end.is_some_and(|end| end != old.sequence) || copying.end.is_none() {
+        if copying.end.is_none_or(|end| end != old.sequence) {
             return Err(Error::corrupt(format!(
                 "{}: closed before the place where the log went on",
                 copying.from

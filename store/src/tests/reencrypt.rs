@@ -396,7 +396,7 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
         let dir = tempfile::tempdir().unwrap();
         let mut options = options(strategy);
         options.encryption = Encryption::Keyring(both(["old", "new"]));
-        options.max_disk = 256 << 20;
+        options.max_disk = 1 << 30;
         options.keep_log = 128 << 20;
         let store = Store::open(dir.path(), options.clone()).unwrap();
         for n in 0..300_u32 {

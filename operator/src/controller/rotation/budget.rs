@@ -56,23 +56,23 @@ pub fn count(before: Option<&CodexStoreStatus>, places: &Places<'_>) -> Counted 
         *sum = sum.saturating_add(used);
     };
     let mut most = 0;
-    let mut uncounted = Vec::new();
+    let mut beyond = Vec::new();
     for now in places.members.iter().filter_map(use_of) {
         if !uses.contains_key(&now.pod) && uses.len() >= MAX_MEMBERS {
-            uncounted.push(now.key_id);
+            beyond.push(now.key_id);
             continue;
         }
         let before = uses.get(&now.pod);
-        let used = since(before, &now);
-        most = most.max(used);
-        add(&now.key_id, used);
+        let count = since(before, &now);
+        most = most.max(count);
+        add(&now.key_id, count);
         // Which of the two it was is not known.
         if let Some(before) = before.filter(|before| before.key_id != now.key_id) {
-            add(&before.key_id, used);
+            add(&before.key_id, count);
         }
         uses.insert(now.pod.clone(), now);
     }
-    for id in &uncounted {
+    for id in &beyond {
         add(id, most);
     }
     Counted {

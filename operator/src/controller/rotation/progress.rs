@@ -17,6 +17,9 @@ const MESSAGE: usize = 512;
 /// Steps in which a re-encryption's progress is told, in percent: each writes a status.
 const PERCENT: u64 = 10;
 
+/// The state and message of an open member, by what it says.
+type Says<'a> = &'a dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>);
+
 /// What is asked about members.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
@@ -84,10 +87,7 @@ impl Question<'_> {
     }
 
     /// All members, sorted: those that run, as they say, and data that no running member has.
-    fn each(
-        &self,
-        of: &dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>),
-    ) -> Vec<RotationMember> {
+    fn each(&self, of: Says<'_>) -> Vec<RotationMember> {
         let mut all = BTreeMap::new();
         let mut put = |listed: RotationMember| {
             all.insert(listed.pod.clone(), listed);
@@ -108,11 +108,7 @@ impl Question<'_> {
         all.into_values().collect()
     }
 
-    fn one(
-        &self,
-        member: &Member,
-        of: &dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>),
-    ) -> Option<RotationMember> {
+    fn one(&self, member: &Member, of: Says<'_>) -> Option<RotationMember> {
         let pod = member.pod.name_any();
         let uid = ephemeral(self.places).then(|| member.pod.uid()).flatten();
         let mut listed = RotationMember {

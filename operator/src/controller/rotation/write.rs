@@ -359,12 +359,12 @@ fn reencrypted(status: &CodexKeyRotationStatus) -> Option<(bool, String)> {
         .iter()
         .filter(|m| m.state != member::DONE)
         .collect();
-    asked.then(|| match left.len() {
-        0 => (true, "all that members hold was encrypted anew".to_owned()),
-        _ => {
-            let who = named(&left);
-            (false, format!("encrypted anew when they are back: {who}"))
+    asked.then(|| {
+        if left.is_empty() {
+            return (true, "all that members hold was encrypted anew".to_owned());
         }
+        let who = named(&left);
+        (false, format!("encrypted anew when they are back: {who}"))
     })
 }
 

@@ -24,7 +24,7 @@ fn case(options: Options) -> Case {
     let mut write = |sim: &mut Sim, n: u8| {
         let ttl = std::time::Duration::from_hours(1);
         let ttl = SetOptions {
-            ttl: (n % 3 == 0).then_some(ttl),
+            ttl: n.is_multiple_of(3).then_some(ttl),
             keep_ttl: false,
         };
         let batch = Batch::new()

@@ -172,7 +172,10 @@ impl Destination {
                 let list = || format!("list {at}");
                 // One by one: an archive has very many files, which nobody wants here.
                 let below = store.list_with_delimiter(Some(&at)).await;
-                let below = below.map_err(bucket::told).with_context(list)?.common_prefixes;
+                let below = below
+                    .map_err(bucket::told)
+                    .with_context(list)?
+                    .common_prefixes;
                 let below = below.into_iter().filter(|one| !is_archive(one.as_ref()));
                 let found: Vec<Vec<_>> = futures::stream::iter(below)
                     .map(|one| async move { store.list(Some(&one)).try_collect::<Vec<_>>().await })

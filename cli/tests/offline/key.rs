@@ -1,5 +1,6 @@
 //! `key`: keyrings as directories, and as the manifest of a Secret.
 
+use codexstore_api::encoding::hex;
 use std::{
     collections::BTreeMap,
     fs,
@@ -132,10 +133,6 @@ fn a_derived_key_is_that_of_another_implementation_and_is_made_again() {
     derive("none", &["--iterations", "99999"]).fails(6);
     derive("none", &["--salt", "00"]).fails(2);
     assert!(!place.path("none").exists());
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

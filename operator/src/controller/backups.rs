@@ -78,7 +78,7 @@ pub async fn run(
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(
             |backup, scope: Arc<Scope>| async move {
-                look(&backup, &scope.shared, Some(&scope.jobs)).await
+                Box::pin(look(&backup, &scope.shared, Some(&scope.jobs))).await
             },
             failed,
             scope,
@@ -128,7 +128,7 @@ pub(super) async fn look(
     let again = if backup.metadata.deletion_timestamp.is_some() {
         one.delete().await?
     } else {
-        one.go_on().await?
+        Box::pin(one.go_on()).await?
     };
     shared.metrics.reconciled("backup", started.elapsed());
     Ok(again.map_or_else(Action::await_change, |time| Action::requeue(jitter(time))))

@@ -51,12 +51,12 @@ async fn taken(status: Value, conditions: Value) -> FakeApi {
     api.put(STORE, &store);
     let job = json!({"metadata": {"name": "cxb-now-backup", "namespace": "shop"}, "status": {"conditions": conditions}});
     api.put(JOB, &job);
-    told(&api, status);
+    told(&api, &status);
     api
 }
 
 /// What the Job's pod wrote.
-fn told(api: &FakeApi, status: Value) {
+fn told(api: &FakeApi, status: &Value) {
     let metadata = json!({"name": "now", "namespace": "shop", "uid": "b", "finalizers": [names::STORED_FINALIZER]});
     let backup = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": metadata,
         "spec": {"storeRef": {"name": "orders"}}, "status": status});
@@ -98,7 +98,7 @@ async fn a_try_that_failed_is_not_the_end_while_the_job_has_others() {
     // The next one stores it.
     told(
         &api,
-        json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z"}),
+        &json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z"}),
     );
     api.put(
         JOB,
@@ -143,7 +143,7 @@ async fn the_end_that_a_job_wrote_wins_over_one_that_is_seen_late() {
     let cached: CodexBackup = serde_json::from_value(api.get(BACKUP).unwrap()).unwrap();
     told(
         &api,
-        json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z"}),
+        &json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z"}),
     );
     look(&cached, &operator(&api), None).await.unwrap();
     assert_eq!(api.get(BACKUP).unwrap()["status"]["phase"], "Succeeded");

@@ -135,16 +135,6 @@ impl FakeApi {
         self.state.lock().unwrap().objects.remove(path)
     }
 
-    /// All objects of a collection.
-    pub fn all(&self, collection: &str) -> Vec<Value> {
-        let state = self.state.lock().unwrap();
-        let members = state.objects.iter().filter(|(path, _)| {
-            let parent = path.rsplit_once('/').map(|(parent, _)| parent);
-            parent == Some(collection)
-        });
-        members.map(|(_, object)| object.clone()).collect()
-    }
-
     /// All events, whole.
     pub fn whole_events(&self) -> Vec<Value> {
         let state = self.state.lock().unwrap();

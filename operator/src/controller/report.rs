@@ -44,6 +44,21 @@ const FAILED: [&str; 5] = [
 
 const SEALING: &str = "the keyring is being sealed";
 
+/// The phase in a word.
+fn word(store: &CodexStore, well: bool, all_there: bool) -> &'static str {
+    if store.metadata.deletion_timestamp.is_some() {
+        phase::DELETING
+    } else if !well {
+        phase::DEGRADED
+    } else if !all_there {
+        phase::PROGRESSING
+    } else if store.spec.volume.ephemeral.is_some() {
+        phase::EPHEMERAL
+    } else {
+        phase::READY
+    }
+}
+
 /// The new status; conditions keep their time unless their status changes.
 pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatus {
     let before = store.status.clone().unwrap_or_default();
@@ -83,10 +98,6 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
 
     let escrowed = escrowed(&mut status, seen.escrow);
 
-    if seen.archive.is_none() {
-        let all = &mut status.conditions;
-        all.retain(|c| c.type_ != condition::ARCHIVE_CURRENT);
-    }
     let ready = ready(&status, outdated.as_deref());
     let mut set = |type_, (value, reason, message): (Option<bool>, &str, &str)| {
         let change = ConditionChange {
@@ -124,29 +135,30 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     if let Some((value, reason, message)) = &escrowed {
         set(condition::KEY_ESCROWED, (*value, reason, message));
     }
-    if let Some(judged) = &seen.archive {
-        let (value, reason, message) = &judged.condition;
-        set(condition::ARCHIVE_CURRENT, (*value, reason, message));
-    }
-    match &seen.backups.condition {
-        Some((value, reason, message)) => {
-            set(condition::LAST_BACKUP_SUCCEEDED, (*value, reason, message));
+    let archive = seen.archive.as_ref().map(|judged| &judged.condition);
+    let found = [
+        (condition::ARCHIVE_CURRENT, archive),
+        (
+            condition::LAST_BACKUP_SUCCEEDED,
+            seen.backups.condition.as_ref(),
+        ),
+    ];
+    for (type_, found) in found {
+        if let Some((value, reason, message)) = found {
+            set(type_, (*value, reason, message));
         }
-        None => status
-            .conditions
-            .retain(|c| c.type_ != condition::LAST_BACKUP_SUCCEEDED),
     }
-    let word = if store.metadata.deletion_timestamp.is_some() {
-        phase::DELETING
-    } else if !problems.is_empty() {
-        phase::DEGRADED
-    } else if !waiting.is_empty() || ready.0 != Some(true) {
-        phase::PROGRESSING
-    } else if store.spec.volume.ephemeral.is_some() {
-        phase::EPHEMERAL
-    } else {
-        phase::READY
+    let gone = |type_: &str| {
+        found
+            .iter()
+            .any(|(t, found)| *t == type_ && found.is_none())
     };
+    status.conditions.retain(|c| !gone(&c.type_));
+    let word = word(
+        store,
+        problems.is_empty(),
+        waiting.is_empty() && ready.0 == Some(true),
+    );
     status.phase = Some(word.to_owned());
     status
 }

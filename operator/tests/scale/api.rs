@@ -74,7 +74,7 @@ impl Target {
         let mut namespace = None;
         if plural == "namespaces" {
             namespace = Some(parts.next()?.to_owned());
-            plural = parts.next()?.to_owned();
+            parts.next()?.clone_into(&mut plural);
         }
         Some(Target {
             group,
@@ -300,13 +300,13 @@ impl State {
         self.stamp(&mut object);
         self.tell("DELETED", path, &object);
         let owner = object["metadata"]["uid"].clone();
-        let owned: Vec<_> = self
+        let children: Vec<_> = self
             .objects
             .iter()
             .filter(|(_, o)| o["metadata"]["ownerReferences"][0]["uid"] == owner)
             .map(|(path, _)| path.clone())
             .collect();
-        for path in owned {
+        for path in children {
             self.remove(&path);
         }
     }

@@ -1,4 +1,4 @@
-//! What is around the operator: members that answer over TLS, CronJobs that come due, and Jobs that do what `codexctl job` does, as far
+//! What is around the operator: members that answer over TLS, `CronJob`s that come due, and Jobs that do what `codexctl job` does, as far
 //! as the API server sees it.
 
 use std::sync::Arc;
@@ -248,7 +248,7 @@ async fn starts(api: &Api, name: &str) {
     ] {
         tokio::time::sleep(STEP).await;
         api.change(&job_path(name), |job| {
-            json_patch::merge(&mut job["status"], &status)
+            json_patch::merge(&mut job["status"], &status);
         });
     }
     tokio::time::sleep(STEP).await;
@@ -262,7 +262,7 @@ async fn ends(api: &Api, name: &str) {
         json!({"completionTime": now(), "conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "True"}]}),
     ] {
         api.change(&job_path(name), |job| {
-            json_patch::merge(&mut job["status"], &status)
+            json_patch::merge(&mut job["status"], &status);
         });
         tokio::time::sleep(STEP / 2).await;
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::backups::{backup, backup_is, looker, verified};
 use crate::restores::restore_is;
 
-fn orders(backup: Value) -> Value {
+fn orders(backup: &Value) -> Value {
     let mut spec = json!({"volume": {"claim": {"size": "128Mi"}}, "backup": {"destination": {"claim": "backups"}, "verify": "Always"}});
     for (key, value) in backup.as_object().unwrap() {
         spec["backup"][key] = value.clone();
@@ -33,7 +33,7 @@ fn a_backup_whose_first_try_failed_is_stored_by_a_later_one() {
         return;
     };
     ns.create(&objects::claim("backups", "1Gi"));
-    ns.store("orders", orders(json!({})));
+    ns.store("orders", orders(&json!({})));
     ns.create(&objects::pod("app-0", Some("orders")));
     ns.pod_ready("app-0");
     assert_eq!(ns.put("app-0", "k", "v"), 201);
@@ -64,7 +64,7 @@ fn a_destination_that_is_full_says_so_keeps_nothing_partial_and_heals() {
         return;
     };
     ns.create(&objects::claim("backups", "32Mi"));
-    ns.store("orders", orders(json!({"retention": {"keepLast": 10}})));
+    ns.store("orders", orders(&json!({"retention": {"keepLast": 10}})));
     ns.create(&objects::pod("app-0", Some("orders")));
     ns.pod_ready("app-0");
     assert_eq!(ns.put("app-0", "small", "v"), 201);
@@ -111,7 +111,7 @@ fn what_a_schedule_missed_is_made_up_for_by_one_run() {
     ns.create(&objects::claim("backups", "1Gi"));
     let spec =
         json!({"schedule": "* * * * *", "timeZone": "Etc/UTC", "retention": {"keepLast": 20}});
-    ns.store("orders", orders(spec));
+    ns.store("orders", orders(&spec));
     ns.create(&objects::pod("app-0", Some("orders")));
     ns.pod_ready("app-0");
     // A CronJob names its Jobs by the minute.
@@ -168,8 +168,8 @@ fn a_restore_that_waits_is_given_up_at_its_deadline_and_holds_up_no_other() {
         return;
     };
     ns.create(&objects::claim("backups", "1Gi"));
-    ns.store("orders", orders(json!({})));
-    ns.store("orders-copy", orders(json!({})));
+    ns.store("orders", orders(&json!({})));
+    ns.store("orders-copy", orders(&json!({})));
     for (pod, store) in [("app-0", "orders"), ("copy-0", "orders-copy")] {
         ns.create(&objects::pod(pod, Some(store)));
         ns.pod_ready(pod);

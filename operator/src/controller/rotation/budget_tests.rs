@@ -31,6 +31,7 @@ fn after(before: &CodexStoreStatus, members: &[Member]) -> (CodexStoreStatus, i6
         claims: &[],
         backups: &[],
         restores: &[],
+        archive: None,
     };
     let counted = count(Some(before), &places);
     let key = |id: &str, state: &str| KeyStatus {

@@ -159,7 +159,7 @@ async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_bo
     for (mode, name) in [(Mode::Rewrap, "Rewrap"), (Mode::Reencrypt, "Reencrypt")] {
         for fault in [Fault::Before, Fault::After] {
             for call in 0.. {
-                let cluster = Cluster::start(mode, &["web-0"]).await;
+                let cluster = Box::pin(Cluster::start(mode, &["web-0"])).await;
                 cluster.ask("now", &json!({}));
                 cluster.api.fail(call, fault);
                 let at = || format!("{name}, {fault:?} at {call}");
@@ -201,7 +201,7 @@ async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_bo
 
 #[tokio::test]
 async fn each_phase_is_gone_through_and_told() {
-    let cluster = Cluster::start(Mode::Reencrypt, &["web-0", "web-1"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-0", "web-1"])).await;
     cluster.ask("now", &json!({}));
     let mut phases = Vec::new();
     for _ in 0..LOOKS {
@@ -241,7 +241,7 @@ async fn each_phase_is_gone_through_and_told() {
 
 #[tokio::test]
 async fn a_member_that_dies_while_it_encrypts_is_asked_again_and_one_that_was_done_is_not() {
-    let cluster = Cluster::start(Mode::Rewrap, &["web-0", "web-1"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Rewrap, &["web-0", "web-1"])).await;
     cluster.members[1].with(|inside| inside.ends = None);
     cluster.ask("now", &json!({"mode": "Reencrypt"}));
     let wanted = |s: &Value| states(s) == ["web-0=Done", "web-1=Rewriting"];
@@ -261,7 +261,7 @@ async fn a_member_that_dies_while_it_encrypts_is_asked_again_and_one_that_was_do
 
 #[tokio::test]
 async fn a_member_that_could_not_is_named_and_the_rotation_given_up_at_the_deadline() {
-    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-0"])).await;
     cluster.members[0].with(|inside| inside.ends = Some(ReencryptionState::Failed));
     cluster.ask("now", &json!({}));
     let wanted = |s: &Value| states(s) == ["web-0=Failed"];
@@ -281,7 +281,7 @@ async fn a_member_that_could_not_is_named_and_the_rotation_given_up_at_the_deadl
 
 #[tokio::test]
 async fn one_that_was_down_is_encrypted_anew_when_it_is_back() {
-    let mut cluster = Cluster::start(Mode::Reencrypt, &["web-1"]).await;
+    let mut cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-1"])).await;
     let store = rotating(Mode::Reencrypt);
     let claim = desired::member_claim(&store, "web-0", false).unwrap();
     cluster.api.put(CLAIM, &claim);
@@ -313,7 +313,7 @@ async fn one_that_was_down_is_encrypted_anew_when_it_is_back() {
 
 #[tokio::test]
 async fn after_a_compromise_a_frozen_member_is_not_waited_for_and_catches_up() {
-    let cluster = Cluster::start(Mode::Rewrap, &["web-0", "web-1"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Rewrap, &["web-0", "web-1"])).await;
     let backup = |name: &str, key: &str| {
         json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": name, "namespace": "shop"},
             "spec": {"storeRef": {"name": "orders"}},
@@ -372,7 +372,7 @@ async fn after_a_compromise_a_frozen_member_is_not_waited_for_and_catches_up() {
 #[tokio::test]
 async fn two_at_once_take_turns() {
     for mode in [Mode::Rewrap, Mode::Reencrypt] {
-        let cluster = Cluster::start(mode, &["web-0"]).await;
+        let cluster = Box::pin(Cluster::start(mode, &["web-0"])).await;
         cluster.ask("one", &json!({}));
         cluster.ask("two", &json!({}));
         cluster
@@ -399,7 +399,7 @@ async fn two_at_once_take_turns() {
 async fn what_becomes_of_the_secret_by_hand_is_told_and_put_right_it_goes_on() {
     for mode in [Mode::Rewrap, Mode::Reencrypt] {
         for phase in ["Distributing", "Promoting", "Rewriting", "Verifying"] {
-            let cluster = Cluster::start(mode, &["web-0"]).await;
+            let cluster = Box::pin(Cluster::start(mode, &["web-0"])).await;
             let before = cluster.api.get(KEYRING).unwrap();
             cluster.ask("now", &json!({}));
             let found = cluster.until("now", phase, |s| s["phase"] == phase).await;
@@ -430,7 +430,7 @@ async fn what_becomes_of_the_secret_by_hand_is_told_and_put_right_it_goes_on() {
 
 #[tokio::test]
 async fn a_rollback_to_the_old_current_key_is_promoted_again() {
-    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-0"])).await;
     cluster.ask("now", &json!({}));
     let added = |s: &Value| s["phase"] == "Promoting";
     cluster.until("now", "it is added", added).await;
@@ -447,7 +447,7 @@ async fn a_rollback_to_the_old_current_key_is_promoted_again() {
 
 #[tokio::test]
 async fn a_worn_key_is_replaced_by_itself_once() {
-    let cluster = Cluster::start(Mode::Rewrap, &["web-0"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Rewrap, &["web-0"])).await;
     cluster.members[0].with(|inside| inside.status.key_wraps = Some(7));
     cluster.look().await;
     let mut store = cluster.api.get(STORE).unwrap();
@@ -481,7 +481,7 @@ async fn a_worn_key_is_replaced_by_itself_once() {
 
 #[tokio::test]
 async fn a_status_that_somebody_else_wrote_since_is_not_overwritten() {
-    let cluster = Cluster::start(Mode::Reencrypt, &["web-0"]).await;
+    let cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-0"])).await;
     cluster.ask("now", &json!({}));
     let asked = cluster.api.get(ROTATION).unwrap();
     cluster.look().await;

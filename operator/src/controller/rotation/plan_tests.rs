@@ -17,8 +17,8 @@ use super::super::super::members::{Member, Unreachable};
 use super::super::progress::{self, Question};
 use super::*;
 
-fn at(second: i64) -> Option<Time> {
-    Some(Time(Timestamp::from_second(second).unwrap()))
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
 }
 
 fn rotation(phase: &str, mode: Mode) -> CodexKeyRotationStatus {
@@ -27,11 +27,10 @@ fn rotation(phase: &str, mode: Mode) -> CodexKeyRotationStatus {
         mode: Some(mode),
         from: Some("old".to_owned()),
         to: Some("new".to_owned()),
-        started_at: at(1000),
+        started_at: Some(at(1000)),
         promoted_at: [phase::REWRITING, phase::VERIFYING]
             .contains(&phase)
-            .then(|| at(1000))
-            .flatten(),
+            .then(|| at(1000)),
         ..CodexKeyRotationStatus::default()
     }
 }
@@ -91,6 +90,7 @@ fn seen(
         claims: &claims,
         backups: &[],
         restores: &[],
+        archive: None,
     };
     let question = Question {
         places: &places,
@@ -226,7 +226,7 @@ fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
     // What takes as long as there is data counts from where somebody last got further.
     let promoted = facts("new", &["new", "old"]);
     let mut moved = rotation(phase::REWRITING, Mode::Rewrap);
-    moved.progress_at = at(1050);
+    moved.progress_at = Some(at(1050));
     waits(
         step(&moved, &promoted, &[frozen("web-0")], 1110),
         "Rewriting",
@@ -234,7 +234,7 @@ fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
     let late = step(&moved, &promoted, &[frozen("web-0")], 1111);
     assert!(matches!(late, Step::Fail(_)), "{late:?}");
     let mut ending = pod("web-0");
-    ending.metadata.deletion_timestamp = at(1000);
+    ending.metadata.deletion_timestamp = Some(at(1000));
     let ending = Member {
         pod: Arc::new(ending),
         answer: Some(Err(Unreachable(String::new()))),
@@ -271,7 +271,7 @@ fn after_a_compromise_a_deadline_ends_the_waiting_and_not_the_rotation() {
     ));
 
     status.phase = Some(phase::REWRITING.to_owned());
-    status.promoted_at = at(1062);
+    status.promoted_at = Some(at(1062));
     let done = says("web-1", State::Ready, &both, &["new"]);
     let done = anew(done, "uid", ReencryptionState::Done, (5, 5));
     let members = [frozen("web-0"), done];

@@ -102,14 +102,14 @@ fn one(store: &Store, strategy: Strategy, seed: u64, acks: &Acks, place: &Path) 
         revision >= oldest,
         "revision {oldest} was acknowledged before the backup of {revision} began"
     );
-    let into = place.join("restored");
+    let target = place.join("restored");
     // Whatever compression it was written with.
     let options = work::options(strategy, seed + 1);
-    backup::restore(&into, &bytes[..], &options).unwrap();
-    let restored = Store::open(&into, options).unwrap();
+    backup::restore(&target, &bytes[..], &options).unwrap();
+    let copy = Store::open(&target, options).unwrap();
     // One that was on its way may be in it too: whole, and no more than one of each writer.
     let wanted = up_to(acks, revision);
-    let found = work::check(&restored, &wanted).unwrap_or_else(|wrong| {
+    let found = work::check(&copy, &wanted).unwrap_or_else(|wrong| {
         panic!("the backup of revision {revision}: {wrong}");
     });
     for (writer, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
@@ -120,7 +120,7 @@ fn one(store: &Store, strategy: Strategy, seed: u64, acks: &Acks, place: &Path) 
         );
         assert!(found.n >= wanted.n, "writer {writer}");
     }
-    assert_eq!(work::count(&restored).unwrap(), info.contents.entries);
-    restored.close().unwrap();
-    std::fs::remove_dir_all(&into).unwrap();
+    assert_eq!(work::count(&copy).unwrap(), info.contents.entries);
+    copy.close().unwrap();
+    std::fs::remove_dir_all(&target).unwrap();
 }

@@ -1,6 +1,6 @@
 //! `job archive`: pulls what members write, piece by piece, and stores it for as long as it runs.
 //!
-//! In reading order: what is at the destination ([`shelf`]), the record that is kept of it ([`book`]), one member ([`line`]), the
+//! In reading order: what is at the destination ([`shelf`]), the record that is kept of it ([`book`]), one member ([`mod@line`]), the
 //! backups that pieces follow ([`base`]), what is deleted ([`prune`]), and here what starts and ends all of that.
 
 mod base;

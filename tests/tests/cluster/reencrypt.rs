@@ -1,6 +1,8 @@
 //! Rotations that encrypt everything anew: under load, with an operator and members that die in between, after a compromise, and what
 //! becomes of members that were down.
 
+use std::collections::BTreeSet;
+
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, exclusive, namespace, wait};
 use serde_json::{Value, json};
@@ -107,7 +109,24 @@ fn three_members_encrypt_everything_anew_under_load_and_each_backup_can_be_resto
         key(s, to)["messages"].as_i64().is_some_and(|n| n > 0)
     });
     let old = key(&status, done["from"].as_str().unwrap());
-    assert_eq!(old["neededBy"], json!(["cxb/before"]), "{status}");
+    // The one during it has the key that each member had read as the current one by then.
+    let mut needed: Vec<_> = ns.list("codexbackups");
+    needed.retain(|backup| {
+        let members = backup["status"]["members"].as_array().unwrap();
+        members.iter().any(|member| member["keyId"] == old["id"])
+    });
+    let name = |backup: &Value| format!("cxb/{}", backup["metadata"]["name"].as_str().unwrap());
+    let needed: BTreeSet<_> = needed.iter().map(name).collect();
+    let told = old["neededBy"].as_array().unwrap();
+    let told: BTreeSet<_> = told
+        .iter()
+        .map(|by| by.as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(told, needed, "{status}");
+    assert!(
+        told.contains("cxb/before") && !told.contains("cxb/after"),
+        "{status}"
+    );
     assert_eq!(old["maxMessages"], 4_294_967_296_i64, "{status}");
     let table = ns.cluster.kubectl(&["-n", &ns.name, "get", "cxk"]);
     let table = table.success("kubectl get cxk");

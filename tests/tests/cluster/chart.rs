@@ -249,10 +249,14 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     };
     // A family without a sample is not printed: a store and a pod give each of them one, the store's on the leader.
     ns.create(&codexstore_tests::objects::claim("backups", "64Mi"));
-    let backup = serde_json::json!({"backup": {"destination": {"claim": "backups"}}});
-    ns.store("orders", backup);
+    let archived = serde_json::json!({"volume": {"claim": {"size": "64Mi"}},
+        "backup": {"destination": {"claim": "backups"}, "continuous": {}}});
+    ns.store("orders", archived);
     ns.create(&codexstore_tests::objects::pod("app", Some("orders")));
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+    ns.status("orders", "its archive is looked at", |s| {
+        s["archive"].is_object()
+    });
     let metrics: String = ns
         .cluster
         .operator_pods()

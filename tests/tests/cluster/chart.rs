@@ -254,8 +254,9 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     ns.store("orders", archived);
     ns.create(&codexstore_tests::objects::pod("app", Some("orders")));
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
-    ns.status("orders", "its archive is looked at", |s| {
-        s["archive"].is_object()
+    // The archiver asks for a backup.
+    ns.status("orders", "it is archived and backed up", |s| {
+        s["archive"].is_object() && s["lastBackup"].is_object()
     });
     let metrics: String = ns
         .cluster

@@ -5,6 +5,7 @@ use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
+use crate::restores::restore_is;
 use crate::rotation::{WRITER, goes_on, key, member, members, none_failed, rotation, rotation_is};
 
 const SECRET: &str = "secrets/mine";
@@ -417,6 +418,7 @@ fn a_passphrase_opens_members_and_backups_and_another_one_does_not() {
     assert_eq!(ns.put("web-0", "k", "later"), 204);
     ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back"},
         "spec": {"storeRef": {"name": "orders"}, "members": [{"pod": "web-0"}]}}));
+    restore_is(&ns, "back", "it is restored", |s| s["phase"] == "Succeeded");
     wait::until("it is restored", wait::LONG, || {
         match ns.value("web-0", "k") {
             Some(value) if value == "web-0" => Ok(()),

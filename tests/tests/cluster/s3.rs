@@ -95,6 +95,10 @@ fn files(ns: &Namespace) -> String {
 #[track_caller]
 fn fails(ns: &Namespace, name: &str) -> String {
     ns.create(&backup("orders", name));
+    // Its Job has three tries, and waits longer before each.
+    backup_is(ns, name, "a try has failed", |s| {
+        s["conditions"][0]["reason"] == "TryFailed" || s["completedAt"].is_string()
+    });
     let status = backup_is(ns, name, "it has ended", |s| s["completedAt"].is_string());
     assert_eq!(status["phase"], "Failed", "{status}");
     let message = status["message"].as_str().unwrap().to_owned();

@@ -191,11 +191,12 @@ fn a_restore_that_waits_is_given_up_at_its_deadline_and_holds_up_no_other() {
     let message = never.unwrap_err().message;
     assert!(message.contains("startDeadline is between"), "{message}");
 
+    // Of two that are created in one second the first by name is the earlier one.
     ns.create(&copy(
-        "waits",
+        "at-first",
         json!({"startDeadline": "30s", "members": [{"pod": "nobody-0", "from": "app-0"}]}),
     ));
-    restore_is(&ns, "waits", "it waits", |s| s["phase"] == "Pending");
+    restore_is(&ns, "at-first", "it waits", |s| s["phase"] == "Pending");
     ns.create(&copy(
         "refused",
         json!({"members": [{"pod": "copy-0", "from": "app-0"}]}),
@@ -203,10 +204,12 @@ fn a_restore_that_waits_is_given_up_at_its_deadline_and_holds_up_no_other() {
     let refused = restore_is(&ns, "refused", "it is refused", |s| s["phase"] == "Failed");
     let message = refused["message"].as_str().unwrap();
     assert!(
-        message.contains("cxr/waits") && message.contains("nobody-0"),
+        message.contains("cxr/at-first") && message.contains("nobody-0"),
         "{refused}"
     );
-    let given_up = restore_is(&ns, "waits", "it is given up", |s| s["phase"] == "Failed");
+    let given_up = restore_is(&ns, "at-first", "it is given up", |s| {
+        s["phase"] == "Failed"
+    });
     let message = given_up["message"].as_str().unwrap();
     assert!(message.contains("startDeadline"), "{given_up}");
     ns.create(&copy(

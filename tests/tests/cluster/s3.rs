@@ -40,6 +40,7 @@ pub fn server(ns: &Namespace) {
     };
     let mut spec = objects::pod_spec(objects::IDLE);
     spec["securityContext"]["fsGroup"] = json!(10001);
+    spec["shareProcessNamespace"] = json!(true);
     spec["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "tls", "secret": {"secretName": "s3-tls", "defaultMode": 0o440}}]);
     spec["containers"][0]["volumeMounts"] = data.clone();
     let mut make = objects::container("make", "mkdir /data/backups");
@@ -70,6 +71,20 @@ pub fn server(ns: &Namespace) {
         "ports": [{"name": "plain", "port": 7070}, {"name": "tls", "port": 7443}]}}),
     );
     ns.pod_ready("s3");
+}
+
+/// Sends a signal to both of its processes.
+pub fn signal(ns: &Namespace, signal: &str) {
+    let script = format!(
+        r#"
+for p in /proc/[0-9]*; do
+  case "$(tr '\0' ' ' <$p/cmdline 2>/dev/null)" in /versitygw\ *) kill -{signal} ${{p#/proc/}} && echo sent;; esac
+done"#
+    );
+    let printed = ns
+        .sh("s3", "app", &script)
+        .success("a signal to the server");
+    assert_eq!(printed, "sent\nsent\n");
 }
 
 /// A bucket of that server, as a patch of a store.

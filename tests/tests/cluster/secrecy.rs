@@ -5,6 +5,7 @@ use codexstore_tests::{Namespace, SYSTEM, namespace, path_of};
 use serde_json::{Value, json};
 
 use crate::backups::take;
+use crate::restores::restore_is;
 use crate::rotation::{rotation, rotation_is};
 
 #[test]
@@ -15,7 +16,8 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
     ns.create(&objects::claim("backups", "1Gi"));
     ns.store(
         "orders",
-        json!({"backup": {"destination": {"claim": "backups"}}}),
+        json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}},
+            "backup": {"destination": {"claim": "backups"}, "continuous": {"interval": "1s"}}}),
     );
     ns.create(&objects::pod("app", Some("orders")));
     ns.pod_ready("app");
@@ -28,6 +30,9 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
     assert_eq!(done["phase"], "Completed", "{done}");
     let secrets = use_and_misuse(&ns);
     take(&ns, "after");
+    ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": "back"},
+        "spec": {"storeRef": {"name": "orders"}, "backupRef": {"name": "after"}}}));
+    restore_is(&ns, "back", "it is restored", |s| s["phase"] == "Succeeded");
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
     ns.sh("app", "app", "true");
 
@@ -57,6 +62,10 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
             ns.get("codexbackups").unwrap().to_string(),
         ),
         (
+            "restores".into(),
+            ns.get("codexrestores").unwrap().to_string(),
+        ),
+        (
             "config maps".into(),
             ns.get("configmaps").unwrap().to_string(),
         ),
@@ -68,6 +77,19 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
                 .to_string(),
         ),
     ];
+    // The archiver, and Jobs: those that verify have the keyring.
+    for selector in ["codexstore.dev/archiver", "batch.kubernetes.io/job-name"] {
+        let pods = ns.list(&format!(
+            "pods?labelSelector={}",
+            selector.replace('/', "%2F")
+        ));
+        assert!(!pods.is_empty(), "no pod has the label {selector}");
+        for pod in pods {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            let container = pod["spec"]["containers"][0]["name"].as_str().unwrap();
+            places.push((format!("log of {name}"), ns.log(name, container)));
+        }
+    }
     for (pod, log) in ns.cluster.operator_logs() {
         assert!(log.lines().any(|l| l.contains("level")), "no log of {pod}");
         places.push((format!("log of {pod}"), log));

@@ -194,7 +194,7 @@ fn a_restore_that_waits_is_given_up_at_its_deadline_and_holds_up_no_other() {
     // Of two that are created in one second the first by name is the earlier one.
     ns.create(&copy(
         "at-first",
-        json!({"startDeadline": "30s", "members": [{"pod": "nobody-0", "from": "app-0"}]}),
+        json!({"startDeadline": "90s", "members": [{"pod": "nobody-0", "from": "app-0"}]}),
     ));
     restore_is(&ns, "at-first", "it waits", |s| s["phase"] == "Pending");
     ns.create(&copy(

@@ -1,9 +1,13 @@
 //! The continuous archive: what is lost with a volume, points in time, and an archiver that dies.
 
+use std::process::Command;
+
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
+use crate::backups::{looker, stored, unbase64};
+use crate::members::codexctl;
 use crate::restores::{has_event, of_member, restore_is};
 use crate::s3;
 
@@ -227,6 +231,65 @@ fn a_time_comes_back_and_both_histories_stay_restorable() {
             &json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
             "metadata": {"name": "refused"}, "spec": both}),
         );
+    }
+    without_a_cluster(&ns, &first["lineage"], &between);
+}
+
+/// What docs/BACKUP.md says of a cluster that is gone, from a backup and the archive of the line of history that `a` and `b` were written in.
+#[track_caller]
+fn without_a_cluster(ns: &Namespace, lineage: &Value, between: &str) {
+    looker(ns);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let keyring = at("keyring");
+    std::fs::create_dir(&keyring).unwrap();
+    let secret = ns.get("secrets/cxs-orders-keyring").unwrap();
+    for (name, value) in secret["data"].as_object().unwrap() {
+        let value = unbase64(value.as_str().unwrap());
+        std::fs::write(format!("{keyring}/{name}"), value).unwrap();
+    }
+    let all = bases(ns);
+    let base = all
+        .iter()
+        .find(|b| b["status"]["members"][0]["lineage"] == *lineage);
+    let base = base.unwrap_or_else(|| panic!("no backup of {lineage}: {}", json!(all)));
+    let backup = at("web-0.backup");
+    std::fs::write(
+        &backup,
+        stored(ns, base, &base["status"]["members"][0]["file"]),
+    )
+    .unwrap();
+    let tar = format!(
+        "tar -C /b/{}/orders/_archive -c web-0 | base64 -w0",
+        ns.name
+    );
+    let tar = unbase64(&ns.sh("look", "app", &tar).success("download the archive"));
+    std::fs::write(at("archive.tar"), tar).unwrap();
+    let unpacked = Command::new("tar")
+        .args(["-C", &at(""), "-xf", &at("archive.tar")])
+        .status();
+    assert!(unpacked.unwrap().success());
+
+    let archive = at("web-0");
+    let run = |args: &[&str]| {
+        let args = [args, &["--keyring", &keyring]].concat();
+        codexctl(ns.cluster, &args).success(&args.join(" "))
+    };
+    run(&["archive", "verify", &archive]);
+    for (into, until, wanted) in [
+        ("data", None, &["a", "b"][..]),
+        ("then", Some(between), &["a"]),
+    ] {
+        let into = at(into);
+        let mut args = vec!["restore", &backup, "--archive", &archive, "--into", &into];
+        args.extend(until.iter().flat_map(|time| ["--until-time", time]));
+        run(&args);
+        let exported = run(&["export", &into]);
+        let keys: Vec<_> = exported
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].take())
+            .collect();
+        assert_eq!(keys, wanted, "{exported}");
     }
 }
 

@@ -142,7 +142,8 @@ fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_c
     assert_eq!(dirs.trim(), "third");
 }
 
-fn unbase64(text: &str) -> Vec<u8> {
+/// What base64 stands for.
+pub fn unbase64(text: &str) -> Vec<u8> {
     codexstore_api::encoding::unbase64(text.trim()).unwrap()
 }
 

@@ -201,15 +201,14 @@ impl Error {
     }
 
     /// An error of the operating system. A full disk and a missing permission get their own
-    /// codes; everything else is `io`.
+    /// codes; everything else is `io`, a file system that is read-only too: who asks, and as whom,
+    /// changes nothing about it, and Linux makes it so where a disk fails under it.
     pub fn io(doing: impl fmt::Display, source: std::io::Error) -> Error {
         let code = match source.kind() {
             std::io::ErrorKind::StorageFull
             | std::io::ErrorKind::QuotaExceeded
             | std::io::ErrorKind::FileTooLarge => Code::DiskFull,
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                Code::Denied
-            }
+            std::io::ErrorKind::PermissionDenied => Code::Denied,
             _ => Code::Io,
         };
         Error::new(code, format!("{doing}: {source}")).with_source(source)
@@ -320,6 +319,17 @@ mod tests {
         assert!(eio.is(Code::Io));
         assert!(std::error::Error::source(&eio).is_some());
         assert!(eio.to_string().starts_with("write f: "));
+    }
+
+    #[test]
+    fn a_disk_that_turned_read_only_failed_and_is_no_missing_permission() {
+        let code = |errno| Error::io("sync f", std::io::Error::from_raw_os_error(errno)).as_code();
+        assert_eq!(code(30), Code::Io, "EROFS");
+        assert_eq!(
+            (code(1), code(13)),
+            (Code::Denied, Code::Denied),
+            "EPERM, EACCES"
+        );
     }
 
     #[test]

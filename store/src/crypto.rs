@@ -227,14 +227,18 @@ fn whiten(nonce: &[u8; NONCE], bytes: &mut [u8]) {
             .wrapping_mul(0x0000_0100_0000_01b3)
             .rotate_left(23)
     });
-    for chunk in bytes.chunks_mut(8) {
+    let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        for (byte, mask) in chunk.iter_mut().zip((z ^ (z >> 31)).to_le_bytes()) {
-            *byte ^= mask;
-        }
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let (words, rest) = bytes.as_chunks_mut();
+    for word in words {
+        *word = (u64::from_le_bytes(*word) ^ next()).to_le_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(next().to_le_bytes()) {
+        *byte ^= mask;
     }
 }
 

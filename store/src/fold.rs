@@ -257,7 +257,12 @@ impl Engine {
             (Ok(_), _) => {
                 return Err(Error::internal("a result of another task"));
             }
-            (Err(error), running) if error.is(Code::DiskFull) => {
+            // What was not done may be tried again, but for the end of a re-encryption and a rewrap: someone waits for them, and
+            // what they have begun is half there.
+            (Err(error), running)
+                if error.is(Code::DiskFull)
+                    && !matches!(running, Running::Settle | Running::Rewrap) =>
+            {
                 if matches!(running, Running::Image { .. }) {
                     self.retained = 0;
                 }

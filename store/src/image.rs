@@ -109,12 +109,13 @@ impl WriteImage {
         matches!(self.stage, Stage::Place(..))
     }
 
-    /// Bytes written so far, those of the frame in memory apart.
+    /// Bytes written so far.
     pub fn written(&self) -> u64 {
         match &self.stage {
             Stage::Entries(_, sealer) => sealer.offset(),
             Stage::Create => 0,
-            Stage::Place(..) | Stage::Remove(_) => self.estimate(),
+            Stage::Place(_, len) => *len,
+            Stage::Remove(image) => image.len,
         }
     }
 

@@ -194,7 +194,8 @@ impl Engine {
     /// Takes as much of a snapshot store's past as must go for `need` more bytes to fit.
     pub(crate) fn make_way(&mut self, need: u64, limit: u64) -> Vec<String> {
         let mut gone = Vec::new();
-        if self.disk_used().saturating_add(need) > limit {
+        let taken = self.disk_used().saturating_add(self.reencryption_image());
+        if taken.saturating_add(need) > limit {
             gone = self.give_up_reencryption(Code::DiskFull);
         }
         if self.seat.options.strategy == Strategy::Ledger || self.reencryption.is_some() {

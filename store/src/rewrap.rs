@@ -19,11 +19,11 @@ use crate::keyring::{Encryption, KeyId};
 use crate::layout::{self, Name};
 use crate::past::removing;
 use crate::seat::Seat;
+use crate::shared::answer;
 use crate::store::Store;
 use crate::succession::Succession;
 use crate::survey::{Survey, nothing_behind};
 use crate::task::{Running, Work};
-use crate::txn::Txn;
 
 /// What a rewrap did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -308,10 +308,7 @@ impl Engine {
             }
         }
         self.report_log();
-        for waiter in self.rewrap_waiters.drain(..) {
-            // Whoever asked may not wait any more.
-            let _gone = waiter.send(Ok(new.done));
-        }
+        answer(std::mem::take(&mut self.rewrap_waiters), &Ok(new.done));
         self.reencrypted();
     }
 }
@@ -331,13 +328,6 @@ impl Store {
                 "the store is not encrypted: there are no keys to wrap",
             ));
         }
-        let (answer, waiter) = std::sync::mpsc::channel();
-        shared.rewraps.lock().push(answer);
-        // Wakes the committer.
-        self.run(|_: &mut Txn<'_>| Ok(()))?;
-        waiter.recv().unwrap_or_else(|_| {
-            let closed = || Error::new(Code::Closed, "the store was closed before the rewrap");
-            Err(shared.poison().cloned().unwrap_or_else(closed))
-        })
+        self.ask(&shared.rewraps, "the rewrap")
     }
 }

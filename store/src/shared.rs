@@ -18,6 +18,17 @@ use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::stats::Finding;
 
+/// Who waits for something that the committer has not begun.
+pub(crate) type Waiters<T> = Mutex<Vec<Sender<Result<T>>>>;
+
+/// Answers all of them.
+pub(crate) fn answer<T: Clone>(waiters: Vec<Sender<Result<T>>>, answer: &Result<T>) {
+    for waiter in waiters {
+        // Whoever asked may not wait any more.
+        let _gone = waiter.send(answer.clone());
+    }
+}
+
 /// The part of a store that readers use without waiting for anyone.
 pub(crate) struct Shared {
     pub seat: Arc<Seat>,
@@ -29,9 +40,9 @@ pub(crate) struct Shared {
     pub gauges: Mutex<Gauges>,
     pub keys: Mutex<FileKeys>,
     /// Who waits for a rewrap that has not begun.
-    pub rewraps: Mutex<Vec<Sender<Result<Rewrapped>>>>,
+    pub rewraps: Waiters<Rewrapped>,
     /// Who waits for a re-encryption that has not begun.
-    pub reencryptions: Mutex<Vec<Sender<Result<Reencrypted>>>>,
+    pub reencryptions: Waiters<Reencrypted>,
     /// How far the one is that is under way.
     pub reencrypting: Mutex<Option<Reencrypting>>,
     /// For those who follow the log.

@@ -135,7 +135,7 @@ impl Engine {
             _ => 0,
         };
         let (sealed, written) = self.reencryption_bytes();
-        let there = self.disk_used() - promised - (sealed - written);
+        let there = self.disk_used() - promised - (sealed - written) + self.reencryption_image();
         self.seat.options.max_disk.min(there.saturating_add(free))
     }
 
@@ -384,15 +384,16 @@ impl Engine {
         let usual = self.next_size(payload);
         let (mut limit, mut left) = (self.disk_limit(), self.left_by(claim));
         let mut gone = Vec::new();
-        if left.saturating_add(usual) > limit && self.may_give_up() {
+        // A smaller one is better than none, and deletions are small.
+        let smallest = smallest(payload);
+        if left.saturating_add(smallest) > limit && self.may_give_up() {
             gone = self.give_up_reencryption(Code::DiskFull);
             (limit, left) = (self.disk_limit(), self.left_by(claim));
         }
-        // A smaller one is better than none, and deletions are small.
         let size = if claim == Claim::Anyone && left.saturating_add(usual) <= limit {
             usual
         } else {
-            smallest(payload)
+            smallest
         };
         if left.saturating_add(size) > limit {
             self.shortage.prepare = Some((now, false));
@@ -419,7 +420,10 @@ impl Engine {
                 .disk_held()
                 .saturating_add(estimate(self.index.image_bytes()))
                 .saturating_add(REOPEN),
-            Claim::LastResort => self.disk_held().saturating_add(REOPEN),
+            Claim::LastResort => self
+                .disk_held()
+                .saturating_add(self.reencryption_image())
+                .saturating_add(REOPEN),
         }
     }
 

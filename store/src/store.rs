@@ -25,7 +25,7 @@ use crate::keyring::{Encryption, Keyring};
 use crate::layout::{self, Name};
 use crate::options::Options;
 use crate::scan::{Page, Scan};
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiters};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::task::Background;
@@ -318,6 +318,18 @@ impl Store {
             revision: durable.revision,
             link: durable.link,
         }
+    }
+
+    /// Has the committer do what is asked for among `waiters`, and waits for its answer. `what` is not done where it is `closed`.
+    pub(crate) fn ask<T>(&self, waiters: &Waiters<T>, what: &str) -> Result<T> {
+        let (answer, waiter) = std::sync::mpsc::channel();
+        waiters.lock().push(answer);
+        // Wakes the committer.
+        self.run(|_: &mut Txn<'_>| Ok(()))?;
+        waiter.recv().unwrap_or_else(|_| {
+            let closed = || Error::new(Code::Closed, format!("the store was closed before {what}"));
+            Err(self.shared().poison().cloned().unwrap_or_else(closed))
+        })
     }
 
     /// What readers share.

@@ -229,7 +229,12 @@ fn write_image(
         if task.step(seat)?.is_some() {
             return Err(Error::internal("an image that was placed unseen"));
         }
-        let (step, done) = ("image", task.written());
+        let done = if task.is_whole() {
+            total
+        } else {
+            task.written()
+        };
+        let step = "image";
         progress(Progress { step, done, total });
     }
     let temporary = layout::temporary(&name);

@@ -14,6 +14,7 @@ use crate::keyring::{Encryption, KeyId};
 use crate::layout;
 use crate::options::Strategy;
 use crate::past::{Past, removing};
+use crate::shared::answer;
 use crate::task::{Running, Work};
 
 /// Bytes that the shadow may miss for the switch to be made: some milliseconds of its work.
@@ -32,8 +33,9 @@ pub(crate) struct Reencryption {
     live: u64,
     /// Slices since the image was there.
     rounds: u32,
-    /// Bytes of the shadow's log files.
+    /// Bytes of the shadow's log files, and of its image.
     written: u64,
+    image_written: u64,
     keys: BTreeSet<KeyId>,
     done: Reencrypted,
 }
@@ -62,13 +64,6 @@ impl Reencryption {
     /// True while it holds the entries that an image is made of.
     pub fn holds(&self) -> bool {
         self.image && self.is_open()
-    }
-
-    fn answer(self, answer: &Result<Reencrypted>) {
-        for waiter in self.waiters {
-            // Whoever asked may not wait any more.
-            let _gone = waiter.send(answer.clone());
-        }
     }
 }
 
@@ -105,6 +100,7 @@ impl Engine {
             live: 0,
             rounds: 0,
             written: 0,
+            image_written: 0,
             keys: BTreeSet::new(),
             done: Reencrypted::default(),
         });
@@ -149,7 +145,8 @@ impl Engine {
         let little = missing.is_some_and(|missing| missing <= self.little());
         if little && shadow.has_image() {
             if self.spare.is_none() {
-                self.spare_missing(shadow);
+                // Without a journal that is prepared, the log cannot go on behind the shadow.
+                self.no_space(shadow, "the log to go on");
                 return Ok(());
             }
             return self.switch_logs(shadow);
@@ -158,7 +155,10 @@ impl Engine {
         let holds = self.reencryption.as_ref().is_some_and(Reencryption::holds);
         // The image waits for what is missing until then, and commits do not.
         if missing.is_some() && !holds && !self.switched {
-            self.begin_reencryption_image(&mut shadow)?;
+            if !self.begin_reencryption_image(&mut shadow)? {
+                self.no_space(shadow, "the image");
+                return Ok(());
+            }
         } else {
             shadow.go_on(self.shared.feed.durable(), number);
         }
@@ -179,13 +179,13 @@ impl Engine {
         LITTLE << rounds
     }
 
-    fn begin_reencryption_image(&mut self, shadow: &mut Shadow) -> Result<()> {
+    /// False if there is no space for it: it is not waited for, which would take the processor's time and no end.
+    fn begin_reencryption_image(&mut self, shadow: &mut Shadow) -> Result<bool> {
         self.flush()?;
         let log = self.shared.feed.durable();
         shadow.go_on(log, self.number);
         if !self.image_may_fit() || !self.fold_fits() {
-            // The next look finds the space, or gives it up for a write.
-            return Ok(());
+            return Ok(false);
         }
         let view = self.shared.view.load_full();
         self.retained = 0;
@@ -194,22 +194,24 @@ impl Engine {
             reencryption.live = view.index.image_bytes();
         }
         shadow.want_image(view);
-        Ok(())
+        Ok(true)
     }
 
-    /// Without a journal that is prepared, the log cannot go on behind the shadow.
-    fn spare_missing(&mut self, shadow: Box<Shadow>) {
+    fn no_space(&mut self, shadow: Box<Shadow>, what: &str) {
         self.keep(shadow);
-        let what = "the re-encryption was given up: there is no space for the log to go on";
-        self.abandon_reencryption(Error::new(Code::DiskFull, what));
+        let error = format!("the re-encryption was given up: there is no space for {what}");
+        self.abandon_reencryption(Error::new(Code::DiskFull, error));
     }
 
     fn keep(&mut self, shadow: Box<Shadow>) {
         if let Some(reencryption) = &mut self.reencryption {
             reencryption.written = shadow.written();
+            reencryption.image_written = shadow.image_written();
             reencryption.keys = shadow.keys();
             reencryption.stage = Stage::Home(shadow);
         }
+        // What it has written is not free any more.
+        self.shortage.forget_free();
         self.tell_reencryption();
     }
 
@@ -261,6 +263,8 @@ impl Engine {
             result => result?,
         }
         let mut new = shadow.finish()?;
+        // An owner that was overtaken gives no file another name.
+        self.seat.check_epoch()?;
         // Numbers order names: for salvage, which has nothing better.
         if let Some(spare) = &mut self.spare
             && spare.number < new.number
@@ -348,6 +352,8 @@ impl Engine {
             reencryption.keys.clear();
         }
         self.shortage.clear();
+        // It may have a file open that is gone, whose space would not be given back.
+        self.shared.archive.lock().take();
         self.report_log();
         self.start_rewrap();
     }
@@ -360,14 +366,14 @@ impl Engine {
         }
     }
 
-    fn end_reencryption(&mut self, answer: &Result<Reencrypted>) {
+    fn end_reencryption(&mut self, end: &Result<Reencrypted>) {
         if let Some(reencryption) = self.reencryption.take() {
             if reencryption.holds() && !matches!(self.running, Some(Running::Image { .. })) {
                 self.retained = 0;
             }
             *self.shared.reencrypting.lock() = None;
             self.report_keys();
-            reencryption.answer(answer);
+            answer(reencryption.waiters, end);
         }
     }
 
@@ -449,6 +455,12 @@ impl Engine {
                 (all, reencryption.written.min(all))
             }
         }
+    }
+
+    /// Bytes of its image that are there, and in no list of files yet.
+    pub(crate) fn reencryption_image(&self) -> u64 {
+        let open = self.reencryption.as_ref().filter(|r| r.is_open());
+        open.map_or(0, |r| r.image_written)
     }
 
     /// Says how far it is.

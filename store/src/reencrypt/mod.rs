@@ -31,7 +31,6 @@ pub(crate) use shadow::{Settle, Shadow, is_harmless};
 use crate::error::{Code, Error, Result};
 use crate::keyring::Encryption;
 use crate::store::Store;
-use crate::txn::Txn;
 
 /// What a re-encryption did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +60,7 @@ impl Store {
     ///
     /// Commits wait once, between two groups, for a few syncs. The log takes twice its space meanwhile: `disk-full` if that is
     /// not there, or a write needs it before the end, and `memory-full` if one needs the memory that the image holds; a snapshot
-    /// store gives up the past that it keeps for watchers first. A kind of Integrity if a file does not verify. Then the
+    /// store gives up the past that it keeps for watchers and an archive first. A kind of Integrity if a file does not verify. Then the
     /// store is what it was, and it can be asked again. `closed` if the store is closed before, and `encryption-mismatch` without
     /// encryption. A failed write or sync poisons the store, as any does.
     pub fn reencrypt(&self) -> Result<Reencrypted> {
@@ -72,19 +71,7 @@ impl Store {
                 "the store is not encrypted: migrate-encryption, with the store closed, encrypts it",
             ));
         }
-        let (answer, waiter) = std::sync::mpsc::channel();
-        shared.reencryptions.lock().push(answer);
-        // Wakes the committer.
-        self.run(|_: &mut Txn<'_>| Ok(()))?;
-        waiter.recv().unwrap_or_else(|_| {
-            let closed = || {
-                Error::new(
-                    Code::Closed,
-                    "the store was closed before the re-encryption was done",
-                )
-            };
-            Err(shared.poison().cloned().unwrap_or_else(closed))
-        })
+        self.ask(&shared.reencryptions, "the re-encryption was done")
     }
 
     /// How far the re-encryption is that is under way; `None` if none is.

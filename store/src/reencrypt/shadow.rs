@@ -143,13 +143,17 @@ impl Shadow {
 
     /// Bytes sealed and read back.
     pub fn done(&self) -> u64 {
-        self.done
-            + match &self.image {
-                ImageOf::None | ImageOf::Wanted(_) => 0,
-                ImageOf::Writing(new) | ImageOf::Checking(new, ..) | ImageOf::Ready(new) => {
-                    new.task.written()
-                }
+        self.done + self.image_written()
+    }
+
+    /// Bytes of its image on disk.
+    pub fn image_written(&self) -> u64 {
+        match &self.image {
+            ImageOf::None | ImageOf::Wanted(_) => 0,
+            ImageOf::Writing(new) | ImageOf::Checking(new, ..) | ImageOf::Ready(new) => {
+                new.task.written()
             }
+        }
     }
 
     /// Bytes of its log files on disk.
@@ -238,7 +242,7 @@ impl Shadow {
             return Ok(false);
         }
         match std::mem::replace(&mut self.image, ImageOf::None) {
-            ImageOf::Wanted(view) => self.begin_image(view)?,
+            ImageOf::Wanted(view) => self.begin_image(seat, view)?,
             ImageOf::Writing(new) => self.write_image(seat, new)?,
             ImageOf::Checking(new, reader, root) => self.check_image(new, reader, root)?,
             other => {
@@ -296,8 +300,9 @@ impl Shadow {
         copying.read_back()
     }
 
-    /// Begins with the next file.
+    /// Begins with the next file. An owner that was overtaken makes none.
     fn begin(&mut self, seat: &Seat) -> Result<()> {
+        seat.check_epoch()?;
         let mut files = self.log.log.files();
         let next = match self.behind {
             Some(last) => files.skip_while(|file| file.file != last.file).nth(1),
@@ -397,7 +402,8 @@ impl Shadow {
         Ok(())
     }
 
-    fn begin_image(&mut self, view: Arc<View>) -> Result<()> {
+    fn begin_image(&mut self, seat: &Seat, view: Arc<View>) -> Result<()> {
+        seat.check_epoch()?;
         let Some(copying) = &self.copying else {
             return Err(Error::internal("an image of no log"));
         };

@@ -154,6 +154,8 @@ pub enum Fault {
     ErrorOnce,
     /// EIO, from now on.
     ErrorForEver,
+    /// ENOSPC, this time, at a call that changes something.
+    FullOnce,
 }
 
 #[derive(Default)]
@@ -200,7 +202,9 @@ impl State {
             watcher(&self.files);
         }
         self.changes += 1;
-        self.call()
+        let full = self.fault == Some((self.changes, Fault::FullOnce));
+        self.call()?;
+        if full { Err(enospc()) } else { Ok(()) }
     }
 
     /// Counts a call, which may fail.

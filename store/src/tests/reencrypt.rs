@@ -1,5 +1,7 @@
 //! Re-encryptions of a running store: what they keep, and what a crash or an error leaves at each call.
 
+mod ends;
+
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +29,7 @@ fn options(strategy: Strategy) -> Options {
 }
 
 /// Asks for one.
-fn ask(sim: &Sim) -> Receiver<Result<Reencrypted>> {
+pub fn ask(sim: &Sim) -> Receiver<Result<Reencrypted>> {
     let (answer, waiter) = channel();
     sim.engine.shared.reencryptions.lock().push(answer);
     waiter

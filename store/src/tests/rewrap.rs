@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, channel};
 
 use super::basic::bytes_of;
 use super::disk::{Fault, Keep, SimDisk};
@@ -219,6 +220,39 @@ fn a_running_store_is_rewrapped_while_it_is_written() {
     let closed = store.clone();
     store.close().unwrap();
     assert!(closed.rewrap().unwrap_err().is(Code::Closed));
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_rewrap_of_a_running_store_leaves_nobody_waiting() {
+    let base = prepared();
+    let mut refused = 0;
+    for change in 1..12 {
+        let disk = base.restart();
+        let mut sim = Sim::open(&disk, with(both(["old", "new"])), 5).unwrap();
+        let content = sim.content();
+        *sim.engine.seat.encryption.lock() = Encryption::Keyring(both(["new", "old"]));
+        let (answer, waiter) = channel();
+        sim.engine.shared.rewraps.lock().push(answer);
+        disk.arm(disk.changes() + change, Fault::FullOnce);
+        let mut answered = Err(TryRecvError::Empty);
+        for _ in 0..300 {
+            sim.engine.tick();
+            answered = waiter.try_recv();
+            if !matches!(answered, Err(TryRecvError::Empty)) {
+                break;
+            }
+        }
+        let poisoned = sim.engine.shared.poison().is_some();
+        match answered {
+            Ok(done) => assert!(done.unwrap().slots > 0 && !poisoned),
+            Err(error) => assert!(error == TryRecvError::Disconnected && poisoned, "{change}"),
+        }
+        refused += u64::from(poisoned);
+        drop(sim);
+        let sim = Sim::open(&disk.restart(), with(both(["new", "old"])), 6).unwrap();
+        assert!(sim.content() == content);
+    }
+    assert!(refused > 0);
 }
 
 #[test]

@@ -19,10 +19,11 @@ pub(crate) fn position(shared: &Shared) -> Position {
     let durable = shared.feed.durable();
     let log = durable.log.first_revision();
     let (floor, begins) = shared.before_log;
+    let first = log.saturating_sub(1);
     let first = if log == begins {
-        floor
+        floor.min(first)
     } else {
-        log.saturating_sub(1)
+        first
     };
     Position {
         store: shared.seat.store,
@@ -55,15 +56,8 @@ pub(crate) fn next(shared: &Arc<Shared>, lineage: Lineage, after: u64) -> Result
         after.saturating_add(1)
     };
     let parked = shared.archive.lock().take();
-    let was_parked = parked.is_some();
     let mut cursor = LogCursor::resume(shared.clone(), parked, next);
-    let mut gathered = gather(&mut cursor);
-    if was_parked && gathered.is_err() {
-        // The files may be others by now, with the same in them.
-        cursor = LogCursor::new(shared.clone(), next);
-        gathered = gather(&mut cursor);
-    }
-    let gathered = match gathered {
+    let gathered = match gather(&mut cursor) {
         Ok(Some(gathered)) => gathered,
         Ok(None) => return Ok(Archived::UpToDate(position)),
         Err(error) if error.is(Code::PastGone) => {

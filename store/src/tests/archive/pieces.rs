@@ -1,6 +1,7 @@
 //! What a piece holds, and what is told where there is none.
 
 use super::super::disk::{Keep, SimDisk};
+use super::super::reencrypt::ask;
 use super::super::sim::Sim;
 use super::super::{options, workload};
 use super::{
@@ -198,6 +199,79 @@ fn with_an_interval_only_what_is_durable_is_archived() {
         let told = archive::next(&sim.engine.shared, before, 1).unwrap();
         assert_eq!(told, Archived::OtherLineage(position(&sim)));
     }
+}
+
+/// A re-encryption makes a log of other files with the same in them: the archive goes on in them, and for the next owner too.
+#[test]
+fn the_archive_goes_on_across_a_reencryption_and_a_new_owner() {
+    for strategy in [Strategy::Snapshot, Strategy::Ledger] {
+        let options = Options {
+            strategy,
+            max_disk: 64 << 20,
+            ..options()
+        };
+        let disk = SimDisk::default();
+        let mut sim = Sim::open(&disk, options.clone(), 1).unwrap();
+        for n in 0..4 {
+            set(&mut sim, "key", n);
+        }
+        let (base, info) = backup_of(&sim);
+        let mut after = info.envelope.revision;
+        let mut made = Vec::new();
+        let mut archive = |sim: &mut Sim, n: u8| {
+            set(sim, &format!("key-{}", n % 9), n);
+            let piece = piece(sim, after);
+            assert_eq!(piece.info.envelope.from, after);
+            after = piece.info.envelope.to;
+            made.push(piece);
+        };
+        archive(&mut sim, 0);
+        let waiter = ask(&sim);
+        let mut asked = 0;
+        loop {
+            // Behind the switch, while what was replaced is removed, and behind that.
+            if let Ok(done) = waiter.try_recv() {
+                done.unwrap();
+                break;
+            }
+            archive(&mut sim, asked);
+            asked += 1;
+            assert!(asked < 200);
+        }
+        assert!(asked > 5, "{asked}");
+        archive(&mut sim, asked);
+        assert_eq!(position(&sim).first, 0);
+        drop(sim);
+        let mut sim = Sim::open(&disk, options.clone(), 2).unwrap();
+        archive(&mut sim, asked);
+        assert_eq!(position(&sim).first, 0, "the log begins with revision 1");
+        assert_eq!(history(&sim).len() as u64, sim.revision());
+        let all: u64 = pieces(&sim, 0)
+            .iter()
+            .map(|piece| piece.info.contents.batches)
+            .sum();
+        assert_eq!(all, sim.revision());
+        let row = row(&base, &made);
+        let (told, copy) = super::restored(&sim, &row, Until::End, &options).unwrap();
+        assert_eq!(told.archive.unwrap().revision, sim.revision());
+        assert_eq!(state(&copy), state(&sim));
+    }
+}
+
+#[test]
+fn what_is_parked_of_the_archive_holds_no_file_that_was_replaced() {
+    let mut sim = open(Options {
+        max_disk: 64 << 20,
+        ..options()
+    });
+    set(&mut sim, "key", 1);
+    piece(&sim, 0);
+    assert!(sim.engine.shared.archive.lock().is_some());
+    let waiter = ask(&sim);
+    while waiter.try_recv().is_err() {
+        sim.engine.tick();
+    }
+    assert!(sim.engine.shared.archive.lock().is_none());
 }
 
 #[test]

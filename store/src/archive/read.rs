@@ -17,9 +17,7 @@ use crate::keyring::Encryption;
 pub fn verify(from: impl Read, encryption: &Encryption) -> Result<PieceInfo> {
     let stream = Stream::begin(from, Some(&encryption.for_store()))?;
     let mut piece = Reader::new(stream)?;
-    if piece.stream.damaged_slot() {
-        return Err(damaged_slot());
-    }
+    piece.stream.check_slots("piece")?;
     while piece.step()?.is_some() {}
     piece.finish()
 }
@@ -28,17 +26,10 @@ pub fn verify(from: impl Read, encryption: &Encryption) -> Result<PieceInfo> {
 /// missing. Any changed bit is an error, but a chain can be made anew by whoever means to: only the
 /// key, or the SHA-256 that the store told, proves what was written.
 pub fn verify_chain(from: impl Read) -> Result<PieceEnvelope> {
-    let mut stream = Stream::begin(from, None)?;
+    let stream = Stream::begin(from, None)?;
     check_kind(stream.header())?;
-    if stream.damaged_slot() {
-        return Err(damaged_slot());
-    }
-    while stream.step()?.is_some() {}
-    Ok(envelope(&stream))
-}
-
-fn damaged_slot() -> Error {
-    Error::corrupt("one of the two key slots does not verify; the piece can still be restored")
+    stream.check_slots("piece")?;
+    Ok(envelope(&stream.walked()?))
 }
 
 /// An error if that is not the header of a piece.

@@ -17,9 +17,7 @@ use crate::keyring::Encryption;
 /// or missing.
 pub fn verify(from: impl Read, encryption: &Encryption) -> Result<BackupInfo> {
     let mut backup = Backup::begin(from, &encryption.for_store())?;
-    if backup.stream.damaged_slot() {
-        return Err(damaged_slot());
-    }
+    backup.stream.check_slots("backup")?;
     while backup.step()?.is_some() {}
     backup.finish()
 }
@@ -28,17 +26,10 @@ pub fn verify(from: impl Read, encryption: &Encryption) -> Result<BackupInfo> {
 /// missing. Any changed bit is an error, but a chain can be made anew by whoever means to: only the
 /// key, or the SHA-256 that the store told, proves what was written.
 pub fn verify_chain(from: impl Read) -> Result<Envelope> {
-    let mut stream = Stream::begin(from, None)?;
+    let stream = Stream::begin(from, None)?;
     check_kind(stream.header())?;
-    if stream.damaged_slot() {
-        return Err(damaged_slot());
-    }
-    while stream.step()?.is_some() {}
-    Ok(envelope(&stream))
-}
-
-fn damaged_slot() -> Error {
-    Error::corrupt("one of the two key slots does not verify; the backup can still be restored")
+    stream.check_slots("backup")?;
+    Ok(envelope(&stream.walked()?))
 }
 
 pub(super) fn check_kind(header: &Header) -> Result<()> {

@@ -159,6 +159,22 @@ impl<R: Read> Stream<R> {
         }))
     }
 
+    /// Goes to the end, as [`Stream::step`] does. Then all of it verifies.
+    pub(crate) fn walked(mut self) -> Result<Stream<R>> {
+        while self.step()?.is_some() {}
+        Ok(self)
+    }
+
+    /// `corrupt` if one of the two key slots does not verify, of a file that is called `what`.
+    pub(crate) fn check_slots(&self, what: &str) -> Result<()> {
+        if self.damaged_slot() {
+            return Err(Error::corrupt(format!(
+                "one of the two key slots does not verify; the {what} can still be restored"
+            )));
+        }
+        Ok(())
+    }
+
     /// The header.
     pub fn header(&self) -> &Header {
         &self.opened().header

@@ -153,15 +153,32 @@ impl Until {
         }
     }
 
-    /// Reads a point in time: RFC 3339, or milliseconds since 1970. None if it is neither.
-    pub fn time(text: &str) -> Option<Until> {
+    /// The inverse of [`Until::query`]: what the values of `untilRevision` and `untilTime` say, of which there is one at most.
+    /// `invalid-argument` if there are both, or one is malformed.
+    pub fn of_query(revision: Option<&str>, time: Option<&str>) -> crate::Result<Until> {
+        let wrong = |what: &str| Err(crate::Error::new("invalid-argument", what));
+        match (revision, time) {
+            (None, None) => Ok(Until::End),
+            (Some(revision), None) => match revision.parse() {
+                Ok(revision) => Ok(Until::Revision(revision)),
+                Err(_) => wrong("untilRevision is a number"),
+            },
+            (None, Some(time)) => match Until::time_ms(time) {
+                Some(ms) => Ok(Until::Time(ms)),
+                None => wrong("untilTime is RFC 3339, or milliseconds since 1970"),
+            },
+            (Some(_), Some(_)) => wrong("a restore goes until a revision or a time"),
+        }
+    }
+
+    /// Reads a point in time, RFC 3339 or milliseconds since 1970, as the latter. None if it is neither.
+    pub fn time_ms(text: &str) -> Option<u64> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let ms = if digits {
+        if digits {
             text.parse().ok()
         } else {
             crate::time::parse_rfc3339(text)
-        };
-        ms.map(Until::Time)
+        }
     }
 }
 
@@ -333,16 +350,42 @@ mod tests {
 
     #[test]
     fn a_point_in_time_is_read_in_both_forms() {
-        let at = Until::Time(1_795_472_736_123);
-        assert_eq!(Until::time("1795472736123"), Some(at));
-        let text = crate::time::rfc3339(1_795_472_736_123).unwrap();
-        assert_eq!(Until::time(&text), Some(at));
+        let ms = 1_795_472_736_123;
+        assert_eq!(Until::time_ms("1795472736123"), Some(ms));
+        let text = crate::time::rfc3339(ms).unwrap();
+        assert_eq!(Until::time_ms(&text), Some(ms));
         for bad in ["", "yesterday", "-1", "+5", "1.5", "2026-11-30"] {
-            assert_eq!(Until::time(bad), None, "{bad}");
+            assert_eq!(Until::time_ms(bad), None, "{bad}");
         }
-        assert_eq!(at.query().unwrap(), "untilTime=1795472736123");
+    }
+
+    #[test]
+    fn a_query_says_how_far_and_is_read_back() {
+        let time = Until::Time(1_795_472_736_123);
+        assert_eq!(time.query().unwrap(), "untilTime=1795472736123");
         assert_eq!(Until::Revision(7).query().unwrap(), "untilRevision=7");
         assert_eq!(Until::End.query(), None);
+        for until in [Until::End, Until::Revision(0), Until::Revision(7), time] {
+            let query = until.query().unwrap_or_default();
+            let value = |name| {
+                let rest = query.strip_prefix(name)?;
+                rest.strip_prefix('=')
+            };
+            let (revision, time) = (
+                value(crate::query::UNTIL_REVISION),
+                value(crate::query::UNTIL_TIME),
+            );
+            assert_eq!(Until::of_query(revision, time), Ok(until));
+        }
+        for (revision, time) in [
+            (Some("-1"), None),
+            (Some(""), None),
+            (None, Some("noon")),
+            (Some("1"), Some("1")),
+        ] {
+            let error = Until::of_query(revision, time).unwrap_err();
+            assert!(error.is("invalid-argument"), "{error}");
+        }
     }
 
     #[test]

@@ -57,10 +57,7 @@ pub struct Restore {
 }
 
 fn point_in_time(text: &str) -> Result<u64, String> {
-    match Until::time(text) {
-        Some(Until::Time(ms)) => Ok(ms),
-        _ => Err("a time is like 2026-11-30T08:15:00Z".to_owned()),
-    }
+    Until::time_ms(text).ok_or_else(|| "a time is like 2026-11-30T08:15:00Z".to_owned())
 }
 
 impl Restore {

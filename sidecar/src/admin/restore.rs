@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use codexstore::archive::Until;
+use codexstore_api::archive as api;
 use codexstore_api::bodies::{ArchiveRestored, RestoreTold};
 use codexstore_api::encoding::hex;
 use codexstore_api::query::{UNTIL_REVISION, UNTIL_TIME};
@@ -78,17 +79,12 @@ impl Wanted {
         let wrong = |what: &str| Err(Reject::new("invalid-argument", what));
         let mut query = Query::parse(query, &[IF_EMPTY, PIECES, UNTIL_REVISION, UNTIL_TIME])?;
         let (if_empty, pieces) = (query.flag(IF_EMPTY)?, query.flag(PIECES)?);
-        let until = match (query.text(UNTIL_REVISION)?, query.text(UNTIL_TIME)?) {
-            (None, None) => Until::End,
-            (Some(revision), None) => match revision.parse() {
-                Ok(revision) => Until::Revision(revision),
-                Err(_) => return wrong("untilRevision is a number"),
-            },
-            (None, Some(time)) => match codexstore_api::archive::Until::time(&time) {
-                Some(codexstore_api::archive::Until::Time(ms)) => Until::Time(ms),
-                _ => return wrong("untilTime is RFC 3339, or milliseconds since 1970"),
-            },
-            (Some(_), Some(_)) => return wrong("a restore goes until a revision or a time"),
+        let (revision, time) = (query.text(UNTIL_REVISION)?, query.text(UNTIL_TIME)?);
+        let until = match api::Until::of_query(revision.as_deref(), time.as_deref()) {
+            Ok(api::Until::End) => Until::End,
+            Ok(api::Until::Revision(revision)) => Until::Revision(revision),
+            Ok(api::Until::Time(ms)) => Until::Time(ms),
+            Err(error) => return wrong(error.message()),
         };
         if !pieces && until != Until::End {
             return wrong(

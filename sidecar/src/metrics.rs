@@ -1,12 +1,12 @@
 //! Counters, in the names and units of Prometheus. Labels are few and fixed: no key ever is one.
 
 mod gauges;
+mod labels;
 mod latency;
-mod operation;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -23,46 +23,9 @@ use crate::trace::About;
 use crate::trace::tracer::{Begun, Counts};
 
 use gauges::{gauges, reencryption};
+use labels::{OUTCOMES, outcome};
+pub use labels::{Operation, Outcome, Protocol, Turned};
 use latency::{Latency, NewLatency};
-pub use operation::Operation;
-
-/// How a request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP on the socket.
-    Http,
-    /// gRPC on the socket.
-    Grpc,
-    /// On the admin listener.
-    Admin,
-    /// The Redis protocol, on its socket.
-    Redis,
-}
-
-const OUTCOMES: [&str; 4] = ["ok", "not_found", "refused", "failed"];
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Outcome {
-    /// As asked.
-    Ok,
-    /// There is no such key.
-    NotFound,
-    /// The request is wrong, or may not be.
-    Refused,
-    /// The store or the sidecar could not.
-    Failed,
-}
-
-fn outcome(status: StatusCode) -> Outcome {
-    match status.as_u16() {
-        0..400 => Outcome::Ok,
-        404 => Outcome::NotFound,
-        400..500 => Outcome::Refused,
-        _ => Outcome::Failed,
-    }
-}
 
 /// Requests that were answered together and are not counted yet.
 #[derive(Default)]
@@ -89,34 +52,6 @@ impl Tally {
     }
 }
 
-/// Why a connection or request was turned away before it was looked at.
-#[derive(Debug, Clone, Copy)]
-pub enum Turned {
-    /// No place for one more connection.
-    Connections,
-    /// An idle connection gave way to a new one.
-    Evicted,
-    /// The header did not come in time.
-    SlowHeader,
-    /// The client did not take its answer.
-    SlowReader,
-    /// Not the protocol.
-    Malformed,
-    /// The operating system had no descriptor left.
-    Descriptors,
-}
-
-impl Turned {
-    const ALL: [(Turned, &'static str); 6] = [
-        (Turned::Connections, "connections"),
-        (Turned::Evicted, "evicted"),
-        (Turned::SlowHeader, "slow_header"),
-        (Turned::SlowReader, "slow_reader"),
-        (Turned::Malformed, "malformed"),
-        (Turned::Descriptors, "descriptors"),
-    ];
-}
-
 /// Names and values of labels.
 pub type Labels = Vec<(&'static str, &'static str)>;
 
@@ -138,8 +73,8 @@ pub struct Metrics {
     accepted: AtomicU64,
     /// When a backup was last sent whole: seconds since 1970.
     backed_up: AtomicU64,
-    /// The last revision that whoever archives has said to have.
-    archived: OnceLock<AtomicU64>,
+    /// The last revision that whoever archives has said to have, behind the line of history that it is of.
+    archived: Mutex<Option<(u64, u64)>>,
     slow: Duration,
 }
 
@@ -208,7 +143,7 @@ impl Metrics {
             connections: Arc::default(),
             accepted: AtomicU64::new(0),
             backed_up: AtomicU64::new(0),
-            archived: OnceLock::new(),
+            archived: Mutex::default(),
             slow,
             registry,
         }
@@ -327,10 +262,13 @@ impl Metrics {
             .store(now.map_or(0, |now| now.as_secs()), Ordering::Relaxed);
     }
 
-    /// Notes up to which revision of the present line of history everything is archived.
-    pub fn archived(&self, revision: u64) {
-        let archived = self.archived.get_or_init(AtomicU64::default);
-        archived.store(revision, Ordering::Relaxed);
+    /// Notes up to which revision of a line of history everything is archived. Of one line it is the highest that was said:
+    /// who asks for a piece once more has not lost what follows.
+    pub fn archived(&self, lineage: u64, revision: u64) {
+        let mut archived = self.archived.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = archived.filter(|(of, _)| *of == lineage);
+        let known = known.map_or(0, |(_, known)| known);
+        *archived = Some((lineage, known.max(revision)));
     }
 
     /// Counts what was turned away.
@@ -369,11 +307,13 @@ impl Metrics {
                 now.register(name, help, ConstGauge::new(value));
             }
         }
-        if let Some(archived) = self.archived.get() {
+        let archived = *self.archived.lock().unwrap_or_else(PoisonError::into_inner);
+        // Behind a restore, revisions of before say nothing.
+        if let Some((_, archived)) = archived.filter(|(of, _)| *of == stats.lineage) {
             now.register(
                 "archived_revision",
                 "Last revision that is archived, as whoever archives has said to this process",
-                ConstGauge::new(archived.load(Ordering::Relaxed)),
+                ConstGauge::new(archived),
             );
         }
         let counters: [(&str, &str, u64); 7] = [
@@ -470,7 +410,7 @@ mod tests {
         );
         let none = metrics.encode(&Health::default()).unwrap();
         assert!(!none.contains("archived_revision"));
-        metrics.archived(0);
+        metrics.archived(0, 0);
         metrics.turned(Turned::Malformed);
         let _open = metrics.connection();
         let text = metrics.encode(&Health::default()).unwrap();
@@ -497,6 +437,30 @@ mod tests {
         assert!(!text.contains(r#"protocol="http",operation="backup""#));
         assert!(!text.contains(r#"protocol="admin",operation="put""#));
         assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn what_is_archived_is_of_one_line_of_history_and_goes_forward_in_it() {
+        let metrics = Metrics::new(Duration::from_secs(1));
+        let told = |lineage| {
+            let mut health = Health::default();
+            health.stats.lineage = lineage;
+            let text = metrics.encode(&health).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("codexstore_archived_revision "));
+            line.map(|number| number.parse::<u64>().unwrap())
+        };
+        assert_eq!(told(1), None);
+        metrics.archived(1, 70);
+        assert_eq!(told(1), Some(70));
+        metrics.archived(1, 50);
+        assert_eq!(told(1), Some(70), "a piece was asked for once more");
+        assert_eq!(told(2), None, "the store was restored");
+        metrics.archived(2, 40);
+        assert_eq!(told(2), Some(40));
+        // Where nothing is open, there is nothing to compare it with.
+        assert_eq!(told(0), None);
     }
 
     #[test]

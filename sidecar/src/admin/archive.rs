@@ -32,11 +32,10 @@ pub async fn archive<E: Engine>(
         return told(status(StatusCode::NO_CONTENT), &where_it_is(&position));
     };
     let own = Arc::clone(app);
-    let work = spawn_blocking(move || own.engine.archive(lineage, after));
-    let ended = |_| Reject::new("internal", "the thread that archives ended early");
-    let found = work.await.map_err(ended)??;
+    let (found, place) = holding(place, move || own.engine.archive(lineage, after)).await?;
+    let found = found?;
     if matches!(found, Archived::Piece(_) | Archived::UpToDate(_)) {
-        app.metrics.archived(after);
+        app.metrics.archived(lineage, after);
     }
     match found {
         Archived::Piece(piece) => {
@@ -49,6 +48,15 @@ pub async fn archive<E: Engine>(
         }
         other => refused(other, after),
     }
+}
+
+/// Does it on a thread that blocks, and that holds `place` until it is done, also where nobody waits for it any more.
+async fn holding<T: Send + 'static>(
+    place: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(T, OwnedSemaphorePermit), Reject> {
+    let done = spawn_blocking(move || (work(), place)).await;
+    done.map_err(|_| Reject::new("internal", "the thread that archives ended early"))
 }
 
 /// What is asked for: a line of history, and a revision in it. None: where the member is.
@@ -142,7 +150,33 @@ fn piece_told(piece: &Piece) -> PieceTold {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_does_not_free_the_place_of_the_work_that_goes_on() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let asked = holding(place, move || wait.recv());
+        let gone = timeout(Duration::from_millis(20), asked).await;
+        assert!(gone.is_err(), "nobody waits any more");
+        assert_eq!(places.available_permits(), 0);
+        go_on.send(()).unwrap();
+        let next = timeout(Duration::from_secs(10), places.acquire()).await;
+        drop(next.expect("the work ended").unwrap());
+        // Whoever waits gets it with the place.
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let (seven, place) = holding(place, || 7).await.unwrap();
+        assert_eq!((seven, places.available_permits()), (7, 0));
+        drop(place);
+        assert_eq!(places.available_permits(), 1);
+    }
 
     #[test]
     fn lineage_and_revision_are_asked_for_together_or_not_at_all() {

@@ -1,4 +1,46 @@
-//! What requests ask for, as a label.
+//! The values of labels: how requests came, what they asked for, how they ended, and why they were turned away.
+
+use http::StatusCode;
+
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP on the socket.
+    Http,
+    /// gRPC on the socket.
+    Grpc,
+    /// On the admin listener.
+    Admin,
+    /// The Redis protocol, on its socket.
+    Redis,
+}
+
+/// Labels of [`Outcome`].
+pub(super) const OUTCOMES: [&str; 4] = ["ok", "not_found", "refused", "failed"];
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Outcome {
+    /// As asked.
+    Ok,
+    /// There is no such key.
+    NotFound,
+    /// The request is wrong, or may not be.
+    Refused,
+    /// The store or the sidecar could not.
+    Failed,
+}
+
+/// How a request with this status ended.
+pub(super) fn outcome(status: StatusCode) -> Outcome {
+    match status.as_u16() {
+        0..400 => Outcome::Ok,
+        404 => Outcome::NotFound,
+        400..500 => Outcome::Refused,
+        _ => Outcome::Failed,
+    }
+}
 
 /// What a request asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,4 +142,32 @@ impl Operation {
             Operation::Other => "other",
         }
     }
+}
+
+/// Why a connection or request was turned away before it was looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Turned {
+    /// No place for one more connection.
+    Connections,
+    /// An idle connection gave way to a new one.
+    Evicted,
+    /// The header did not come in time.
+    SlowHeader,
+    /// The client did not take its answer.
+    SlowReader,
+    /// Not the protocol.
+    Malformed,
+    /// The operating system had no descriptor left.
+    Descriptors,
+}
+
+impl Turned {
+    pub(super) const ALL: [(Turned, &'static str); 6] = [
+        (Turned::Connections, "connections"),
+        (Turned::Evicted, "evicted"),
+        (Turned::SlowHeader, "slow_header"),
+        (Turned::SlowReader, "slow_reader"),
+        (Turned::Malformed, "malformed"),
+        (Turned::Descriptors, "descriptors"),
+    ];
 }

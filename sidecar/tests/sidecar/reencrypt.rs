@@ -10,7 +10,9 @@ use codexstore_api::Error;
 use codexstore_api::status::{Reencryption, ReencryptionState};
 
 use crate::admin::{Ca, TLS13, ca, connect, identity, install, spawn_with};
+use crate::backup::noise;
 use crate::harness::{KEY_ID, Place, Sidecar, runtime};
+use crate::watch::Events;
 
 const OLD: &[u8] = &[7; 32];
 const NEW: &[u8] = &[9; 32];
@@ -38,7 +40,7 @@ fn is(s: &Sidecar, id: &str, state: ReencryptionState) -> bool {
     told(s).is_some_and(|told| told.id == id && told.state == state)
 }
 
-/// Writes keys of its own until it is stopped; how many. Each must be acknowledged.
+/// Requests of every kind on keys of its own, until it is stopped; how many keys it wrote. Each is answered as if nothing else went on.
 fn writer(s: &Sidecar, name: u32, stop: &AtomicBool) -> u32 {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -46,9 +48,39 @@ fn writer(s: &Sidecar, name: u32, stop: &AtomicBool) -> u32 {
         assert_eq!(answer.status, 201, "{}", answer.text());
         let read = s.get(&format!("/v1/keys/w{name}-{n}"));
         assert_eq!(read.text(), format!("{n}"));
+        let (large, other) = (format!("large{name}"), format!("other{name}"));
+        let answer = s.put(&large, &noise(20_000));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let batch = format!(
+            r#"{{"operations":[{{"op":"set","key":"{other}","text":"{n}"}},{{"op":"delete","key":"{large}"}}],"preconditions":[{{"key":"{large}","present":true}}]}}"#
+        );
+        let answer = s.request("POST", "/v1/batch", "", batch.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let list = s.get(&format!("/v1/keys?prefix={other}"));
+        assert!(list.text().contains(&other), "{}", list.text());
+        let deleted = s.request("DELETE", &format!("/v1/keys/{other}"), "", b"");
+        assert_eq!(deleted.status, 204, "{}", deleted.text());
         n += 1;
+        assert_eq!(
+            s.redis(format!("INCR count{name}\r\n")),
+            format!(":{n}\r\n")
+        );
     }
     n
+}
+
+/// What a watch of the first writer's keys tells until the last one: all of them, in order.
+fn watcher(mut events: Events) -> u32 {
+    let mut seen = 0;
+    loop {
+        let change = events.next().unwrap().change();
+        let key = change.operations[0].key.clone().unwrap();
+        if key == "w0-end" {
+            return seen;
+        }
+        assert_eq!(key, format!("w0-{seen}"));
+        seen += 1;
+    }
 }
 
 fn under_load(strategy: &str) {
@@ -58,9 +90,10 @@ fn under_load(strategy: &str) {
     let flags = ["--strategy", strategy];
     let (mut s, address) = spawn_with(&place, &flags);
     s.until("it is ready", |s| s.get("/readyz").status == 200);
-    let value = vec![b'v'; 100_000];
+    // What does not get shorter by compression.
+    let value = |n: usize| noise(100_000 + n);
     for n in 0..200 {
-        assert!(s.put(&format!("k{}", n % 120), &value).status < 300);
+        assert!(s.put(&format!("k{}", n % 120), &value(n % 120)).status < 300);
     }
     assert_eq!(told(&s), None);
     let old = files(&place);
@@ -69,7 +102,10 @@ fn under_load(strategy: &str) {
 
     assert!(ask(address, &ca, "backup", "r-1").unwrap_err().is("denied"));
     let stop = AtomicBool::new(false);
+    let mut refused = 0;
     let wrote = thread::scope(|scope| {
+        let events = Events::open(&s, "?prefix=w0-", "");
+        let watcher = scope.spawn(move || watcher(events));
         let writers = [0, 1, 2].map(|name| {
             let (s, stop) = (&s, &stop);
             scope.spawn(move || writer(s, name, stop))
@@ -80,9 +116,15 @@ fn under_load(strategy: &str) {
                 (begun.id.as_str(), begun.state),
                 (id, ReencryptionState::Running)
             );
-            if let Err(error) = ask(address, &ca, "operator", "another") {
-                assert!(error.is("overloaded"), "{error}");
-            } else {
+            let others = (0..5).map(|_| ask(address, &ca, "operator", "another"));
+            let too_many = others.take_while(|asked| match asked {
+                Err(error) => error.is("overloaded"),
+                Ok(_) => false,
+            });
+            let too_many = too_many.count();
+            refused += too_many;
+            if too_many < 5 {
+                // This one was done before.
                 s.until("the other one is done", |s| {
                     is(s, "another", ReencryptionState::Done)
                 });
@@ -94,8 +136,13 @@ fn under_load(strategy: &str) {
             assert!(again.done_bytes > 12_000 && again.done_bytes == again.total_bytes);
         }
         stop.store(true, Ordering::Relaxed);
-        writers.map(|writer| writer.join().unwrap())
+        let wrote = writers.map(|writer| writer.join().unwrap());
+        assert_eq!(s.put("w0-end", b"").status, 201);
+        assert_eq!(watcher.join().unwrap(), wrote[0]);
+        wrote
     });
+    assert!(refused > 1, "another one was refused {refused} times");
+    println!("re-encryptions refused while one went on: {refused}, writes meanwhile: {wrote:?}");
     assert!(files(&place).is_disjoint(&old), "an old data key is there");
     assert_eq!(s.status().needed_key_ids.unwrap(), ["new"]);
     let metrics = s.get("/metrics").text();
@@ -128,7 +175,9 @@ fn under_load(strategy: &str) {
             assert_eq!(read.text(), format!("{n}"), "w{name}-{n}");
         }
     }
-    assert_eq!(s.get("/v1/keys/k7").body, value);
+    for n in [0, 7, 119] {
+        assert!(s.get(&format!("/v1/keys/k{n}")).body == value(n));
+    }
 }
 
 #[test]
@@ -153,16 +202,8 @@ fn what_cannot_be_done_is_told_and_can_be_asked_for_again() {
         assert!(error.is("invalid-argument"), "{error}");
     }
     // Until nothing more fits: what does not get shorter by compression.
-    let mut state = 7_u64;
-    let mut bytes = vec![0; 8 << 20];
     for n in 0.. {
-        for byte in &mut bytes {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state.to_le_bytes()[0];
-        }
-        let answer = s.put(&format!("k{n}"), &bytes);
+        let answer = s.put(&format!("k{n}"), &noise((8 << 20) - n));
         if answer.status == 507 {
             break;
         }

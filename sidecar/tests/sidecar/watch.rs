@@ -11,27 +11,27 @@ use crate::harness::{Answer, KEY_ID, Place, Sidecar};
 
 /// One event of a stream.
 #[derive(Debug, Default, Clone)]
-struct Event {
+pub struct Event {
     id: String,
     kind: String,
     data: String,
 }
 
 impl Event {
-    fn change(&self) -> Changed {
+    pub fn change(&self) -> Changed {
         assert_eq!(self.kind, "change", "{self:?}");
         serde_json::from_str(&self.data).unwrap()
     }
 }
 
 /// A client that reads events as the standard says, chunks of HTTP/1.1 taken apart.
-struct Events {
+pub struct Events {
     lines: BufReader<UnixStream>,
     id: String,
 }
 
 impl Events {
-    fn open(s: &Sidecar, query: &str, headers: &str) -> Events {
+    pub fn open(s: &Sidecar, query: &str, headers: &str) -> Events {
         let mut stream = s.connect();
         write!(
             stream,
@@ -69,7 +69,7 @@ impl Events {
     }
 
     /// The next event with data. Ids of blocks without data count too.
-    fn next(&mut self) -> Option<Event> {
+    pub fn next(&mut self) -> Option<Event> {
         let mut text = String::new();
         loop {
             text.push_str(&self.chunk()?);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::super::options;
+use crate::archive::{Archived, Until};
 use crate::backup::{self, BackupOptions};
 use crate::disk::OsDisk;
 use crate::{Batch, Disk, DiskFile, Env, Store};
@@ -135,7 +136,8 @@ fn everything(root: &Path) {
     let mut options = options();
     options.max_disk = 2 << 20;
 
-    let (data, backups, copy) = (at("data"), at("backups"), at("copy"));
+    let (data, backups) = (at("data"), at("backups"));
+    let (copy, pieced) = (at("copy"), at("pieced"));
     let open = || {
         let disk = watched(&data, OsDisk::open(&data).unwrap());
         Store::open_on(disk, Env::system(), options.clone()).unwrap()
@@ -158,7 +160,15 @@ fn everything(root: &Path) {
         backup::write_to(store.shared(), &*folder, &keep).unwrap();
     }
     let mut stream = Vec::new();
-    store.backup(&mut stream).unwrap();
+    let info = store.backup(&mut stream).unwrap().envelope;
+    let mut row = stream.clone();
+    store.set(b"behind the backup", b"1").unwrap();
+    match store.archive(info.lineage, info.revision).unwrap() {
+        Archived::Piece(piece) => row.extend(&piece.bytes),
+        other => panic!("{other:?}"),
+    }
+    let made = store.reencrypt().unwrap();
+    assert!(made.files > 1, "{made:?}");
     store.close().unwrap();
     // As after a failed sync: the next open rewrites everything.
     let disk = watched(&data, OsDisk::open(&data).unwrap());
@@ -166,11 +176,16 @@ fn everything(root: &Path) {
     drop(disk);
     open().close().unwrap();
 
-    let disk = watched(&copy, OsDisk::open(&copy).unwrap());
-    backup::restore_on(&*disk, &Env::system(), &stream[..], &options).unwrap();
-    let disk = watched(&copy, OsDisk::open(&copy).unwrap());
-    let store = Store::open_on(disk, Env::system(), options.clone()).unwrap();
-    store.close().unwrap();
+    // Of a backup, and of one with a piece of an archive behind it.
+    for (copy, from, until) in [(copy, stream, None), (pieced, row, Some(Until::End))] {
+        let disk = watched(&copy, OsDisk::open(&copy).unwrap());
+        backup::restore_all(&*disk, &Env::system(), &from[..], until, &options).unwrap();
+        let disk = watched(&copy, OsDisk::open(&copy).unwrap());
+        let store = Store::open_on(disk, Env::system(), options.clone()).unwrap();
+        let behind = store.get(b"behind the backup").unwrap();
+        assert_eq!(behind.is_some(), until.is_some());
+        store.close().unwrap();
+    }
 
     let seen = seen.lock();
     let kinds: Vec<&str> = seen.keys().map(String::as_str).collect();
@@ -182,6 +197,7 @@ fn everything(root: &Path) {
         "image",
         "image tmp",
         "journal",
+        "journal tmp",
         "restoring",
         "suspect",
     ] {

@@ -320,7 +320,8 @@ impl Store {
         }
     }
 
-    /// Has the committer do what is asked for among `waiters`, and waits for its answer. `what` is not done where it is `closed`.
+    /// Puts a waiter among those that the committer answers, and waits. Fails with why the store is poisoned, or with `closed` before
+    /// `what`, where there is no answer.
     pub(crate) fn ask<T>(&self, waiters: &Waiters<T>, what: &str) -> Result<T> {
         let (answer, waiter) = std::sync::mpsc::channel();
         waiters.lock().push(answer);

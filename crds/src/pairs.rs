@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::codex_restore::RestoreTarget;
+use crate::status::first_few;
 
 /// Pods that are named one by one.
 const NAMED: usize = 8;
@@ -84,20 +85,10 @@ fn unclear(pod: &str, holds: &str) -> String {
 }
 
 fn list(pods: &[&str]) -> String {
-    let mut shown = pods
-        .iter()
-        .take(NAMED)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if pods.len() > NAMED {
-        shown = format!("{shown} and {} more", pods.len() - NAMED);
+    if pods.is_empty() {
+        return "no member".to_owned();
     }
-    if shown.is_empty() {
-        "no member".to_owned()
-    } else {
-        shown
-    }
+    first_few(pods, pods.len(), NAMED)
 }
 
 #[cfg(test)]

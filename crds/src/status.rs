@@ -64,7 +64,7 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escrow: Option<EscrowStatus>,
 
-    /// The keys in the keyring, sorted by id; at most 64.
+    /// The keys in the keyring, sorted by id; at most 64, the current one among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub encryption_keys: Vec<KeyStatus>,
@@ -143,12 +143,12 @@ pub struct KeyStatus {
     /// no longer in the Secret).
     #[schemars(length(max = 32))]
     pub state: String,
-    /// What needs it: members, claims that no member has mounted, backups. Empty: nothing that is known.
+    /// What needs it: members, claims that no member has mounted, backups, the archive. Empty: nothing that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 512)))]
     pub needed_by: Vec<String>,
     /// Messages that it has encrypted, which are data keys that it wrapped: an estimate that is rather too high, over all members that this
-    /// store ever had. It never falls.
+    /// CodexStore ever had. It never falls; a CodexStore that is deleted and created again counts anew, from what its members say then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<i64>,
     /// The same of other stores that have this key in a Secret that they share with this one.
@@ -355,6 +355,27 @@ pub mod phase {
     pub const DELETING: &str = "Deleting";
 }
 
+/// The first `shown` of `names`, and how many more of `total` there are: `a, b and 3 more`.
+pub fn first_few<T: AsRef<str>>(
+    names: impl IntoIterator<Item = T>,
+    total: usize,
+    shown: usize,
+) -> String {
+    let mut text = String::new();
+    let mut count: usize = 0;
+    for name in names.into_iter().take(shown) {
+        if count > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(name.as_ref());
+        count += 1;
+    }
+    match total.saturating_sub(count) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
 /// `text`, cut to what a message has room for.
 pub fn bounded(text: &str) -> String {
     if text.chars().count() <= MAX_MESSAGE {
@@ -366,6 +387,15 @@ pub fn bounded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_the_first_few_are_named_and_the_others_counted() {
+        let names = ["a", "b", "c"];
+        assert_eq!(first_few(names, 3, 3), "a, b, c");
+        assert_eq!(first_few(names, 3, 2), "a, b and 1 more");
+        assert_eq!(first_few(names, 9, 5), "a, b, c and 6 more");
+        assert_eq!(first_few([""; 0], 0, 5), "");
+    }
 
     fn at(time: &str) -> Time {
         serde_json::from_value(time.into()).unwrap()

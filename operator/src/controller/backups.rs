@@ -27,6 +27,7 @@ use tracing::{error, warn};
 
 use super::job_run::{self, Run, condition_of, run_of};
 use super::reconcile::jitter;
+use super::told::{self, Over};
 use super::{Error, Shared, api};
 
 /// Until the next look: after a change that another one follows, and when only time brings something new.
@@ -383,17 +384,8 @@ impl One<'_> {
     }
 
     async fn tell(&self, status: Value) -> Result<(), Error> {
-        let name = self.backup.name_any();
-        let patch = json!({
-            "apiVersion": CodexBackup::api_version(&()),
-            "kind": CodexBackup::kind(&()),
-            "metadata": {"name": name, "uid": self.backup.metadata.uid},
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        self.backups()
-            .patch_status(&name, &params, &Patch::Apply(patch))
-            .await?;
+        let client = &self.shared.client;
+        told::tell(client, self.backup, MANAGER, Over::Any, &status).await?;
         Ok(())
     }
 

@@ -163,20 +163,14 @@ fn refused(
     name: &str,
     error: kube::Error,
 ) -> Result<(), kube::Error> {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
-            let message = format!(
-                "PersistentVolumeClaim {name} cannot be {what}: {}",
-                status.message
-            );
-            outcome
-                .problems
-                .push(Problem::new(problem::VOLUME_FAILED, message));
-            Ok(())
-        }
-        kube::Error::Api(status) if status.code == 404 => Ok(()),
-        error => Err(error),
+    if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+        return Ok(());
     }
+    let why = problem::refusal(error)?;
+    let message = format!("PersistentVolumeClaim {name} cannot be {what}: {why}");
+    let problem = Problem::new(problem::VOLUME_FAILED, message);
+    outcome.problems.push(problem);
+    Ok(())
 }
 
 #[cfg(test)]

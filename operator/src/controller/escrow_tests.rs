@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::store;
-use crate::controller::scripted::{KEYRING, ROTATION, STORE, look, look_again, operator};
+use crate::controller::scripted::{
+    KEYRING, ROTATION, STORE, condition, look, look_again, operator, pair,
+};
 
 const MAP: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-escrow";
 
@@ -67,20 +69,8 @@ fn ids(keys: &Keys) -> Vec<String> {
     keys.iter().map(|(id, _)| id.to_owned()).collect()
 }
 
-fn condition(api: &FakeApi) -> (String, String) {
-    let status = api.get(STORE).unwrap()["status"].take();
-    let all = status["conditions"].as_array().unwrap();
-    let found = all.iter().find(|c| c["type"] == "KeyEscrowed").unwrap();
-    let text = |key: &str| found[key].as_str().unwrap().to_owned();
-    (text("status"), text("reason"))
-}
-
-fn pair(status: &str, reason: &str) -> (String, String) {
-    (status.to_owned(), reason.to_owned())
-}
-
-fn told(api: &FakeApi, reason: &str) -> usize {
-    api.events().iter().filter(|(r, _)| r == reason).count()
+fn escrowed(api: &FakeApi) -> (String, String) {
+    condition(api, "KeyEscrowed")
 }
 
 /// Changes the keyring as a user would.
@@ -103,7 +93,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
     let first = sealed_text(&api);
     assert_eq!(api.count("POST", "configmaps"), 2, "record and escrow");
     assert_eq!(api.count("PATCH", "configmaps"), 0);
-    assert_eq!(condition(&api), pair("True", "Sealed"));
+    assert_eq!(escrowed(&api), pair("True", "Sealed"));
     let status = api.get(STORE).unwrap()["status"]["escrow"].take();
     assert_eq!(status["configMapName"], "cxs-orders-escrow");
     assert_eq!(
@@ -115,7 +105,7 @@ async fn a_keyring_is_sealed_once_and_anew_when_something_changed() {
             .get("ownerReferences")
             .is_none()
     );
-    assert_eq!(told(&api, "KeyringSealed"), 1);
+    assert_eq!(api.told("KeyringSealed"), 1);
 
     // A key more; then other bytes under the same id.
     for byte in ["AQEBAQEBAQEBAQEBAQEBAQ==", "AgICAgICAgICAgICAgICAg=="] {
@@ -183,7 +173,7 @@ async fn what_is_no_public_key_is_told_and_stops_nothing_else() {
     typo.replace_range(30..31, if &good[30..31] == "q" { "p" } else { "q" });
     api.put(STORE, &asking(&[good, typo.clone()]));
     look(&api, &[]).await.unwrap();
-    assert_eq!(condition(&api), pair("False", "EscrowInvalid"));
+    assert_eq!(escrowed(&api), pair("False", "EscrowInvalid"));
     let status = api.get(STORE).unwrap()["status"].take();
     assert_eq!(status["phase"], "Degraded");
     assert!(
@@ -195,12 +185,12 @@ async fn what_is_no_public_key_is_told_and_stops_nothing_else() {
     assert!(!status.to_string().contains(&typo));
     assert!(status["keyring"].is_object(), "the rest went on: {status}");
     assert_eq!(api.get(MAP), None);
-    assert_eq!(told(&api, "EscrowInvalid"), 1);
+    assert_eq!(api.told("EscrowInvalid"), 1);
 
     // Without recipients nothing is asked, and nothing is wrong.
     api.put(STORE, &store());
     look(&api, &[]).await.unwrap();
-    assert_eq!(condition(&api), pair("False", "NotAskedFor"));
+    assert_eq!(escrowed(&api), pair("False", "NotAskedFor"));
     assert_eq!(api.get(STORE).unwrap()["status"]["phase"], "Ephemeral");
 }
 
@@ -211,7 +201,7 @@ async fn somebody_elses_map_is_left_alone_and_a_lost_keyring_leaves_what_was_sea
         "metadata": {"name": "cxs-orders-escrow", "namespace": "shop"}, "data": {"a": "b"}});
     api.put(MAP, &foreign);
     look(&api, &[]).await.unwrap();
-    assert_eq!(condition(&api), pair("False", "ForeignObject"));
+    assert_eq!(escrowed(&api), pair("False", "ForeignObject"));
     assert_eq!(api.get(MAP).unwrap()["data"], json!({"a": "b"}));
     api.remove(MAP);
     look(&api, &[]).await.unwrap();
@@ -219,7 +209,7 @@ async fn somebody_elses_map_is_left_alone_and_a_lost_keyring_leaves_what_was_sea
 
     api.remove(KEYRING);
     look(&api, &[]).await.unwrap();
-    assert_eq!(condition(&api), pair("Unknown", "KeyringNotReady"));
+    assert_eq!(escrowed(&api), pair("Unknown", "KeyringNotReady"));
     assert_eq!(opened(&api, &identity).0, keys, "a way back to the keys");
     let status = api.get(STORE).unwrap()["status"].take();
     assert_eq!(status["escrow"]["keyIds"], json!(ids(&keys)));
@@ -241,7 +231,7 @@ async fn a_fault_at_any_call_is_made_up_for_and_no_key_is_used_before_it_is_seal
                 "{fault:?} at {call}"
             );
             assert_eq!(
-                condition(&api),
+                escrowed(&api),
                 pair("True", "Sealed"),
                 "{fault:?} at {call}"
             );

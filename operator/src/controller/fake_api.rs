@@ -30,6 +30,7 @@ struct State {
     dead: bool,
     hangs: bool,
     terminating: bool,
+    forbidden: Option<String>,
 }
 
 /// The server.
@@ -85,6 +86,11 @@ impl FakeApi {
     /// Makes nothing any more, as in a namespace that is being deleted.
     pub fn terminate(&self) {
         self.state.lock().unwrap().terminating = true;
+    }
+
+    /// Takes every right to paths with this in them away.
+    pub fn forbid(&self, part: &str) {
+        self.state.lock().unwrap().forbidden = Some(part.to_owned());
     }
 
     /// Answers no call from now on.
@@ -150,6 +156,12 @@ impl FakeApi {
         self.calls().iter().filter(|(v, _)| v != "GET").count()
     }
 
+    /// How many events have this reason.
+    pub fn told(&self, reason: &str) -> usize {
+        let all = self.whole_events();
+        all.iter().filter(|e| e["reason"] == reason).count()
+    }
+
     /// All events, as (reason, object).
     pub fn events(&self) -> Vec<(String, String)> {
         let events = self.whole_events();
@@ -210,6 +222,10 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer 
     if state.dead || fault == Some(Fault::Before) {
         return failure(500, "InternalError");
     }
+    let forbidden = state.forbidden.as_ref();
+    if forbidden.is_some_and(|part| path.contains(part)) {
+        return failure(403, "Forbidden");
+    }
     let done = act(
         &mut state,
         &verb,
@@ -244,6 +260,10 @@ fn act(state: &mut State, verb: &str, path: &str, query: &str, kind: &str, body:
                 return failure(409, "AlreadyExists");
             }
             object["metadata"].as_object_mut().unwrap().remove("uid");
+            let namespace = path.split("/namespaces/").nth(1);
+            if let Some(namespace) = namespace.and_then(|rest| rest.split('/').next()) {
+                object["metadata"]["namespace"] = json!(namespace);
+            }
             stamp(state, &mut object);
             state.objects.insert(path, object.clone());
             reply(201, &object)

@@ -1,10 +1,11 @@
 //! Objects for tests.
 #![expect(clippy::missing_panics_doc, reason = "only tests call this")]
 
-use codexstore_crds::store::Claim;
+use codexstore_crds::rotation::RotationPolicy;
+use codexstore_crds::store::{Claim, Keys, Managed};
 use codexstore_crds::{CodexStore, CodexStoreSpec, InjectConfig, Quantity, inject, names};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::keyring::Facts;
 
@@ -59,6 +60,23 @@ pub fn pod_of(store: &CodexStore, name: &str) -> Pod {
         operator_version: "1.0".into(),
     };
     inject(&plain, store, &config, "seed").unwrap()
+}
+
+/// The store with keys that are rotated so.
+pub fn rotating(mut store: CodexStore, policy: RotationPolicy) -> CodexStore {
+    store.spec.encryption.keys = Some(Keys {
+        managed: Some(Managed {
+            rotation: Some(policy),
+            ..Managed::default()
+        }),
+        ..Keys::default()
+    });
+    store
+}
+
+/// So many seconds after the beginning of 1970.
+pub fn at(second: i64) -> Time {
+    Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
 }
 
 /// A good keyring with these keys.

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use codexstore_crds::status::first_few;
 use codexstore_crds::{CodexStore, desired, is_injected, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
@@ -24,7 +25,7 @@ use super::problem::{self, Problem};
 
 /// Longest id and most keys that a member takes.
 const MAX_ID: usize = 64;
-const MAX_KEYS: usize = 1024;
+pub(super) const MAX_KEYS: usize = 1024;
 
 /// State of a keyring after a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,16 +196,7 @@ fn elsewhere(name: &str, recorded: &Recorded) -> Problem {
 }
 
 fn held(name: &str, holders: &[String]) -> Problem {
-    const SHOWN: usize = 5;
-    let mut list = holders
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if holders.len() > SHOWN {
-        list = format!("{list} and {} more", holders.len() - SHOWN);
-    }
+    let list = first_few(holders, holders.len(), 5);
     Problem::new(
         problem::SECRET_MISSING,
         format!(

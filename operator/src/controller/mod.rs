@@ -26,6 +26,7 @@ pub mod rotation;
 pub mod schedule;
 pub mod tell;
 pub mod tls;
+pub mod told;
 
 #[cfg(test)]
 pub mod fake_api;

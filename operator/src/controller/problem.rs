@@ -32,6 +32,15 @@ impl Problem {
     }
 }
 
+/// What the API server says where it will not do something however often it is asked: a right that is missing, a quota, a field that it
+/// does not take. Other errors are given back, and retried.
+pub fn refusal(error: kube::Error) -> Result<String, kube::Error> {
+    match error {
+        kube::Error::Api(answer) if matches!(answer.code, 400 | 403 | 422) => Ok(answer.message),
+        error => Err(error),
+    }
+}
+
 /// An object of that name is somebody else's.
 pub const FOREIGN_OBJECT: &str = "ForeignObject";
 /// The keyring Secret is gone.

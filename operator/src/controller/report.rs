@@ -1,7 +1,7 @@
 //! The status of a store, made from what was seen. Pure: same input, same status.
 
 use codexstore_crds::archive::Judged;
-use codexstore_crds::status::{ConditionChange, condition, phase};
+use codexstore_crds::status::{ConditionChange, condition, first_few, phase};
 use codexstore_crds::{CodexStore, CodexStoreStatus, KeyringStatus, MemberStatus, desired};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -333,14 +333,7 @@ fn names_of(all: &[MemberStatus], wanted: fn(&MemberStatus) -> bool) -> Option<S
     if names.is_empty() {
         return None;
     }
-    let more = names.len().saturating_sub(SHOWN);
-    names.truncate(SHOWN);
-    let list = names.join(", ");
-    Some(if more == 0 {
-        list
-    } else {
-        format!("{list} and {more} more")
-    })
+    Some(first_few(&names, names.len(), SHOWN))
 }
 
 #[cfg(test)]

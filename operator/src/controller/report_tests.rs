@@ -2,12 +2,8 @@ use codexstore_crds::status::EscrowStatus;
 
 use super::*;
 use crate::controller::escrow::Escrow;
-use crate::controller::fixtures::{claim_store, store};
+use crate::controller::fixtures::{at, claim_store, store};
 use crate::controller::keyring::Facts;
-
-fn at(second: i64) -> Time {
-    Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
-}
 
 fn good() -> Keyring {
     Keyring::Ready(Facts {

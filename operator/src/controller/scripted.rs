@@ -6,11 +6,12 @@ use std::time::Duration;
 use codexstore_crds::{CodexBackup, CodexKeyRotation, CodexStore, desired};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::events::Events;
 use super::fake_api::{FakeApi, Fault};
 use super::fixtures::{claim_store, pod_of, store};
+use super::keyring::Facts;
 use super::members::Poller;
 use super::reconcile::{Done, Found, reconcile};
 use super::{Error, Shared};
@@ -19,7 +20,7 @@ use crate::metrics::Metrics;
 pub const STORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexstores/orders";
 pub const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
 pub const KEYRING: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
-const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
+pub const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
 pub const ROTATION: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations/now";
 pub const ROTATIONS: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations";
 pub const BACKUPS: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups";
@@ -85,6 +86,21 @@ pub fn condition(api: &FakeApi, type_: &str) -> (String, String) {
 
 pub fn pair(status: &str, reason: &str) -> (String, String) {
     (status.to_owned(), reason.to_owned())
+}
+
+/// What is known of the keyring as it is now.
+pub fn facts(api: &FakeApi) -> Facts {
+    let secret: Secret = serde_json::from_value(api.get(KEYRING).unwrap()).unwrap();
+    super::keyring::facts(&secret).unwrap()
+}
+
+/// A rotation of the store, as a user asks for it.
+pub fn rotation(name: &str, spec: &Value) -> Value {
+    let mut all = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
+        "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
+        "spec": {"storeRef": {"name": "orders"}}});
+    json_patch::merge(&mut all["spec"], spec);
+    all
 }
 
 fn recreate(api: &FakeApi) {
@@ -221,7 +237,7 @@ async fn a_status_that_knows_a_keyring_forbids_a_new_key_until_the_store_is_dele
 async fn a_pod_that_ran_forbids_a_new_key_also_when_the_cache_lacks_it() {
     let api = with(&on_the_pods_volume()).await;
     let mut pod = pod_of(&store(), "web-0");
-    pod.status = serde_json::from_value(serde_json::json!({
+    pod.status = serde_json::from_value(json!({
         "phase": "Succeeded",
         "initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 0}}}],
@@ -282,7 +298,7 @@ async fn foreign_objects_of_our_names_are_left_exactly_as_they_are() {
         let name = path.rsplit('/').next().unwrap();
         api.put(
             path,
-            &serde_json::json!({"metadata": {"name": name}, "data": {"theirs": "eA=="}}),
+            &json!({"metadata": {"name": name}, "data": {"theirs": "eA=="}}),
         );
         let before = api.get(path).unwrap();
         for _ in 0..2 {
@@ -347,7 +363,7 @@ fn essence(api: &FakeApi) -> Value {
         .iter()
         .map(|c| &c["reason"])
         .collect();
-    serde_json::json!({
+    json!({
         "reasons": reasons, "ready": status["ready"], "claim": api.get(CLAIM).unwrap()["spec"],
         "keys": secret["data"].as_object().unwrap().len(),
     })

@@ -49,12 +49,14 @@ pub struct CodexKeyRotationSpec {
     /// What members do with the new key. `Rewrap`: they wrap the data keys of their files with it, which takes a moment. `Reencrypt`:
     /// they also write all that they hold anew, under fresh data keys. By default what the store's `managed.rotation.mode` says, and
     /// `Reencrypt` with `reason: Compromise`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Mode")]
     pub mode: Option<Mode>,
 
     /// Why it is done. `Manual` (the default), `Scheduled` (by the store's schedule), `KeyBudget` (the key has encrypted nearly as much
     /// as one may), or `Compromise`: somebody may have seen a key. That one re-encrypts, does not wait longer than `rotation.deadline` for
-    /// members before the new key is used, and lists the backups that stay exposed.
+    /// members before the new key is used, nor for a rotation that was created before it, which is given up; and it lists the backups
+    /// that stay exposed.
     #[serde(default)]
     pub reason: RotationReason,
 }
@@ -85,7 +87,8 @@ pub struct CodexKeyRotationStatus {
     pub phase: Option<String>,
 
     /// What members do with the new key, as it was decided when the rotation began.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Mode")]
     pub mode: Option<Mode>,
 
     /// When it began.
@@ -96,7 +99,7 @@ pub struct CodexKeyRotationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promoted_at: Option<Time>,
 
-    /// When a member last got further: once the new key is current, the deadline counts from there.
+    /// When a member last got further than it ever was: once the new key is current, the deadline counts from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_at: Option<Time>,
 
@@ -130,7 +133,7 @@ pub struct CodexKeyRotationStatus {
     #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub members: Vec<RotationMember>,
 
-    /// With `reason: Compromise`, the backups that keys of before open.
+    /// With `reason: Compromise`, what keys of before open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed_backups: Option<ExposedBackups>,
 
@@ -159,9 +162,12 @@ pub struct RotationMember {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+    /// How far it ever was since the new key is current, in percent, in steps of 10; 100 once it was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i32>,
 }
 
-/// Backups that stay exposed.
+/// Backups that stay exposed, and the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExposedBackups {
@@ -175,6 +181,9 @@ pub struct ExposedBackups {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50), inner(length(max = 253)))]
     pub names: Vec<String>,
+    /// Whether the continuous archive has pieces that such a key opens, or may have.
+    #[serde(default)]
+    pub archive: bool,
 }
 
 /// Values of [`RotationMember::state`].

@@ -171,14 +171,15 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
                 let what = format!("cxk/{} is not done yet", first.name_any());
                 Writer::of(&look, other).pending(&what).await?;
             }
-            seen.again = Some(match step::go_on(&look, first, facts).await {
-                // Nothing that waiting heals; the rest of the store goes on.
-                Err(Error::Kube(kube::Error::Api(answer))) if refused(&answer) => {
-                    let why = format!("the keyring cannot be changed: {}", answer.message);
+            let urgent = overtaking(first, others);
+            seen.again = Some(match step::go_on(&look, first, facts, urgent).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    // Nothing that waiting heals; the rest of the store goes on.
+                    let why = format!("the keyring cannot be changed: {}", refusal(error)?);
                     Writer::of(&look, first).fail(&why).await?;
                     SOON
                 }
-                done => done?,
             });
             first.status.as_ref().and_then(|s| s.to.clone())
         }
@@ -188,15 +189,12 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     if let Some(soon) = reencrypt::left(&look, facts, open.first().map(|r| &***r)).await? {
         seen.again = Some(seen.again.map_or(soon, |again| again.min(soon)));
     }
-    // Ids begin with a day: of very many the latest are shown.
-    let surplus = facts.ids.len().saturating_sub(MAX_KEYS);
-    let shown = facts.ids.iter().skip(surplus);
     let one = |id: &String| match id {
         id if *id == facts.current => status_of(id, "Active", Vec::new()),
         id if becomes.as_ref() == Some(id) => status_of(id, "Adding", Vec::new()),
         id => status_of(id, "Retiring", look.places.needing(id)),
     };
-    seen.keys = shown.map(one).collect();
+    seen.keys = shown(facts, MAX_KEYS).map(one).collect();
     counted(&look, &mut seen);
     if open.is_empty() {
         if budget::renew(&look, &seen.keys).await? {
@@ -204,14 +202,12 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
             return Ok(seen);
         }
         let retired = match retire::one(&look, &seen.keys).await {
-            Err(Error::Kube(kube::Error::Api(answer))) if refused(&answer) => {
-                tracing::warn!(
-                    why = answer.message,
-                    "a key that nothing needs cannot be deleted"
-                );
+            Ok(retired) => retired,
+            Err(error) => {
+                let why = refusal(error)?;
+                tracing::warn!(why, "a key that nothing needs cannot be deleted");
                 false
             }
-            done => done?,
         };
         if retired {
             seen.again = Some(SOON);
@@ -226,6 +222,19 @@ fn counted(look: &Look<'_>, seen: &mut Keys) {
     counted.show(&mut seen.keys, look.elsewhere);
     seen.rotations.messages = budget::of_current(&seen.keys);
     seen.uses = counted.uses;
+}
+
+/// The keys of the keyring that there is room for, sorted: the current one, and of very many others the latest, since ids begin with
+/// a day.
+fn shown(facts: &Facts, room: usize) -> impl Iterator<Item = &String> {
+    let is_current = |id: &&String| **id == facts.current;
+    let others = facts.ids.iter().filter(|id| !is_current(id)).count();
+    let mut surplus = others.saturating_sub(room.saturating_sub(1));
+    facts.ids.iter().filter(move |id| {
+        let left_out = surplus > 0 && **id != facts.current;
+        surplus -= usize::from(left_out);
+        !left_out
+    })
 }
 
 /// What the status says of a key.
@@ -244,19 +253,46 @@ fn status_of(id: &str, state: &str, mut needed_by: Vec<String>) -> KeyStatus {
 }
 
 /// Those that have not ended, in the order in which they take turns: one that has begun goes on, whatever else was made in the
-/// same second.
+/// same second, and of the others those for a compromise come first.
 fn open(all: &[Arc<CodexKeyRotation>]) -> Vec<&Arc<CodexKeyRotation>> {
     let mut open: Vec<_> = all.iter().filter(|r| !r.ended()).collect();
     open.sort_by_key(|r| {
-        let begun = r.status.as_ref().is_some_and(|s| s.to.is_some());
-        (!begun, r.metadata.creation_timestamp.clone(), r.name_any())
+        let turn = (!has_begun(r), !is_for_compromise(r));
+        (turn, r.metadata.creation_timestamp.clone(), r.name_any())
     });
     open
 }
 
-/// Whether the API server will not do this however often it is asked: a Secret that is immutable, say.
-fn refused(answer: &kube::core::Status) -> bool {
-    matches!(answer.code, 400 | 403 | 422)
+/// The rotation that one which has begun is given up for: one for a compromise. Where both are, only one that was made since the first
+/// began: what was seen may be its new key.
+fn overtaking<'a>(
+    first: &CodexKeyRotation,
+    others: &[&'a Arc<CodexKeyRotation>],
+) -> Option<&'a CodexKeyRotation> {
+    let began = first.status.as_ref().and_then(|s| s.started_at.clone());
+    let since = |r: &CodexKeyRotation| {
+        let made = r.metadata.creation_timestamp.as_ref();
+        !is_for_compromise(first) || made > began.as_ref()
+    };
+    let urgent = |r: &&'a Arc<CodexKeyRotation>| is_for_compromise(r) && since(r);
+    let found = others.iter().copied().find(urgent);
+    found.filter(|_| has_begun(first)).map(|other| &**other)
+}
+
+fn has_begun(rotation: &CodexKeyRotation) -> bool {
+    rotation.status.as_ref().is_some_and(|s| s.to.is_some())
+}
+
+fn is_for_compromise(rotation: &CodexKeyRotation) -> bool {
+    rotation.spec.reason == RotationReason::Compromise
+}
+
+/// What the API server says where it will not do something however often it is asked: a Secret that is immutable, say.
+fn refusal(error: Error) -> Result<String, Error> {
+    match error {
+        Error::Kube(error) => Ok(problem::refusal(error)?),
+        error => Err(error),
+    }
 }
 
 /// Makes the rotation that the schedule asks for.

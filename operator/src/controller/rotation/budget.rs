@@ -10,6 +10,7 @@ use codexstore_api::encoding::hex;
 use codexstore_crds::codex_key_rotation::RotationReason;
 use codexstore_crds::status::{KeyStatus, KeyUse, MAX_KEY_MESSAGES, MAX_MEMBERS};
 use codexstore_crds::{CodexKeyRotation, CodexStoreStatus, names};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,8 @@ use super::{Look, write};
 
 /// At how many messages a key is worn: 80 % of what it may encrypt.
 const WORN: i64 = MAX_KEY_MESSAGES / 5 * 4;
+/// Seconds after a rotation that did not replace a worn key until there is another one.
+const PAUSE: i64 = 3600;
 
 /// What was counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -142,7 +145,7 @@ pub fn worn(keys: &[KeyStatus], secret: &str) -> Option<Problem> {
     })
 }
 
-/// Makes a rotation where the current key is worn and none is under way.
+/// Makes a rotation where the current key is worn and none is under way, at most once an hour. True if one was made.
 pub async fn renew(look: &Look<'_>, keys: &[KeyStatus]) -> Result<bool, Error> {
     let used = of_current(keys);
     let current = keys.iter().find(|key| key.state == "Active");
@@ -150,8 +153,15 @@ pub async fn renew(look: &Look<'_>, keys: &[KeyStatus]) -> Result<bool, Error> {
         return Ok(false);
     };
     let before = look.rotations.iter().filter(|r| is_for(r, &current.id));
-    let name = name(&look.store.name_any(), &current.id, before.count());
-    write::create(look, &name, RotationReason::KeyBudget).await?;
+    let last = before.filter_map(|r| Some(r.status.as_ref()?.completed_at.as_ref()?.0.as_second()));
+    let last = last.max();
+    if last.is_some_and(|last| Timestamp::now().as_second() - last < PAUSE) {
+        return Ok(false);
+    }
+    let name = name(&look.store.name_any(), &current.id, last);
+    if !write::create(look, &name, RotationReason::KeyBudget).await? {
+        return Ok(false);
+    }
     let note = format!(
         "key {} has encrypted about {used} of {MAX_KEY_MESSAGES} messages: cxk/{name} replaces it",
         current.id
@@ -164,15 +174,18 @@ pub async fn renew(look: &Look<'_>, keys: &[KeyStatus]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Whether a rotation was made for the wear of this key, and has ended without replacing it.
+/// Whether a rotation was made for the wear of this key, and has ended without replacing it. One that had not begun does not say of which.
 fn is_for(rotation: &CodexKeyRotation, key: &str) -> bool {
     let from = rotation.status.as_ref().and_then(|s| s.from.as_deref());
-    rotation.ended() && rotation.spec.reason == RotationReason::KeyBudget && from == Some(key)
+    rotation.ended()
+        && rotation.spec.reason == RotationReason::KeyBudget
+        && from.is_none_or(|from| from == key)
 }
 
-/// By this name it is made once, whoever makes it. An id need not be the name of an object.
-fn name(store: &str, key: &str, attempt: usize) -> String {
-    let digest = Sha256::digest(format!("{key}/{attempt}"));
+/// By this name it is made once, whoever makes it: for a key, and after the attempt that ended at `last`. An id need not be the name of
+/// an object.
+fn name(store: &str, key: &str, last: Option<i64>) -> String {
+    let digest = Sha256::digest(format!("{key}/{}", last.unwrap_or(0)));
     let hex = hex(&digest);
     format!("{store}-worn-{}", hex.get(..8).unwrap_or_default())
 }

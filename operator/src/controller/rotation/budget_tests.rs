@@ -138,11 +138,13 @@ fn what_other_stores_wrote_with_the_same_key_adds_up() {
 
 #[test]
 fn the_name_is_that_of_an_object_whatever_the_key_is_called() {
-    let name = name(&"s".repeat(40), "UPPER_case.", 0);
+    let name = name(&"s".repeat(40), "UPPER_case.", None);
     assert!(name.len() <= 63, "{name}");
     assert!(
         name.bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     );
-    assert_ne!(name, super::name(&"s".repeat(40), "UPPER_case.", 1));
+    let again = |last| super::name(&"s".repeat(40), "UPPER_case.", Some(last));
+    assert_ne!(name, again(1));
+    assert_ne!(again(1), again(2));
 }

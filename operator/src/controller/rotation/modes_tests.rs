@@ -4,16 +4,16 @@
 use codexstore_api::status::ReencryptionState;
 use codexstore_crds::rotation::{Mode, RotationPolicy};
 use codexstore_crds::status::MAX_KEY_MESSAGES;
-use codexstore_crds::store::{Keys, Managed};
 use codexstore_crds::{CodexKeyRotation, CodexStore, desired};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
 
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fake_member::FakeMember;
-use crate::controller::fixtures::claim_store;
+use crate::controller::fixtures::{self, claim_store};
 use crate::controller::scripted::{
-    BACKUPS, CLAIM, KEYRING, ROTATION, ROTATIONS, STORE, condition, look, pair, with,
+    self, BACKUPS, CLAIM, KEYRING, ROTATION, ROTATIONS, STORE, condition, look, pair, rotation,
+    with,
 };
 
 const SERVER: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-server";
@@ -23,28 +23,12 @@ const LOOKS: usize = 24;
 const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 
 fn rotating(mode: Mode) -> CodexStore {
-    let mut store = claim_store("1Gi");
     let policy = RotationPolicy {
         mode,
         deadline: "30s".to_owned(),
         ..RotationPolicy::default()
     };
-    store.spec.encryption.keys = Some(Keys {
-        managed: Some(Managed {
-            rotation: Some(policy),
-            ..Managed::default()
-        }),
-        ..Keys::default()
-    });
-    store
-}
-
-fn rotation(name: &str, spec: &Value) -> Value {
-    let mut all = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
-        "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
-        "spec": {"storeRef": {"name": "orders"}}});
-    json_patch::merge(&mut all["spec"], spec);
-    all
+    fixtures::rotating(claim_store("1Gi"), policy)
 }
 
 /// A store with its keyring, and members that run; kubelet is played by [`Cluster::look`].
@@ -125,8 +109,7 @@ impl Cluster {
     }
 
     fn told(&self, reason: &str) -> bool {
-        let all = self.api.events();
-        all.iter().any(|(why, _)| why == reason)
+        self.api.told(reason) > 0
     }
 }
 
@@ -136,8 +119,7 @@ fn path(name: &str) -> String {
 
 /// The ids in the keyring, and the current one.
 fn keyring(api: &FakeApi) -> (Vec<String>, String) {
-    let secret: Secret = serde_json::from_value(api.get(KEYRING).unwrap()).unwrap();
-    let facts = crate::controller::keyring::facts(&secret).unwrap();
+    let facts = scripted::facts(api);
     (facts.ids, facts.current)
 }
 
@@ -352,7 +334,8 @@ async fn after_a_compromise_a_frozen_member_is_not_waited_for_and_catches_up() {
     assert_eq!(done["mode"], "Reencrypt", "{done}");
     assert_eq!(states(&done), ["web-0=Done", "web-1=Unreachable"]);
     assert_eq!(done["conditions"][1]["reason"], "MembersLeft", "{done}");
-    let exposed = json!({"count": 1, "names": ["before"], "keyIds": [cluster.first]});
+    let exposed =
+        json!({"count": 1, "names": ["before"], "keyIds": [cluster.first], "archive": false});
     assert_eq!(done["exposedBackups"], exposed);
     assert!(cluster.told("BackupsExposed"));
 
@@ -396,6 +379,47 @@ async fn two_at_once_take_turns() {
         assert_eq!(json!(keyring(&cluster.api).1), two["to"]);
         let asked = cluster.members[0].with(|inside| inside.asked.len());
         assert_eq!(asked, if mode == Mode::Reencrypt { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_has_begun_is_given_up_for_a_compromise() {
+    for mode in [Mode::Rewrap, Mode::Reencrypt] {
+        // One waits for a member that answers nothing, and one for a member that does not get further.
+        for phase in ["Distributing", "Rewriting"] {
+            let cluster = Box::pin(Cluster::start(mode, &["web-0", "web-1"])).await;
+            cluster.members[0].with(|inside| inside.frozen = phase == "Distributing");
+            cluster.members[1].with(|inside| inside.ends = None);
+            cluster.ask("one", &json!({}));
+            let begun = cluster.until("one", phase, |s| s["phase"] == phase).await;
+            cluster.ask("seen", &json!({"reason": "Compromise"}));
+            let given_up = cluster.until("one", "it ends", |s| s["completedAt"].is_string());
+            let given_up = given_up.await;
+            assert_eq!(given_up["phase"], "Failed", "{phase}: {given_up}");
+            let message = given_up["message"].as_str().unwrap();
+            assert!(message.contains("cxk/seen"), "{message}");
+            for member in &cluster.members {
+                member.with(|inside| {
+                    inside.frozen = false;
+                    inside.ends = Some(ReencryptionState::Done);
+                });
+            }
+            let done = cluster.done("seen").await;
+            assert_eq!(done["phase"], "Completed", "{phase}: {done}");
+            let from = if phase == "Distributing" {
+                json!(cluster.first)
+            } else {
+                begun["to"].clone()
+            };
+            assert_eq!(done["from"], from, "{phase}");
+            assert_eq!(states(&done), ["web-0=Done", "web-1=Done"], "{phase}");
+            assert_eq!(json!(keyring(&cluster.api).1), done["to"], "{phase}");
+            // What the first one could not do is done with that, if it was to be done at all.
+            cluster.look().await;
+            let left = cluster.status("one")["conditions"][1]["status"].clone();
+            let caught_up = mode == Mode::Reencrypt && phase == "Rewriting";
+            assert_eq!(left == "True", caught_up, "{phase}: {left}");
+        }
     }
 }
 
@@ -481,6 +505,49 @@ async fn a_worn_key_is_replaced_by_itself_once() {
     let new = keys.iter().find(|key| key["id"] == current).unwrap();
     let messages = new["messages"].as_i64().unwrap_or(0);
     assert!(messages < 100, "{new}");
+}
+
+#[tokio::test]
+async fn a_worn_key_that_cannot_be_replaced_is_tried_again_after_an_hour_whatever_was_cleaned_up() {
+    let cluster = Box::pin(Cluster::start(Mode::Rewrap, &["web-0"])).await;
+    cluster.look().await;
+    let mut store = cluster.api.get(STORE).unwrap();
+    store["status"]["encryptionKeys"][0]["messages"] = json!(MAX_KEY_MESSAGES);
+    cluster.api.put(STORE, &store);
+    let frozen = |is: bool| cluster.members[0].with(|inside| inside.frozen = is);
+    frozen(true);
+    let open = || {
+        let all = cluster.api.all::<CodexKeyRotation>(ROTATIONS);
+        let name = |r: &CodexKeyRotation| r.metadata.name.clone().unwrap();
+        all.iter().find(|r| !r.ended()).map(|r| name(r))
+    };
+    let mut seen = Vec::<String>::new();
+    for day in 1..3 {
+        cluster.look().await;
+        let name = open().unwrap();
+        let is_waiting = |s: &Value| s["phase"] == "Distributing";
+        cluster.until(&name, "it waits", is_waiting).await;
+        cluster.wait_for_the_deadline(&name);
+        cluster.done(&name).await;
+        for _ in 0..3 {
+            cluster.look().await;
+        }
+        assert_eq!(open(), None, "not within an hour");
+        // The one before is cleaned up.
+        if let Some(before) = seen.pop() {
+            cluster.api.remove(&path(&before));
+        }
+        let mut ended = cluster.api.get(&path(&name)).unwrap();
+        ended["status"]["completedAt"] = json!(format!("2026-01-0{day}T00:00:00Z"));
+        cluster.api.put(&path(&name), &ended);
+        seen.push(name);
+    }
+    let posts = cluster.api.count("POST", "codexkeyrotations");
+    assert_eq!(posts, 2, "nobody asks again and again for the same");
+    frozen(false);
+    cluster.look().await;
+    let third = open().unwrap();
+    assert_eq!(cluster.done(&third).await["phase"], "Completed");
 }
 
 #[tokio::test]

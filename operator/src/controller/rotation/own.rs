@@ -16,7 +16,7 @@ use super::super::keyring::Facts;
 use super::super::own_keyring;
 use super::super::reconcile::Memory;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, budget, catch_up, counted, retire, status_of};
+use super::{GOING, Keys, Look, budget, catch_up, counted, retire, shown, status_of};
 
 /// Ends rotations that somebody asked for: the operator cannot make a key here.
 pub async fn refuse(
@@ -132,16 +132,12 @@ fn keys(
         .take(MAX_KEYS / 2)
         .map(|(id, needed)| status_of(id, "Missing", needed.clone()))
         .collect();
-    let room = MAX_KEYS.saturating_sub(all.len() + 1);
-    let others = facts.ids.iter().filter(|id| **id != facts.current);
-    all.extend(others.rev().take(room).map(|id| {
-        if is_new(id, known) {
-            status_of(id, "Adding", Vec::new())
-        } else {
-            status_of(id, "Retiring", places.needing(id))
-        }
+    let room = MAX_KEYS.saturating_sub(all.len());
+    all.extend(shown(facts, room).map(|id| match id {
+        id if *id == facts.current => status_of(id, "Active", Vec::new()),
+        id if is_new(id, known) => status_of(id, "Adding", Vec::new()),
+        id => status_of(id, "Retiring", places.needing(id)),
     }));
-    all.push(status_of(&facts.current, "Active", Vec::new()));
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
 }

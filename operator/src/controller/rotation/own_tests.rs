@@ -1,17 +1,15 @@
 use codexstore_crds::{CodexStore, CodexStoreStatus, desired};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::{claim_store, facts, store};
 use crate::controller::reconcile::{Found, reconcile};
 use crate::controller::scripted::{
-    CLAIM, STORE, condition, look, look_again, operator, pair, with,
+    CLAIM, RECORD, ROTATION, STORE, condition, look, look_again, operator, pair, rotation, with,
 };
 
 const MINE: &str = "/api/v1/namespaces/shop/secrets/mine";
-const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
-const ROTATION: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexkeyrotations/now";
 
 fn own(mut store: CodexStore) -> CodexStore {
     let keys = json!({"keys": {"secretRef": {"name": "mine"}}});
@@ -274,9 +272,7 @@ async fn a_rotation_is_refused_whatever_the_secret_is_like() {
         if there {
             write(&api, "a", &["a"]);
         }
-        let rotation: Value = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
-            "metadata": {"name": "now", "namespace": "shop"}, "spec": {"storeRef": {"name": "orders"}}});
-        api.put(ROTATION, &rotation);
+        api.put(ROTATION, &rotation("now", &json!({})));
         let asked = Arc::new(serde_json::from_value(api.get(ROTATION).unwrap()).unwrap());
         let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
         let found = Found {

@@ -3,8 +3,9 @@
 use codexstore_crds::CodexKeyRotationStatus;
 use codexstore_crds::codex_key_rotation::{MAX_ROTATION_MEMBERS, RotationMember, member, phase};
 use codexstore_crds::rotation::Mode;
+use codexstore_crds::status::first_few;
 
-use super::super::keyring::Facts;
+use super::super::keyring::{Facts, MAX_KEYS};
 
 /// Members that are named one by one.
 const NAMED: usize = 5;
@@ -66,6 +67,11 @@ impl Known<'_> {
             ));
         }
         if !self.facts.ids.contains(&to) {
+            if self.facts.ids.len() >= MAX_KEYS {
+                return Step::Fail(format!(
+                    "the keyring has {MAX_KEYS} keys, and members take no more: delete those that nothing needs, or let `retire: Unneeded` do it"
+                ));
+            }
             return Step::Add(to);
         }
         let missing = self.in_states(&[member::LOADING, member::UNREACHABLE]);
@@ -168,12 +174,7 @@ pub fn named(members: &[&RotationMember]) -> String {
         Some(why) => format!("{} ({why})", m.pod),
         None => m.pod.clone(),
     };
-    let shown = members.iter().take(NAMED).map(one);
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match members.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
+    first_few(members.iter().map(one), members.len(), NAMED)
 }
 
 #[cfg(test)]

@@ -7,19 +7,13 @@ use codexstore_api::Status;
 use codexstore_api::status::{Reencryption, ReencryptionState, State};
 use codexstore_crds::{CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-use super::super::super::fixtures::{claim_store, facts, pod, store};
+use super::super::super::fixtures::{at, claim_store, facts, pod, store};
 use super::super::super::key_needs::Places;
 use super::super::super::members::{Member, Unreachable};
 use super::super::progress::{self, Question};
 use super::*;
-
-fn at(second: i64) -> Time {
-    Time(Timestamp::from_second(second).unwrap())
-}
 
 fn rotation(phase: &str, mode: Mode) -> CodexKeyRotationStatus {
     CodexKeyRotationStatus {
@@ -362,7 +356,7 @@ fn what_is_on_record_as_done_stays_done_where_the_data_is_the_same() {
         pod: pod.to_owned(),
         pod_uid: pod_uid.map(str::to_owned),
         state: member::DONE.to_owned(),
-        message: None,
+        ..RotationMember::default()
     };
     let forgot = || says("web-0", State::Ready, &both, &["new"]);
     let mut status = rotation(phase::REWRITING, Mode::Reencrypt);
@@ -391,27 +385,77 @@ fn what_is_on_record_as_done_stays_done_where_the_data_is_the_same() {
 }
 
 #[test]
-fn only_who_gets_further_moves_the_deadline() {
-    let listed = |state: &str, message: &str| {
+fn only_who_gets_further_than_it_ever_was_moves_the_deadline() {
+    let both = ["new", "old"];
+    let promoted = facts("new", &both);
+    let mut status = rotation(phase::REWRITING, Mode::Reencrypt);
+    let percent = |percent| {
+        let ready = says("web-0", State::Ready, &both, &["new"]);
+        anew(ready, "uid", ReencryptionState::Running, (percent, 100))
+    };
+    let mut look = |of: Member, wanted: (&str, Option<i32>), further: bool| {
+        let now = seen(&status, &promoted, &store(), &[of], &[]);
+        let found = (now[0].state.as_str(), now[0].percent);
+        assert_eq!(found, wanted);
+        let moved = progress::moved(&status.members, &now);
+        assert_eq!(moved, further, "{wanted:?}");
+        status.members = now;
+    };
+    look(percent(0), ("Rewriting", Some(0)), false);
+    look(percent(10), ("Rewriting", Some(10)), true);
+    look(percent(19), ("Rewriting", Some(10)), false);
+    look(percent(30), ("Rewriting", Some(30)), true);
+    // It died, and begins anew; and it does not answer for a while.
+    look(percent(0), ("Rewriting", Some(30)), false);
+    look(percent(20), ("Rewriting", Some(30)), false);
+    look(frozen("web-0"), ("Unreachable", Some(30)), false);
+    look(percent(30), ("Rewriting", Some(30)), false);
+    let other = anew(percent(0), "another", ReencryptionState::Running, (70, 100));
+    look(other, ("Rewriting", Some(30)), false);
+    look(percent(40), ("Rewriting", Some(40)), true);
+    let done = anew(percent(0), "uid", ReencryptionState::Done, (1, 1));
+    look(done, ("Done", Some(100)), true);
+    look(percent(50), ("Rewriting", Some(100)), false);
+
+    let listed = |state: &str| {
         vec![RotationMember {
             pod: "web-0".to_owned(),
-            pod_uid: None,
             state: state.to_owned(),
-            message: Some(message.to_owned()),
+            ..RotationMember::default()
         }]
     };
     let moved = progress::moved;
-    assert!(moved(
-        &listed("Rewriting", "10 %"),
-        &listed("Rewriting", "20 %")
-    ));
-    assert!(moved(&listed("Loading", ""), &listed("Loaded", "")));
-    assert!(!moved(&listed("Done", ""), &listed("Done", "")));
-    assert!(!moved(
-        &listed("Unreachable", "this"),
-        &listed("Unreachable", "that")
-    ));
-    assert!(!moved(&listed("Loading", ""), &listed("Unreachable", "")));
+    assert!(moved(&listed("Loading"), &listed("Loaded")));
+    assert!(!moved(&listed("Loaded"), &listed("Loaded")));
+    assert!(!moved(&listed("Loading"), &listed("Unreachable")));
+}
+
+#[test]
+fn a_member_that_still_encrypts_anew_for_another_rotation_says_so() {
+    let both = ["new", "old"];
+    let status = rotation(phase::REWRITING, Mode::Reencrypt);
+    let ready = says("web-0", State::Ready, &both, &["new"]);
+    let busy = anew(ready, "another", ReencryptionState::Running, (7, 10));
+    let message = waits(
+        step(&status, &facts("new", &both), &[busy], 1000),
+        "Rewriting",
+    );
+    assert!(
+        message.contains("web-0 (70 % encrypted anew for another rotation"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_keyring_that_is_full_gets_no_key_more() {
+    let ids: Vec<_> = (1..MAX_KEYS).map(|n| format!("k{n:04}")).collect();
+    let mut ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    ids.push("old");
+    let status = rotation(phase::ADDING, Mode::Rewrap);
+    let full = step(&status, &facts("old", &ids), &[], 1000);
+    assert!(matches!(full, Step::Fail(why) if why.contains("1024 keys")));
+    let room = step(&status, &facts("old", &ids[1..]), &[], 1000);
+    assert_eq!(room, Step::Add("new".to_owned()));
 }
 
 #[test]

@@ -16,9 +16,18 @@ use super::super::members::{self, Member};
 const MESSAGE: usize = 512;
 /// Steps in which a re-encryption's progress is told, in percent: each writes a status.
 const PERCENT: u64 = 10;
+/// How far one is that is done, in percent.
+const ALL: i32 = 100;
 
-/// The state and message of an open member, by what it says.
-type Says<'a> = &'a dyn Fn(&RotationMember, &Status) -> (&'static str, Option<String>);
+/// What becomes of an open member, by what it says.
+#[derive(Default)]
+struct Told {
+    state: &'static str,
+    message: Option<String>,
+    percent: Option<i32>,
+}
+
+type Says<'a> = &'a dyn Fn(&RotationMember, &Status) -> Told;
 
 /// What is asked about members.
 #[derive(Clone, Copy)]
@@ -40,14 +49,15 @@ impl Question<'_> {
     pub fn loading(&self) -> Vec<RotationMember> {
         self.each(&|_, status| {
             let loaded = status.loaded_key_ids.iter().any(|id| id == self.key);
-            (
-                if loaded {
-                    member::LOADED
-                } else {
-                    member::LOADING
-                },
-                None,
-            )
+            let state = if loaded {
+                member::LOADED
+            } else {
+                member::LOADING
+            };
+            Told {
+                state,
+                ..Told::default()
+            }
         })
     }
 
@@ -58,16 +68,21 @@ impl Question<'_> {
             if !needs_only(status, self.key) {
                 let old = "its sidecar is of a version that cannot do that: make the pod anew";
                 let old = status.needed_key_ids.is_none().then(|| old.to_owned());
-                return (member::REWRITING, old.or(refused));
+                return rewriting(old.or(refused));
             }
             if !self.reencrypts() {
-                return (member::DONE, None);
+                return done();
             }
             match &status.reencryption {
                 Some(known) if self.counts.contains(known.id.as_str()) => of_reencryption(known),
                 // It was started anew since it said so.
-                _ if self.was_done(listed) => (member::DONE, None),
-                _ => (member::REWRITING, refused),
+                _ if self.was_done(listed) => done(),
+                Some(other) if other.state == ReencryptionState::Running => {
+                    let percent = percent_of(other);
+                    let what = "encrypted anew for another rotation, which goes first";
+                    rewriting(Some(format!("{percent} % {what}")))
+                }
+                _ => rewriting(refused),
             }
         })
     }
@@ -76,20 +91,24 @@ impl Question<'_> {
         self.status.mode == Some(Mode::Reencrypt)
     }
 
+    /// What is on record of a member.
+    fn before(&self, listed: &RotationMember) -> Option<&RotationMember> {
+        let mut all = self.status.members.iter();
+        all.find(|before| is_same(before, listed))
+    }
+
     /// Whether a member is on record as done.
     fn was_done(&self, listed: &RotationMember) -> bool {
-        let mut same = self.status.members.iter();
-        same.any(|before| {
-            before.pod == listed.pod
-                && before.pod_uid == listed.pod_uid
-                && before.state == member::DONE
-        })
+        let before = self.before(listed);
+        before.is_some_and(|before| before.state == member::DONE)
     }
 
     /// All members, sorted: those that run, as they say, and data that no running member has.
     fn each(&self, of: Says<'_>) -> Vec<RotationMember> {
         let mut all = BTreeMap::new();
-        let mut put = |listed: RotationMember| {
+        let mut put = |mut listed: RotationMember| {
+            let before = self.before(&listed).and_then(|before| before.percent);
+            listed.percent = listed.percent.max(before);
             all.insert(listed.pod.clone(), listed);
         };
         for claim in self.places.claims {
@@ -116,7 +135,7 @@ impl Question<'_> {
             pod_uid: uid.clone(),
             ..RotationMember::default()
         };
-        let (state, message) = match &member.answer {
+        let told = match &member.answer {
             // It never ran: what its volume holds is said of its claim.
             None if !members::has_started(&member.pod) => return None,
             None => return Some(self.away(pod, uid, None)),
@@ -126,11 +145,16 @@ impl Question<'_> {
             }
             Some(Ok(status)) => of(&listed, status),
             // What was encrypted anew stays so, whether it answers now or not.
-            Some(Err(_)) if self.reencrypts() && self.was_done(&listed) => (member::DONE, None),
-            Some(Err(why)) => (member::UNREACHABLE, Some(why.0.clone())),
+            Some(Err(_)) if self.reencrypts() && self.was_done(&listed) => done(),
+            Some(Err(why)) => Told {
+                state: member::UNREACHABLE,
+                message: Some(why.0.clone()),
+                percent: None,
+            },
         };
-        state.clone_into(&mut listed.state);
-        listed.message = message.map(|m| m.chars().take(MESSAGE).collect());
+        told.state.clone_into(&mut listed.state);
+        listed.message = told.message.map(|m| m.chars().take(MESSAGE).collect());
+        listed.percent = told.percent;
         Some(listed)
     }
 
@@ -141,6 +165,7 @@ impl Question<'_> {
             pod_uid,
             state: member::AWAY.to_owned(),
             message: why,
+            percent: None,
         };
         if self.reencrypts() && self.was_done(&listed) {
             member::DONE.clone_into(&mut listed.state);
@@ -149,21 +174,53 @@ impl Question<'_> {
     }
 }
 
-fn of_reencryption(known: &Reencryption) -> (&'static str, Option<String>) {
+fn done() -> Told {
+    Told {
+        state: member::DONE,
+        message: None,
+        percent: Some(ALL),
+    }
+}
+
+fn rewriting(message: Option<String>) -> Told {
+    Told {
+        state: member::REWRITING,
+        message,
+        percent: None,
+    }
+}
+
+fn of_reencryption(known: &Reencryption) -> Told {
     match known.state {
-        ReencryptionState::Done => (member::DONE, None),
-        ReencryptionState::Failed => (member::FAILED, known.message.clone()),
+        ReencryptionState::Done => done(),
+        ReencryptionState::Failed => Told {
+            state: member::FAILED,
+            message: known.message.clone(),
+            percent: None,
+        },
         ReencryptionState::Running | ReencryptionState::Unknown => {
-            let percent = known
-                .done_bytes
-                .saturating_mul(100)
-                .checked_div(known.total_bytes)
-                .unwrap_or(0)
-                .min(100);
-            let step = percent / PERCENT * PERCENT;
-            (member::REWRITING, Some(format!("{step} % encrypted anew")))
+            let step = percent_of(known);
+            Told {
+                percent: i32::try_from(step).ok(),
+                ..rewriting(Some(format!("{step} % encrypted anew")))
+            }
         }
     }
+}
+
+/// How far a re-encryption is, in whole steps.
+fn percent_of(known: &Reencryption) -> u64 {
+    let percent = known
+        .done_bytes
+        .saturating_mul(100)
+        .checked_div(known.total_bytes)
+        .unwrap_or(0)
+        .min(100);
+    percent / PERCENT * PERCENT
+}
+
+fn is_same(one: &RotationMember, other: &RotationMember) -> bool {
+    one.pod == other.pod && one.pod_uid == other.pod_uid
 }
 
 /// Whether data ends with its pod.
@@ -184,17 +241,12 @@ pub fn ready(all: &[RotationMember]) -> String {
     format!("{}/{running}", all.iter().filter(ready).count())
 }
 
-/// Whether somebody got further.
+/// Whether somebody got further than it ever was. One that begins anew again and again, or comes and goes, does not.
 pub fn moved(before: &[RotationMember], now: &[RotationMember]) -> bool {
     now.iter().any(|m| {
-        let known = before.iter().find(|b| b.pod == m.pod);
-        match m.state.as_str() {
-            member::LOADED | member::DONE => known.is_none_or(|b| b.state != m.state),
-            member::REWRITING => {
-                known.is_some_and(|b| b.state == m.state && b.message != m.message)
-            }
-            _ => false,
-        }
+        let known = before.iter().find(|b| is_same(b, m));
+        let loaded = |b: &RotationMember| m.state == member::LOADED && b.state != m.state;
+        known.is_some_and(|b| loaded(b) || m.percent > b.percent)
     })
 }
 

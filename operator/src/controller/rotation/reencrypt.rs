@@ -98,9 +98,10 @@ pub async fn left(
     let mut again = None;
     // The latest counts for those before it.
     let mut asked = BTreeSet::new();
+    // Under which key everything will be encrypted anew is known from when that one has begun.
     let busy = going.is_some_and(|r| {
-        let status = r.status.as_ref();
-        status.is_some_and(|s| s.mode == Some(Mode::Reencrypt) && s.promoted_at.is_some())
+        let mode = r.status.as_ref().and_then(|s| s.mode);
+        mode == Some(Mode::Reencrypt)
     });
     for rotation in ended {
         let id = rotation.uid().unwrap_or_default();
@@ -178,7 +179,8 @@ pub async fn exposures(look: &Look<'_>) -> Result<(), Error> {
         let Some(known) = &status.exposed_backups else {
             continue;
         };
-        let now = exposed::of(look.places.backups, known.key_ids.clone());
+        let places = &look.places;
+        let now = exposed::of(places.backups, places.archive, known.key_ids.clone());
         if now != *known {
             let status = CodexKeyRotationStatus {
                 exposed_backups: Some(now),

@@ -20,11 +20,12 @@ use super::progress::{self, Question};
 use super::write::{self, Writer};
 use super::{GOING, Look, SOON, exposed, reencrypt};
 
-/// The next step of a rotation, and when the one after it is due.
+/// The next step of a rotation, and when the one after it is due. One that has begun is given up for `urgent`.
 pub async fn go_on(
     look: &Look<'_>,
     rotation: &CodexKeyRotation,
     facts: &Facts,
+    urgent: Option<&CodexKeyRotation>,
 ) -> Result<Duration, Error> {
     let policy = look.store.spec.encryption.rotation();
     let writer = Writer::of(look, rotation);
@@ -43,7 +44,7 @@ pub async fn go_on(
         writer.tell(&status).await?;
         return Ok(SOON);
     };
-    let members = progress_of(look, rotation, &before, facts).await;
+    let members = progress_of(look, rotation, &before, facts, urgent.is_none()).await;
     let compromise = rotation.spec.reason == RotationReason::Compromise;
     let known = Known {
         status: &before,
@@ -52,7 +53,13 @@ pub async fn go_on(
         members: &members,
         deadline: policy.deadline_seconds(),
     };
-    let step = known.next(Timestamp::now().as_second());
+    let step = match urgent {
+        Some(other) => Step::Fail(format!(
+            "given up for cxk/{}, which must not wait: somebody may have seen a key",
+            other.name_any()
+        )),
+        None => known.next(Timestamp::now().as_second()),
+    };
     let status = seen_by(&before, facts, &members);
     let status = CodexKeyRotationStatus {
         exposed_backups: (compromise && facts.current == to)
@@ -92,12 +99,13 @@ pub async fn go_on(
     }
 }
 
-/// How far each member is; those that can encrypt anew, and are to, are asked to.
+/// How far each member is; those that can encrypt anew, and are to, are asked to if it `goes_on`.
 async fn progress_of(
     look: &Look<'_>,
     rotation: &CodexKeyRotation,
     before: &CodexKeyRotationStatus,
     facts: &Facts,
+    goes_on: bool,
 ) -> Vec<RotationMember> {
     let to = before.to.clone().unwrap_or_default();
     let id = rotation.uid().unwrap_or_default();
@@ -112,7 +120,7 @@ async fn progress_of(
         return question.loading();
     }
     let mut refused = BTreeMap::new();
-    if before.mode == Some(Mode::Reencrypt) {
+    if goes_on && before.mode == Some(Mode::Reencrypt) {
         let now = question.rewriting();
         let wanted = |m: &Member| {
             let pod = m.pod.name_any();
@@ -157,5 +165,6 @@ fn exposed_now(look: &Look<'_>, before: &CodexKeyRotationStatus, facts: &Facts) 
         let others = facts.ids.iter().filter(|id| **id != facts.current);
         others.cloned().collect()
     };
-    exposed::of(look.places.backups, known.unwrap_or_else(seen))
+    let (backups, archive) = (look.places.backups, look.places.archive);
+    exposed::of(backups, archive, known.unwrap_or_else(seen))
 }

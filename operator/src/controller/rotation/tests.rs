@@ -3,43 +3,29 @@
 use std::sync::Arc;
 
 use codexstore_crds::rotation::{Retire, RotationPolicy};
-use codexstore_crds::store::{Keys, Managed};
 use codexstore_crds::{CodexKeyRotation, CodexStore};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Rotations, open};
+use super::{Rotations, open, overtaking, shown};
 use crate::controller::fake_api::{FakeApi, Fault};
-use crate::controller::fixtures::store;
-use crate::controller::scripted::{KEYRING, ROTATION, STORE, look};
-
-const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cxs-orders-keyring";
+use crate::controller::fixtures;
+use crate::controller::scripted::{self, RECORD, ROTATION, STORE, look};
 
 /// Looks that are enough for a whole rotation, and for its old key to go.
 const LOOKS: usize = 16;
 
 fn rotating(policy: RotationPolicy) -> CodexStore {
-    let mut store = store();
-    store.spec.encryption.keys = Some(Keys {
-        managed: Some(Managed {
-            rotation: Some(policy),
-            ..Managed::default()
-        }),
-        ..Keys::default()
-    });
-    store
+    fixtures::rotating(fixtures::store(), policy)
 }
 
 fn rotation() -> Value {
-    json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexKeyRotation",
-        "metadata": {"name": "now", "namespace": "shop", "creationTimestamp": "2026-11-01T00:00:00Z"},
-        "spec": {"storeRef": {"name": "orders"}}})
+    scripted::rotation("now", &json!({}))
 }
 
 /// The ids in the keyring, the current one, and those on the record.
 fn keys(api: &FakeApi) -> (Vec<String>, String, Vec<String>) {
-    let secret: k8s_openapi::api::core::v1::Secret =
-        serde_json::from_value(api.get(KEYRING).unwrap()).unwrap();
-    let facts = crate::controller::keyring::facts(&secret).unwrap();
+    let facts = scripted::facts(api);
     let record = api.get(RECORD).unwrap()["data"]["keyIds"].take();
     let record = record.as_str().unwrap().split(',').map(str::to_owned);
     (facts.ids, facts.current, record.collect())
@@ -165,4 +151,56 @@ fn rotations_take_turns_and_one_that_has_begun_goes_on() {
         .map(|r| r.metadata.name.clone().unwrap())
         .collect();
     assert_eq!(names, ["b", "a", "later"]);
+}
+
+#[test]
+fn one_for_a_compromise_waits_for_none_but_an_earlier_one_for_a_compromise() {
+    let rotation = |name: &str, second: u8, reason: &str, begun: Option<u8>| {
+        let at = |second: u8| format!("2026-11-01T00:00:0{second}Z");
+        let mut rotation = rotation();
+        rotation["metadata"]["name"] = json!(name);
+        rotation["metadata"]["creationTimestamp"] = json!(at(second));
+        rotation["spec"]["reason"] = json!(reason);
+        if let Some(begun) = begun {
+            let status = json!({"phase": "Distributing", "to": "k", "startedAt": at(begun)});
+            rotation["status"] = status;
+        }
+        Arc::new(serde_json::from_value::<CodexKeyRotation>(rotation).unwrap())
+    };
+    let check = |all: &[Arc<CodexKeyRotation>], wanted: (&str, Option<&str>)| {
+        let open = open(all);
+        let (first, others) = open.split_first().unwrap();
+        let found = overtaking(first, others).map(ResourceExt::name_any);
+        assert_eq!((first.name_any().as_str(), found.as_deref()), wanted);
+    };
+    let old = || rotation("old", 1, "Scheduled", Some(2));
+    let waits = || rotation("waits", 1, "Manual", None);
+    let seen = |begun| rotation("seen", 3, "Compromise", begun);
+    check(&[old(), waits()], ("old", None));
+    check(&[old(), waits(), seen(None)], ("old", Some("seen")));
+    // Once that is over it is first, though it came last; what has not begun is given up for nothing.
+    check(&[waits(), seen(None)], ("seen", None));
+    check(&[waits(), seen(Some(4))], ("seen", None));
+    // Its own new key may have been seen since it began.
+    let again = |second| rotation("again", second, "Compromise", None);
+    check(&[seen(Some(4)), again(4)], ("seen", None));
+    check(&[seen(Some(4)), again(5)], ("seen", Some("again")));
+}
+
+#[test]
+fn of_very_many_keys_the_current_one_is_shown_and_the_latest_others() {
+    let ids: Vec<_> = (0..100).map(|n| format!("k{n:02}")).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    let of = |current: &str, room: usize| {
+        let facts = fixtures::facts(current, &ids);
+        shown(&facts, room).cloned().collect::<Vec<_>>()
+    };
+    let all = of("k07", 64);
+    assert_eq!(
+        (all.len(), all[0].as_str(), all[1].as_str()),
+        (64, "k07", "k37")
+    );
+    assert_eq!(of("k99", 3), ["k97", "k98", "k99"]);
+    assert_eq!(of("k07", 1), ["k07"]);
+    assert_eq!(of("k07", 100).len(), 100);
 }

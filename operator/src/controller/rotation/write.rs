@@ -15,14 +15,17 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PostParams};
 use kube::{Resource as _, ResourceExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::super::keyring::{Facts, conflict, facts as facts_of, patch_params, random_key};
+use super::super::keyring::{
+    Facts, MAX_KEYS, conflict, facts as facts_of, patch_params, random_key,
+};
 use super::super::ownership::{Ownership, keyring_ownership};
 use super::super::problem;
 use super::super::reconcile::Memory;
+use super::super::told::{self, Over};
 use super::super::{Error, job_run};
 use super::plan::named;
 use super::{Look, exposed};
@@ -101,12 +104,13 @@ pub(super) async fn record(look: &Look<'_>, ids: &[String]) -> Result<Option<boo
     }
 }
 
-/// Puts a new key into the keyring. False if it is there, or somebody was faster.
+/// Puts a new key into the keyring. False if it is there, somebody was faster, or there is no room for it.
 pub async fn add_key(look: &Look<'_>, known: &Facts, id: &str) -> Result<bool, Error> {
     let Some((secret, now)) = live(look).await? else {
         return Ok(false);
     };
-    if now.ids.iter().any(|there| there == id) || now.current != known.current {
+    let full = now.ids.len() >= MAX_KEYS;
+    if full || now.ids.iter().any(|there| there == id) || now.current != known.current {
         look.shared.remember(look.store, Memory::forget_keyring);
         return Ok(false);
     }
@@ -128,8 +132,8 @@ pub async fn promote(look: &Look<'_>, from: &str, to: &str) -> Result<bool, Erro
     change(look, &secret, entries).await
 }
 
-/// Makes a rotation, unless it is there, and deletes the oldest of those that were made so and have ended.
-pub async fn create(look: &Look<'_>, name: &str, reason: RotationReason) -> Result<(), Error> {
+/// Makes a rotation, and deletes the oldest of those that were made so and have ended. False if there is one of that name.
+pub async fn create(look: &Look<'_>, name: &str, reason: RotationReason) -> Result<bool, Error> {
     let store = look.store;
     let spec = CodexKeyRotationSpec {
         store_ref: LocalRef {
@@ -142,11 +146,11 @@ pub async fn create(look: &Look<'_>, name: &str, reason: RotationReason) -> Resu
     rotation.metadata.labels = Some(desired::labels(store, "key-rotation"));
     rotation.metadata.owner_references = desired::owner_reference(store).map(|owner| vec![owner]);
     let api = rotations(look);
-    match api.create(&PostParams::default(), &rotation).await {
-        Ok(_) => {}
-        Err(error) if conflict(&error) => {}
+    let made = match api.create(&PostParams::default(), &rotation).await {
+        Ok(_) => true,
+        Err(error) if conflict(&error) => false,
         Err(error) => return Err(error.into()),
-    }
+    };
     // One by which members are still to be re-encrypted is the record of that.
     let scheduled = |r: &&std::sync::Arc<CodexKeyRotation>| {
         r.ended() && r.labels().contains_key(names::STORE_LABEL) && r.left().next().is_none()
@@ -164,7 +168,7 @@ pub async fn create(look: &Look<'_>, name: &str, reason: RotationReason) -> Resu
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Writes what becomes of one rotation.
@@ -184,28 +188,10 @@ impl<'a> Writer<'a> {
         if self.rotation.status.as_ref() == Some(status) {
             return Ok(());
         }
-        let name = self.rotation.name_any();
-        let patch: Value = json!({
-            "apiVersion": CodexKeyRotation::api_version(&()),
-            "kind": CodexKeyRotation::kind(&()),
-            // Not over what somebody wrote since: that a member is done is written down nowhere else.
-            "metadata": {
-                "name": name,
-                "uid": self.rotation.metadata.uid,
-                "resourceVersion": self.rotation.metadata.resource_version,
-            },
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        let patched = rotations(self.look)
-            .patch_status(&name, &params, &Patch::Apply(patch))
-            .await;
-        match patched {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            Err(error) if conflict(&error) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        // Not over what somebody wrote since: that a member is done is written down nowhere else.
+        let client = &self.look.shared.client;
+        told::tell(client, self.rotation, MANAGER, Over::Seen, status).await?;
+        Ok(())
     }
 
     /// Says that it has not begun.
@@ -319,10 +305,11 @@ impl<'a> Writer<'a> {
 
     /// Tells of backups that stay exposed: on the rotation and on its store.
     async fn warn_of_exposed(&self) {
-        let backups = self.look.places.backups;
+        let places = &self.look.places;
         let known = self.rotation.status.as_ref();
         let known = known.and_then(|s| s.exposed_backups.as_ref());
-        let exposed = known.map(|known| exposed::of(backups, known.key_ids.clone()));
+        let exposed =
+            known.map(|known| exposed::of(places.backups, places.archive, known.key_ids.clone()));
         if let Some(what) = exposed.as_ref().and_then(exposed::told) {
             self.warning(problem::BACKUPS_EXPOSED, &what).await;
         }

@@ -159,6 +159,15 @@ impl Record {
                 .any(|other| other.key_ids.iter().any(|id| id == key_id))
     }
 
+    /// Whether anything in an archive may need any key. Before the archiver has written at all, nothing of it is stored.
+    pub fn needs_any(&self) -> bool {
+        let here = match &self.key_ids {
+            Some(ids) => !ids.is_empty(),
+            None => self.written_at > 0,
+        };
+        here || self.elsewhere.iter().any(|other| !other.key_ids.is_empty())
+    }
+
     /// Goes on at another destination: what is at the one before still needs its keys.
     pub fn moved(&mut self, location: &str) {
         if self.location == location || self.location.is_empty() {

@@ -99,6 +99,9 @@ pub enum Job {
         /// The CodexBackup, where the CodexRestore copies another store's data and does not name one
         #[arg(long, value_name = "NAME")]
         backup: Option<String>,
+        /// The store has no record of an archive: none is looked for
+        #[arg(long)]
+        no_archive_record: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -155,11 +158,16 @@ pub async fn job(job: &Job) -> Result<()> {
         Job::Restore {
             restore,
             backup,
+            no_archive_record,
             place,
         } => {
             let cluster = Cluster::connect(place.namespace.as_deref()).await?;
-            let chosen = backup.as_deref();
-            Box::pin(restore::restore(&cluster, restore, chosen, &place.pod_name)).await
+            let asked = restore::Asked {
+                restore,
+                backup: backup.as_deref(),
+                recorded: !no_archive_record,
+            };
+            Box::pin(restore::restore(&cluster, asked, &place.pod_name)).await
         }
     }
 }
@@ -199,4 +207,28 @@ fn own_directory(cluster: &Cluster, backup: &CodexBackup) -> Result<String> {
         return Err(Coded::invalid(what).into());
     }
     Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        job: Job,
+    }
+
+    #[test]
+    fn a_restore_takes_the_flag_that_the_operator_gives_it() {
+        let flagged = |more: &[&str]| {
+            let args = ["job", "restore", "--restore", "back"];
+            let cli = Cli::try_parse_from(args.iter().chain(more)).unwrap();
+            matches!(cli.job, Job::Restore { no_archive_record, .. } if no_archive_record)
+        };
+        assert!(!flagged(&[]));
+        assert!(flagged(&["--no-archive-record"]));
+    }
 }

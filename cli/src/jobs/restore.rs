@@ -33,13 +33,20 @@ use crate::failure::Coded;
 /// Longest time for one member, where the store allows its backups less.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// Restores; a copy of another store's data is of the backup that the operator chose. Succeeds if at least one member is restored.
-pub async fn restore(
-    cluster: &Cluster,
-    name: &str,
-    chosen: Option<&str>,
-    holder: &str,
-) -> Result<()> {
+/// What the operator asks for.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The CodexRestore.
+    pub restore: &'a str,
+    /// The backup that it chose for a copy of another store's data.
+    pub backup: Option<&'a str>,
+    /// Whether the store has a record of an archive: without one this Job may not ask for it.
+    pub recorded: bool,
+}
+
+/// Restores. Succeeds if at least one member is restored.
+pub async fn restore(cluster: &Cluster, asked: Asked<'_>, holder: &str) -> Result<()> {
+    let name = asked.restore;
     let restore = cluster.restore(name).await?;
     let before = restore.status.clone().unwrap_or_default();
     let failed = before.phase.as_deref() != Some(phase::SUCCEEDED);
@@ -50,7 +57,7 @@ pub async fn restore(
     }
     let store = cluster.store(&restore.spec.store_ref.name).await?;
     let named = restore.spec.backup_ref.as_ref().map(|b| b.name.as_str());
-    let named = chosen.or(named);
+    let named = asked.backup.or(named);
     if restore.spec.from_store_ref.is_some() && named.is_none() {
         let what = "a copy of another store's data is of one backup: name it with --backup";
         return Err(Coded::invalid(what).into());
@@ -60,6 +67,7 @@ pub async fn restore(
         store: &store,
         restore: &restore,
         named,
+        recorded: asked.recorded,
         left: Vec::new(),
         status: CodexRestoreStatus {
             // It stays until this has ended.
@@ -117,6 +125,8 @@ struct Run<'a> {
     restore: &'a CodexRestore,
     /// The one backup that it is about.
     named: Option<&'a str>,
+    /// Whether the store has a record of an archive.
+    recorded: bool,
     /// Members of that backup which no member of the copy gets.
     left: Vec<String>,
     status: CodexRestoreStatus,
@@ -250,7 +260,7 @@ impl Run<'_> {
         }
         let uid = self.store.metadata.uid.as_deref().unwrap_or_default();
         let archive = jobs::archive_directory(&self.cluster.namespace, name);
-        let record = if self.is_alone() {
+        let record = if self.is_alone() || !self.recorded {
             None
         } else {
             let here = jobs::location(place, &archive);

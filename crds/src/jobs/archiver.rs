@@ -87,16 +87,21 @@ pub fn archiver(store: &CodexStore, cfg: &JobConfig) -> Option<Deployment> {
     })
 }
 
-/// What the store's Jobs may do with the record, which a ClusterRole cannot name.
+/// What the store's Jobs may do with the record, which a ClusterRole cannot name: restores read it, and the archiver writes it.
 pub fn archive_role(store: &CodexStore) -> Role {
     let name = names::archive_record(store_name(store));
+    let policy = store.spec.backup.as_ref();
+    let verbs: &[&str] = match policy.and_then(|policy| policy.continuous.as_ref()) {
+        Some(_) => &["get", "patch"],
+        None => &["get"],
+    };
     Role {
         metadata: owned(store, name.clone()),
         rules: Some(vec![PolicyRule {
             api_groups: Some(vec![String::new()]),
             resources: Some(vec!["configmaps".to_owned()]),
             resource_names: Some(vec![name]),
-            verbs: ["get", "patch"].map(str::to_owned).to_vec(),
+            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
             non_resource_urls: None,
         }]),
     }
@@ -233,6 +238,10 @@ mod tests {
             rules[0].resource_names.clone().unwrap(),
             ["cxs-orders-archive"]
         );
+        assert_eq!(rules[0].verbs, ["get", "patch"]);
         assert_eq!(archive_binding(&store).role_ref.name, "cxs-orders-archive");
+        // What was archived before is still restored, and nobody writes on.
+        let without = self::store(&CONTINUOUS.replace(", continuous: {}", ""));
+        assert_eq!(archive_role(&without).rules.unwrap()[0].verbs, ["get"]);
     }
 }

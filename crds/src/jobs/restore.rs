@@ -19,6 +19,9 @@ use crate::store::CodexStore;
 /// Where the keyring of the store whose data is copied is mounted.
 pub const SOURCE_KEYRING_DIR: &str = "/etc/codexstore/source-keyring";
 
+/// Flag of a restore's Job: the store has no record of an archive, nor does the Job have the right to look for one.
+const NO_RECORD: &str = "--no-archive-record";
+
 /// What is copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
@@ -63,15 +66,22 @@ pub fn recorded(backup: &CodexBackup) -> Option<&Destination> {
     backup.status.as_ref()?.destination.as_ref()
 }
 
-/// The Job of a restore; `None` without a destination. `named` is the backup that it names, where that is in the cluster.
+/// The Job of a restore; `None` without a destination. `named` is the backup that it names, where that is in the cluster; `recorded`
+/// whether the store has a record of an archive, which the Job then reads.
 pub fn restore_job(
     store: &CodexStore,
     restore: &CodexRestore,
     named: Option<&CodexBackup>,
+    recorded: bool,
     cfg: &JobConfig,
 ) -> Option<Job> {
     let destination = restored_from(store, named)?;
-    job_of(store, restore, destination, None, cfg)
+    let args = if recorded {
+        Vec::new()
+    } else {
+        vec![NO_RECORD.to_owned()]
+    };
+    job_of(store, restore, destination, None, args, cfg)
 }
 
 /// The Job that copies what another store backed up into a store's members; `None` without a destination.
@@ -82,7 +92,9 @@ pub fn copy_job(
     cfg: &JobConfig,
 ) -> Option<Job> {
     let destination = recorded(origin.backup)?;
-    job_of(store, restore, destination, Some(origin), cfg)
+    let backup = origin.backup.metadata.name.clone()?;
+    let args = vec!["--backup".to_owned(), backup];
+    job_of(store, restore, destination, Some(origin), args, cfg)
 }
 
 fn job_of(
@@ -90,14 +102,13 @@ fn job_of(
     restore: &CodexRestore,
     destination: &Destination,
     origin: Option<&Origin<'_>>,
+    more: Vec<String>,
     cfg: &JobConfig,
 ) -> Option<Job> {
     let policy = store.spec.backup.as_ref()?;
     let name = restore.metadata.name.as_deref()?;
     let mut args = vec!["--restore".to_owned(), name.to_owned()];
-    if let Some(origin) = origin {
-        args.extend(["--backup".to_owned(), origin.backup.metadata.name.clone()?]);
-    }
+    args.extend(more);
     let mut all = labels(store, COMPONENT);
     all.remove(names::STORE_LABEL);
     all.insert(names::RESTORE_LABEL.to_owned(), name.to_owned());
@@ -146,7 +157,7 @@ mod tests {
     fn a_restore_reads_where_its_backup_is_and_mounts_no_key() {
         let restore = restore("back");
         assert_eq!(
-            restore_job(&store("{}"), &restore, None, &cfg()),
+            restore_job(&store("{}"), &restore, None, true, &cfg()),
             None,
             "there is no destination"
         );
@@ -154,12 +165,22 @@ mod tests {
         let before = store("{backup: {destination: {claim: before}}}");
         let named = backup(&before, "old");
         for (named, claim) in [(None, "backups"), (Some(&named), "before")] {
-            let made = restore_job(&now, &restore, named, &cfg()).unwrap();
+            let made = restore_job(&now, &restore, named, true, &cfg()).unwrap();
             assert_eq!(made.metadata.name.as_deref(), Some("cxr-back"));
             let pod = pod(made.spec.unwrap());
+            let args = pod.containers[0].args.clone().unwrap();
+            assert_eq!(args, ["job", "restore", "--restore", "back"]);
             assert_eq!(mounted(&pod), ["cxs-orders-client-restore"]);
             assert_eq!(claim_of(&pod), (claim.to_owned(), Some(true)));
         }
+    }
+
+    #[test]
+    fn a_restore_that_has_no_right_to_look_for_a_record_is_told_that_there_is_none() {
+        let made = restore_job(&store(CLAIM), &restore("back"), None, false, &cfg());
+        let args = pod(made.unwrap().spec.unwrap()).containers[0].args.clone();
+        let wanted = ["job", "restore", "--restore", "back", NO_RECORD];
+        assert_eq!(args.unwrap(), wanted);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
 use super::ownership::{Ownership, ownership};
 use super::problem::{self, Problem};
-use super::schedule::{Applied, one};
+use super::schedule::{Applied, delete, one};
 use super::{Error, Shared};
 
 /// How long the Deployment is taken to be as it was last applied.
@@ -30,6 +30,8 @@ const ONE_POD: &str = "ReadWriteOncePod";
 pub struct Memory {
     /// There is no record: nothing is asked of the API server for a store that has no archive.
     none: bool,
+    /// There is no archiver any more.
+    removed: bool,
     applied: Applied,
     /// Why there is no archiver.
     refused: Option<Problem>,
@@ -50,21 +52,14 @@ pub struct Archive {
 pub async fn ensure(shared: &Shared, store: &CodexStore) -> Result<Archive, Error> {
     let policy = store.spec.backup.as_ref();
     let Some(continuous) = policy.and_then(|policy| policy.continuous.as_ref()) else {
-        remove(shared, store).await?;
-        if shared.remember(store, |memory| memory.archive.none) {
-            return Ok(Archive::default());
-        }
-        let (record, _) = read(shared, store).await?;
-        shared.remember(store, |memory| memory.archive.none = record.is_none());
-        return Ok(Archive {
-            record,
-            ..Archive::default()
-        });
+        return without(shared, store).await;
     };
-    shared.remember(store, |memory| memory.archive.none = false);
-    let (found, made) = read(shared, store).await?;
+    shared.remember(store, |memory| {
+        memory.archive.none = false;
+        memory.archive.removed = false;
+    });
     let mut archive = Archive::default();
-    let Some(record) = found else {
+    let Some(found) = read(shared, store).await? else {
         if store.metadata.deletion_timestamp.is_none() {
             create(shared, store).await?;
         }
@@ -73,13 +68,33 @@ pub async fn ensure(shared: &Shared, store: &CodexStore) -> Result<Archive, Erro
         return Ok(archive);
     };
     let now = Timestamp::now().as_second();
-    let judged = judge(&record, continuous, made.unwrap_or(now), now);
+    let judged = judge(&found.record, continuous, found.made.unwrap_or(now), now);
     if store.metadata.deletion_timestamp.is_none() {
-        archive.problems = apply(shared, store, judged.silent).await?;
+        archive.problems = apply(shared, store, judged.silent, found.foreign).await?;
     }
     archive.problems.extend(behind(&judged, continuous));
     archive.judged = Some(judged);
-    archive.record = Some(record);
+    archive.record = Some(found.record);
+    Ok(archive)
+}
+
+/// Of a store that is not to have an archive, or not any more. The record was made before there was an archiver: as long as it is there,
+/// an archiver may be, also where nobody came to write down that one was made.
+async fn without(shared: &Shared, store: &CodexStore) -> Result<Archive, Error> {
+    let mut archive = Archive::default();
+    if !shared.remember(store, |memory| memory.archive.none) {
+        archive.record = read(shared, store).await?.map(|found| found.record);
+        let none = archive.record.is_none();
+        shared.remember(store, |memory| memory.archive.none = none);
+    }
+    let had = store.status.as_ref().is_some_and(|status| {
+        let condition = status::condition::ARCHIVE_CURRENT;
+        status.condition(condition).is_some()
+    });
+    let removed = shared.remember(store, |memory| memory.archive.removed);
+    if had || (archive.record.is_some() && !removed) {
+        archive.problems.extend(remove(shared, store).await?);
+    }
     Ok(archive)
 }
 
@@ -101,27 +116,54 @@ fn maps(shared: &Shared, store: &CodexStore) -> Api<ConfigMap> {
     Api::namespaced(shared.client.clone(), &namespace)
 }
 
-/// The record as it is now, and when it was made, in seconds since 1970. One that cannot be read, or is not ours, says nothing, and
-/// so counts as one that needs every key.
-async fn read(shared: &Shared, store: &CodexStore) -> Result<(Option<Record>, Option<i64>), Error> {
+/// What there is of the record's name.
+struct Found {
+    /// One that cannot be read, or is not ours, says nothing, and so counts as one that needs every key.
+    record: Record,
+    /// When it was made, in seconds since 1970.
+    made: Option<i64>,
+    /// Why it is not ours.
+    foreign: Option<Problem>,
+}
+
+/// The record as it is now.
+async fn read(shared: &Shared, store: &CodexStore) -> Result<Option<Found>, Error> {
     let name = names::archive_record(&store.name_any());
     let Some(map) = maps(shared, store).get_opt(&name).await? else {
-        return Ok((None, None));
+        return Ok(None);
     };
     let made = map.metadata.creation_timestamp.as_ref();
     let made = made.map(|made| made.0.as_second());
-    let ours = !matches!(ownership(&map.metadata, store), Ownership::Foreign(_));
-    let text = map.data.as_ref().filter(|_| ours);
-    let text = text.and_then(|data| data.get(names::ARCHIVE_RECORD));
-    let record = text.and_then(|text| Record::parse(text));
-    Ok((Some(record.unwrap_or_default()), made))
+    let foreign = match ownership(&map.metadata, store) {
+        Ownership::Foreign(why) => Some(Problem::foreign("ConfigMap", &name, &why)),
+        Ownership::Ours | Ownership::Former => None,
+    };
+    let record = parsed(&map).filter(|_| foreign.is_none());
+    Ok(Some(Found {
+        record: record.unwrap_or_default(),
+        made,
+        foreign,
+    }))
+}
+
+fn parsed(map: &ConfigMap) -> Option<Record> {
+    Record::parse(map.data.as_ref()?.get(names::ARCHIVE_RECORD)?)
+}
+
+/// Whether what was archived may need keys, by a `ConfigMap` of the record's name, whoever made it. One that cannot be read may.
+pub fn holds_data(map: &ConfigMap) -> bool {
+    parsed(map).is_none_or(|record| record.needs_any())
 }
 
 /// The record as it is now: what [`super::key_needs`] is to know before a key is deleted.
 pub async fn live(shared: &Shared, store: &CodexStore) -> Result<Option<Record>, Error> {
     let asked = store.spec.backup.as_ref();
     let asked = asked.is_some_and(|policy| policy.continuous.is_some());
-    let (found, _) = read(shared, store).await?;
+    let found = read(shared, store).await?.map(|found| found.record);
+    if found.is_some() {
+        // Somebody may have put it back.
+        shared.remember(store, |memory| memory.archive.none = false);
+    }
     Ok(found.or_else(|| asked.then(Record::default)))
 }
 
@@ -140,7 +182,15 @@ async fn create(shared: &Shared, store: &CodexStore) -> Result<(), Error> {
 }
 
 /// Applies the Deployment; also when nothing has changed, if the archiver is silent: somebody may have deleted it.
-async fn apply(shared: &Shared, store: &CodexStore, silent: bool) -> Result<Vec<Problem>, Error> {
+async fn apply(
+    shared: &Shared,
+    store: &CodexStore,
+    silent: bool,
+    foreign: Option<Problem>,
+) -> Result<Vec<Problem>, Error> {
+    if foreign.is_some() {
+        return Ok(foreign.into_iter().collect());
+    }
     let Some(wanted) = jobs::archiver(store, &shared.jobs) else {
         return Ok(Vec::new());
     };
@@ -158,11 +208,7 @@ async fn apply(shared: &Shared, store: &CodexStore, silent: bool) -> Result<Vec<
     if let Some(refused) = known {
         return Ok(refused.into_iter().collect());
     }
-    let name = names::archive_record(&store.name_any());
-    let mut refused = foreign_record(shared, store, &name).await?;
-    if refused.is_none() {
-        refused = claim_of_one_pod(shared, store).await?;
-    }
+    let mut refused = claim_of_one_pod(shared, store).await?;
     if refused.is_none() {
         refused = one(&shared.client, store, &wanted, "nothing is archived").await?;
     }
@@ -171,18 +217,6 @@ async fn apply(shared: &Shared, store: &CodexStore, silent: bool) -> Result<Vec<
         memory.archive.refused.clone_from(&refused);
     });
     Ok(refused.into_iter().collect())
-}
-
-async fn foreign_record(
-    shared: &Shared,
-    store: &CodexStore,
-    name: &str,
-) -> Result<Option<Problem>, Error> {
-    let map = maps(shared, store).get_opt(name).await?;
-    Ok(map.and_then(|map| match ownership(&map.metadata, store) {
-        Ownership::Foreign(why) => Some(Problem::foreign("ConfigMap", name, &why)),
-        Ownership::Ours | Ownership::Former => None,
-    }))
 }
 
 /// A claim that one pod mounts at a time would be the archiver's for ever, and no backup would be taken or restored.
@@ -203,29 +237,20 @@ async fn claim_of_one_pod(shared: &Shared, store: &CodexStore) -> Result<Option<
     Ok(one_pod.then(|| Problem::new(problem::BACKUP_INVALID, what)))
 }
 
-/// After `continuous` is gone, of which the condition is the memory.
-async fn remove(shared: &Shared, store: &CodexStore) -> Result<(), Error> {
-    let had = store.status.as_ref().is_some_and(|status| {
-        let condition = status::condition::ARCHIVE_CURRENT;
-        status.condition(condition).is_some()
-    });
-    if !had {
-        return Ok(());
-    }
-    let namespace = store.namespace().unwrap_or_default();
-    let api = Api::<Deployment>::namespaced(shared.client.clone(), &namespace);
+/// Deletes the Deployment, after `continuous` is gone.
+async fn remove(shared: &Shared, store: &CodexStore) -> Result<Option<Problem>, Error> {
     let name = names::archiver(&store.name_any());
-    if let Some(found) = api.get_opt(&name).await?
-        && !matches!(ownership(&found.metadata, store), Ownership::Foreign(_))
-    {
-        match api.delete(&name, &DeleteParams::background()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-            Err(error) => return Err(error.into()),
-        }
+    let failed = format!("the Deployment {name} still archives");
+    let refused = delete::<Deployment>(&shared.client, store, &name, &failed).await?;
+    if refused.is_none() {
+        shared.remember(store, |memory| {
+            memory.archive = Memory {
+                removed: true,
+                ..Memory::default()
+            };
+        });
     }
-    shared.remember(store, |memory| memory.archive = Memory::default());
-    Ok(())
+    Ok(refused)
 }
 
 #[cfg(test)]

@@ -79,12 +79,7 @@ async fn an_archiver_is_made_where_it_is_asked_for_and_taken_away_with_that() {
         "it is not applied again and again"
     );
 
-    let mut store = api.get(STORE).unwrap();
-    store["spec"]["backup"]
-        .as_object_mut()
-        .unwrap()
-        .remove("continuous");
-    api.put(STORE, &store);
+    stop(&api);
     look_again(&operator, &api, &[]).await.unwrap();
     assert!(api.get(DEPLOYMENT).is_none());
     assert!(!operator.metrics.text().contains("archive_current{"));
@@ -96,6 +91,171 @@ async fn an_archiver_is_made_where_it_is_asked_for_and_taken_away_with_that() {
     let parsed = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
     let known = live(&operator, &parsed).await.unwrap();
     assert!(known.is_some_and(|record| record.needs("old") && !record.needs("new")));
+}
+
+/// The user takes `continuous` out of the spec.
+fn stop(api: &FakeApi) {
+    let mut store = api.get(STORE).unwrap();
+    let policy = store["spec"]["backup"].as_object_mut().unwrap();
+    policy.remove("continuous");
+    api.put(STORE, &store);
+}
+
+#[tokio::test]
+async fn an_archiver_that_nobody_wrote_down_is_taken_away_all_the_same() {
+    let api = with(&archived()).await;
+    look(&api, &[]).await.unwrap();
+    // What follows the Deployment fails, its status too; then the operator dies.
+    let before = api.get(STORE).unwrap();
+    look(&api, &[]).await.unwrap();
+    assert!(api.get(DEPLOYMENT).is_some());
+    api.put(STORE, &before);
+    assert!(
+        before["status"]
+            .to_string()
+            .find("ArchiveCurrent")
+            .is_none()
+    );
+    stop(&api);
+    let operator = operator(&api);
+    for _ in 0..3 {
+        look_again(&operator, &api, &[]).await.unwrap();
+    }
+    assert!(api.get(DEPLOYMENT).is_none());
+    assert_eq!(api.count("DELETE", DEPLOYMENT), 1);
+    let looked = api.count("GET", DEPLOYMENT);
+    look_again(&operator, &api, &[]).await.unwrap();
+    assert_eq!(api.count("GET", DEPLOYMENT), looked, "once is enough");
+}
+
+const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/roles/cxs-orders-archive";
+const BINDING: &str =
+    "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings/cxs-orders-archive";
+
+#[tokio::test]
+async fn jobs_may_use_the_record_where_there_is_one_and_write_it_where_it_is_asked_for() {
+    let mut plain = archived();
+    plain.spec.backup.as_mut().unwrap().continuous = None;
+    let api = with(&plain).await;
+    look(&api, &[]).await.unwrap();
+    assert!(api.get(ROLE).is_none() && api.get(BINDING).is_none());
+
+    let api = with(&archived()).await;
+    look(&api, &[]).await.unwrap();
+    let verbs = || api.get(ROLE).unwrap()["rules"][0]["verbs"].take();
+    assert_eq!(verbs(), json!(["get", "patch"]));
+    assert!(api.get(BINDING).is_some());
+    stop(&api);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(
+        verbs(),
+        json!(["get"]),
+        "it is restored from, and not written"
+    );
+}
+
+#[tokio::test]
+async fn rights_that_the_operator_lacks_are_a_problem_of_archives_alone() {
+    for missing in ["/roles/", "/deployments/"] {
+        let mut plain = archived();
+        plain.spec.backup.as_mut().unwrap().continuous = None;
+        let api = with(&plain).await;
+        api.forbid(missing);
+        look(&api, &[]).await.unwrap();
+        assert_eq!(condition(&api, "Degraded").0, "False", "{missing}");
+
+        let api = with(&archived()).await;
+        api.forbid(missing);
+        for _ in 0..2 {
+            look(&api, &[]).await.unwrap();
+        }
+        let degraded = condition(&api, "Degraded");
+        assert_eq!(degraded, pair("True", "BackupInvalid"), "{missing}");
+        assert_eq!(condition(&api, "KeysReady").0, "True", "the rest goes on");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_away_is_said_until_it_can() {
+    for (missing, says) in [
+        ("/deployments/", "cxs-orders-archiver still archives"),
+        ("/cronjobs/", "backups are still taken"),
+    ] {
+        let mut store = archived();
+        store.spec.backup.as_mut().unwrap().schedule = Some("0 3 * * *".to_owned());
+        let api = with(&store).await;
+        for _ in 0..2 {
+            look(&api, &[]).await.unwrap();
+        }
+        let mut store = api.get(STORE).unwrap();
+        store["spec"].as_object_mut().unwrap().remove("backup");
+        api.put(STORE, &store);
+        api.forbid(missing);
+        for _ in 0..3 {
+            look(&api, &[]).await.unwrap();
+            let said = api.get(STORE).unwrap()["status"].to_string();
+            assert!(said.contains(says), "{said}");
+        }
+        api.forbid("nothing");
+        look(&api, &[]).await.unwrap();
+        look(&api, &[]).await.unwrap();
+        assert_eq!(condition(&api, "Degraded").0, "False", "{missing}");
+        let all = api.calls();
+        let deleted = |what: &str| all.iter().any(|(v, p)| v == "DELETE" && p.contains(what));
+        assert!(
+            deleted("/deployments/") && deleted("/cronjobs/"),
+            "{missing}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_new_key_is_made_where_pieces_need_an_old_one() {
+    let keyring = "/api/v1/namespaces/shop/secrets/cxs-orders-keyring";
+    let begun = || async {
+        let api = with(&archived()).await;
+        for _ in 0..2 {
+            look(&api, &[]).await.unwrap();
+        }
+        api
+    };
+    // All else that tells of the keys is lost.
+    let lose = |api: &FakeApi| {
+        api.remove(keyring);
+        api.remove("/api/v1/namespaces/shop/configmaps/cxs-orders-keyring");
+        api.put(STORE, &archived());
+    };
+    let holds = [
+        Record {
+            key_ids: Some(vec!["old".to_owned()]),
+            written_at: 1,
+            ..Record::default()
+        },
+        Record {
+            written_at: 1,
+            ..Record::default()
+        },
+    ];
+    for record in holds {
+        let api = begun().await;
+        write(&api, |written| *written = record);
+        lose(&api);
+        look(&api, &[]).await.unwrap();
+        assert!(api.get(keyring).is_none());
+        assert_eq!(condition(&api, "KeysReady"), pair("False", "SecretMissing"));
+        let said = api.get(STORE).unwrap()["status"].to_string();
+        assert!(said.contains("the ConfigMap cxs-orders-archive"), "{said}");
+    }
+    // One in which nothing was ever written, and one of nothing.
+    let api = begun().await;
+    lose(&api);
+    look(&api, &[]).await.unwrap();
+    assert!(api.get(keyring).is_some());
+    let api = begun().await;
+    write(&api, |record| record.key_ids = Some(Vec::new()));
+    lose(&api);
+    look(&api, &[]).await.unwrap();
+    assert!(api.get(keyring).is_some());
 }
 
 #[tokio::test]
@@ -162,14 +322,17 @@ async fn a_claim_of_one_pod_and_a_foreign_record_are_refused_with_a_reason() {
 async fn a_store_without_an_archive_is_asked_about_once() {
     let api = with(&claim_store("1Gi")).await;
     let operator = operator(&api);
+    let asked = || api.count("GET", "configmaps/cxs-orders-archive");
+    look_again(&operator, &api, &[]).await.unwrap();
+    assert_eq!(asked(), 2, "once before a key is made, and once for itself");
     for _ in 0..3 {
         look_again(&operator, &api, &[]).await.unwrap();
     }
-    assert_eq!(api.count("GET", "configmaps/cxs-orders-archive"), 1);
+    assert_eq!(asked(), 2);
     assert_eq!(api.count("GET", "deployments"), 0);
     // Before a key is deleted it is looked at again.
     assert_eq!(live(&operator, &claim_store("1Gi")).await.unwrap(), None);
-    assert_eq!(api.count("GET", "configmaps/cxs-orders-archive"), 2);
+    assert_eq!(asked(), 3);
     let asked = live(&operator, &archived()).await.unwrap();
     assert!(
         asked.is_some_and(|record| record.needs("any")),

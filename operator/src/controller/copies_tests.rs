@@ -478,6 +478,64 @@ async fn one_that_is_refused_is_told_what_it_would_wait_for() {
 }
 
 #[tokio::test]
+async fn one_that_has_begun_comes_first_whatever_it_is_called() {
+    let api = cluster().await;
+    look_at(&api).await.unwrap();
+    assert_eq!(started(&api), WITH_BOTH);
+    // Made in the same second, and first by its name.
+    let copy = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+    let made = copy["metadata"]["creationTimestamp"].clone();
+    let other = restore(|r| {
+        r["metadata"] =
+            json!({"name": "a", "namespace": "shop", "uid": "a", "creationTimestamp": made});
+        r["spec"] = json!({"storeRef": {"name": "orders"}});
+    });
+    let path = format!("{SHOP}/codexrestores/a");
+    api.put(&path, &other);
+    let other = Arc::new(other);
+    restores::look(other, Arc::new(operator(&api)))
+        .await
+        .unwrap();
+    let status = api.get(&path).unwrap()["status"].take();
+    assert_eq!(status["phase"], "Failed", "{status}");
+    assert!(status["message"].as_str().unwrap().contains("cxr/copy"));
+    let job = JOB.replace("cxr-copy", "cxr-a");
+    assert!(api.get(&job).is_none());
+    // That one goes on, whatever comes before it by its name.
+    look_at(&api).await.unwrap();
+    let copy = api.get(&format!("{SHOP}/codexrestores/copy")).unwrap();
+    assert_ne!(copy["status"]["phase"], "Failed");
+}
+
+#[tokio::test]
+async fn a_restore_looks_for_the_record_of_an_archive_where_there_may_be_one() {
+    let args = async |change: &dyn Fn(&FakeApi)| {
+        let api = cluster().await;
+        change(&api);
+        let plain = restore(|r| r["spec"] = json!({"storeRef": {"name": "orders"}}));
+        api.put(&format!("{SHOP}/codexrestores/copy"), &plain);
+        look_at(&api).await.unwrap();
+        let pod = api.get(JOB).expect("no Job")["spec"]["template"]["spec"].take();
+        pod["containers"][0]["args"].to_string()
+    };
+    let none = |_: &FakeApi| {};
+    let flag = "--no-archive-record";
+    assert!(args(&none).await.contains(flag));
+    let asked = |api: &FakeApi| {
+        let mut store = ours();
+        let policy = json!({"destination": {"claim": "ours"}, "continuous": {}});
+        store.spec.backup = serde_json::from_value(policy).unwrap();
+        api.put(STORE, &store);
+    };
+    assert!(!args(&asked).await.contains(flag));
+    let left = |api: &FakeApi| {
+        let record = codexstore_crds::jobs::archive_record(&ours());
+        api.put(&format!("{CORE}/configmaps/cxs-orders-archive"), &record);
+    };
+    assert!(!args(&left).await.contains(flag));
+}
+
+#[tokio::test]
 async fn a_job_whose_account_went_with_the_other_store_is_started_again_as_our_own() {
     for (fault, calls) in [(None, 1), (Some(Fault::Before), 9), (Some(Fault::After), 9)] {
         for call in 0..calls {

@@ -17,6 +17,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
+use super::archive;
 use super::live;
 use super::members;
 use super::own_keyring;
@@ -377,8 +378,8 @@ async fn record(
 }
 
 /// What may hold data written with a key of this store: its status, if that says that there was a keyring (a volume of the
-/// user's own shows nowhere else once no pod runs), its claims, and pods whose sidecar ran. Read live: a cache that lags behind
-/// must not lead to a new key.
+/// user's own shows nowhere else once no pod runs), its claims, pods whose sidecar ran, and its archive. Read live: a cache that lags
+/// behind must not lead to a new key.
 async fn holders(
     client: &Client,
     namespace: &str,
@@ -402,6 +403,12 @@ async fn holders(
         {
             holders.push(format!("pod {}", pod.name_any()));
         }
+    }
+    let name = names::archive_record(&store.name_any());
+    let records = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    let archive = records.get_opt(&name).await?;
+    if archive.is_some_and(|map| archive::holds_data(&map)) {
+        holders.push(format!("the archive, by the ConfigMap {name}"));
     }
     Ok(holders)
 }

@@ -13,15 +13,13 @@ use codexstore_crds::{
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource as _, ResourceExt as _};
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::archive;
 use super::escrow;
 use super::key_needs::Places;
-use super::keyring::{self, Happened, Keyring, conflict};
+use super::keyring::{self, Happened, Keyring};
 use super::members;
 use super::problem::Problem;
 use super::report;
@@ -31,6 +29,7 @@ use super::tell::{
     show, show_archive, show_backups, tell_of_claims, tell_of_members, uninjected, warn_of,
 };
 use super::tls::{self, Certificates, Credentials};
+use super::told::{Over, tell};
 use super::{Error, Shared, claims, schedule};
 
 /// Time until the next look: when all is well, when something is under way, and when somebody else was faster.
@@ -141,9 +140,9 @@ pub async fn reconcile(
     let volumes = claims::ensure(&shared.client, store, pods, found.claims).await?;
     tell_of_claims(shared, store, &volumes).await;
     problems.extend(volumes.problems);
-    let backups = schedule::ensure(shared, store, found.backups).await?;
     let archive = archive::ensure(shared, store).await?;
     let record = archive.record.as_ref();
+    let backups = schedule::ensure(shared, store, found.backups, record.is_some()).await?;
     schedule::expire(shared, store, found.backups, found.restores, record).await?;
 
     let (injected, bare): (Vec<_>, Vec<_>) = pods
@@ -367,31 +366,23 @@ fn held_up(
     held_up
 }
 
-/// Writes the status if it changed. The UID keeps it off a store that was recreated meanwhile.
+/// Writes the status if it changed.
 async fn write(
     shared: &Shared,
     store: &CodexStore,
     status: &CodexStoreStatus,
 ) -> Result<(), Error> {
-    if store.status.as_ref() == Some(status) {
-        return Ok(());
+    if store.status.as_ref() != Some(status) {
+        tell(
+            &shared.client,
+            store,
+            names::FIELD_MANAGER,
+            Over::Any,
+            status,
+        )
+        .await?;
     }
-    let namespace = store.namespace().unwrap_or_default();
-    let name = store.name_any();
-    let api = Api::<CodexStore>::namespaced(shared.client.clone(), &namespace);
-    let patch = json!({
-        "apiVersion": CodexStore::api_version(&()),
-        "kind": CodexStore::kind(&()),
-        "metadata": {"name": name, "uid": store.metadata.uid},
-        "status": status,
-    });
-    let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    match api.patch_status(&name, &params, &Patch::Apply(patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-        Err(error) if conflict(&error) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }
 
 impl Shared {

@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -28,11 +28,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::archive;
 use super::copies::{self, Not};
 use super::job_run::{self, Run, condition_of, run_of};
 use super::members::Member;
 use super::problem::{self, Problem};
 use super::reconcile::jitter;
+use super::told::{self, Over};
 use super::{Error, Shared, api};
 
 /// Until the next look: after a change that another one follows, and when only time brings something new.
@@ -140,8 +142,9 @@ impl One<'_> {
         if status.ended() {
             return self.again(&status, &job).await;
         }
-        match run_of(&self.jobs(), &job).await? {
-            Run::Going => self.going(&status, &job).await,
+        let found = self.jobs().get_opt(&job).await?;
+        match found.as_ref().map_or(Run::None, job_run::state) {
+            Run::Going => self.going(&status, &job, found).await,
             Run::None if status.phase.as_deref() != Some(phase::RUNNING) => {
                 Box::pin(self.begin(&status)).await
             }
@@ -169,12 +172,12 @@ impl One<'_> {
         &self,
         status: &CodexRestoreStatus,
         job: &str,
+        found: Option<Job>,
     ) -> Result<Option<Duration>, Error> {
         let spec = &self.restore.spec;
         if spec.from_store_ref.is_none() {
             return Ok(Some(LATER));
         }
-        let found = self.jobs().get_opt(job).await?;
         let going = found.filter(|job| job.metadata.deletion_timestamp.is_none());
         let account = going.and_then(|job| job.spec?.template.spec?.service_account_name);
         if account != Some(names::jobs_account(self.restore.source())) {
@@ -190,8 +193,10 @@ impl One<'_> {
             spec.store_ref.name
         );
         // First what lets it begin again: a Job that is gone otherwise means that it has failed.
-        self.tell(json!({"phase": phase::PENDING, "message": what, "backup": status.backup}))
-            .await?;
+        let told = json!({"phase": phase::PENDING, "message": what, "backup": status.backup});
+        if !self.tell(told).await? {
+            return Ok(None);
+        }
         job_run::delete(&self.jobs(), job).await?;
         let about = self.restore.object_ref(&());
         self.shared
@@ -277,7 +282,11 @@ impl One<'_> {
         let (restore, cfg) = (self.restore, &self.shared.jobs);
         let Some(from) = &restore.spec.from_store_ref else {
             let backup = self.backup().await?;
-            return Ok(Ok(jobs::restore_job(store, restore, backup.as_ref(), cfg)));
+            // What is archived behind a backup that is named is not restored.
+            let recorded = restore.spec.backup_ref.is_some()
+                || archive::live(self.shared, store).await?.is_some();
+            let job = jobs::restore_job(store, restore, backup.as_ref(), recorded, cfg);
+            return Ok(Ok(job));
         };
         let found = copies::look(&self.shared.client, store, restore, &from.name).await?;
         let found = match found {
@@ -296,7 +305,8 @@ impl One<'_> {
         }
         let what = "its Job is being started";
         self.tell(json!({"phase": phase::PENDING, "message": what, "backup": backup}))
-            .await
+            .await?;
+        Ok(())
     }
 
     /// The backup that it names, if the cluster has it as one of the store's.
@@ -309,18 +319,29 @@ impl One<'_> {
         Ok(found.filter(|found| found.spec.store_ref == self.restore.spec.store_ref))
     }
 
-    /// Another restore of the same store that was asked for before this one, by a user, and has not ended.
+    /// Another restore of the same store that was asked for by a user, has not ended, and comes before this one, which has not begun: one
+    /// that has begun, or was asked for earlier.
     async fn earlier(&self) -> Result<Option<CodexRestore>, Error> {
         let order = |r: &CodexRestore| (r.metadata.creation_timestamp.clone(), r.name_any());
-        let all = self.restores().list(&ListParams::default()).await?;
-        Ok(all.items.into_iter().find(|other| {
+        let mut all = self.restores().list(&ListParams::default()).await?.items;
+        all.retain(|other| {
             other.spec.store_ref == self.restore.spec.store_ref
                 && other.metadata.uid != self.restore.metadata.uid
                 && other.metadata.deletion_timestamp.is_none()
                 && !other.spec.on_start
                 && !other.ended()
-                && order(other) < order(self.restore)
-        }))
+        });
+        let before = |other: &&CodexRestore| order(other) < order(self.restore);
+        if let Some(other) = all.iter().find(before) {
+            return Ok(Some(other.clone()));
+        }
+        for other in all {
+            let job = jobs::restore_job_name(&other.name_any());
+            if self.jobs().get_opt(&job).await?.is_some() {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     async fn pending(
@@ -377,19 +398,10 @@ impl One<'_> {
         Ok(())
     }
 
-    async fn tell(&self, status: Value) -> Result<(), Error> {
-        let name = self.restore.name_any();
-        let patch = json!({
-            "apiVersion": CodexRestore::api_version(&()),
-            "kind": CodexRestore::kind(&()),
-            "metadata": {"name": name, "uid": self.restore.metadata.uid},
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        self.restores()
-            .patch_status(&name, &params, &Patch::Apply(patch))
-            .await?;
-        Ok(())
+    /// False if it is gone, or another one by now.
+    async fn tell(&self, status: Value) -> Result<bool, Error> {
+        let client = &self.shared.client;
+        Ok(told::tell(client, self.restore, MANAGER, Over::Any, &status).await?)
     }
 }
 

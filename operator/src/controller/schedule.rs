@@ -42,25 +42,29 @@ pub struct Backups {
     pub condition: Option<(Option<bool>, &'static str, String)>,
 }
 
-/// Makes what a store's backups need, and says how they are.
+/// Makes what a store's backups need, and says how they are. `recorded`: it has a record of an archive, or is to have one.
 pub async fn ensure(
     shared: &Shared,
     store: &CodexStore,
     backups: &[Arc<CodexBackup>],
+    recorded: bool,
 ) -> Result<Backups, Error> {
     let mut seen = Backups {
         last: last(backups),
         ..Backups::default()
     };
     if store.spec.backup.is_none() {
-        remove_cron_job(shared, store).await?;
+        let refused = remove_cron_job(shared, store).await?;
+        // The condition stays until it is gone.
+        seen.condition = refused.is_some().then(|| outcome(backups));
+        seen.problems.extend(refused);
         return Ok(seen);
     }
     seen.condition = Some(outcome(backups));
     if store.metadata.deletion_timestamp.is_some() {
         return Ok(seen);
     }
-    seen.problems = apply(shared, store).await?;
+    seen.problems = apply(shared, store, recorded).await?;
     let now = Timestamp::now();
     seen.overdue = overdue::overdue(store, backups.iter().map(|b| &**b), now).is_some();
     if seen.overdue {
@@ -169,17 +173,16 @@ fn outcome(backups: &[Arc<CodexBackup>]) -> (Option<bool>, &'static str, String)
     }
 }
 
-async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Error> {
+async fn apply(shared: &Shared, store: &CodexStore, recorded: bool) -> Result<Vec<Problem>, Error> {
     let cfg = &shared.jobs;
     let account = jobs::service_account(store);
     let binding = jobs::role_binding(store, cfg);
-    let role = jobs::archive_role(store);
-    let role_binding = jobs::archive_binding(store);
+    // For nobody else: an operator that may not make Roles does all but archive.
+    let archive = recorded.then(|| (jobs::archive_role(store), jobs::archive_binding(store)));
     let cron = jobs::cron_job(store, cfg);
     let mut hasher = DefaultHasher::new();
     // A struct of strings and numbers always serialises.
-    let text = serde_json::to_string(&(&account, &binding, &role, &role_binding, &cron))
-        .unwrap_or_default();
+    let text = serde_json::to_string(&(&account, &binding, &archive, &cron)).unwrap_or_default();
     text.hash(&mut hasher);
     let print = hasher.finish();
     let known = shared.remember(store, |memory| memory.applied);
@@ -190,12 +193,14 @@ async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Erro
     let mut problems = Vec::new();
     problems.extend(one(client, store, &account, FAILED).await?);
     problems.extend(one(client, store, &binding, FAILED).await?);
-    problems.extend(one(client, store, &role, FAILED).await?);
-    problems.extend(one(client, store, &role_binding, FAILED).await?);
-    match cron {
-        Some(cron) => problems.extend(one(client, store, &cron, FAILED).await?),
-        None => delete_cron_job(client, store).await?,
+    if let Some((role, binding)) = &archive {
+        problems.extend(one(client, store, role, UNREADABLE).await?);
+        problems.extend(one(client, store, binding, UNREADABLE).await?);
     }
+    problems.extend(match cron {
+        Some(cron) => one(client, store, &cron, FAILED).await?,
+        None => delete_cron_job(client, store).await?,
+    });
     if problems.is_empty() {
         shared.remember(store, |memory| {
             memory.applied = Some((Instant::now(), print));
@@ -206,8 +211,9 @@ async fn apply(shared: &Shared, store: &CodexStore) -> Result<Vec<Problem>, Erro
 
 /// What does not happen where the API server refuses what it needs.
 const FAILED: &str = "backups are not taken";
+const UNREADABLE: &str = "Jobs cannot use the record of the archive";
 
-/// Applies one object, unless its name is taken; `failed` is what does not happen where that is refused.
+/// Applies one object, unless its name is taken; `failed` is what does not happen where that, or to look at it, is refused.
 pub(super) async fn one<K>(
     client: &Client,
     store: &CodexStore,
@@ -223,50 +229,74 @@ where
 {
     let api = Api::<K>::namespaced(client.clone(), &store.namespace().unwrap_or_default());
     let name = wanted.name_any();
-    if let Some(found) = api.get_opt(&name).await?
-        && let Ownership::Foreign(why) = ownership(found.meta(), store)
-    {
-        return Ok(Some(Problem::foreign(&K::kind(&()), &name, &why)));
+    match api.get_opt(&name).await {
+        Ok(Some(found)) => {
+            if let Ownership::Foreign(why) = ownership(found.meta(), store) {
+                return Ok(Some(Problem::foreign(&K::kind(&()), &name, &why)));
+            }
+        }
+        Ok(None) => {}
+        Err(error) => return Ok(Some(refused(error, failed)?)),
     }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &params, &Patch::Apply(wanted)).await {
         Ok(_) => Ok(None),
-        // Nothing that waiting heals; the rest of the store goes on.
-        Err(kube::Error::Api(answer)) if matches!(answer.code, 400 | 403 | 422) => {
-            let what = format!("{failed}: {}", answer.message);
-            Ok(Some(Problem::new(problem::BACKUP_INVALID, what)))
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => Ok(Some(refused(error, failed)?)),
+    }
+}
+
+/// What is wrong where the API server refuses something: nothing that waiting heals, and the rest of the store goes on.
+fn refused(error: kube::Error, failed: &str) -> Result<Problem, Error> {
+    let what = format!("{failed}: {}", problem::refusal(error)?);
+    Ok(Problem::new(problem::BACKUP_INVALID, what))
+}
+
+/// Deletes one object if it is ours; `failed` is what is so where that, or to look at it, is refused.
+pub(super) async fn delete<K>(
+    client: &Client,
+    store: &CodexStore,
+    name: &str,
+    failed: &str,
+) -> Result<Option<Problem>, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(client.clone(), &store.namespace().unwrap_or_default());
+    let found = match api.get_opt(name).await {
+        Ok(found) => found,
+        Err(error) => return Ok(Some(refused(error, failed)?)),
+    };
+    let ours = |found: &K| !matches!(ownership(found.meta(), store), Ownership::Foreign(_));
+    if !found.as_ref().is_some_and(ours) {
+        return Ok(None);
+    }
+    match api.delete(name, &DeleteParams::background()).await {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(None),
+        Err(error) => Ok(Some(refused(error, failed)?)),
     }
 }
 
 /// After `spec.backup` is gone, of which the condition is the memory.
-async fn remove_cron_job(shared: &Shared, store: &CodexStore) -> Result<(), Error> {
+async fn remove_cron_job(shared: &Shared, store: &CodexStore) -> Result<Option<Problem>, Error> {
     let had = store.status.as_ref().is_some_and(|status| {
         let condition = codexstore_crds::status::condition::LAST_BACKUP_SUCCEEDED;
         status.condition(condition).is_some()
     });
-    if had {
-        delete_cron_job(&shared.client, store).await?;
-        shared.remember(store, |memory| memory.applied = None);
+    if !had {
+        return Ok(None);
     }
-    Ok(())
+    shared.remember(store, |memory| memory.applied = None);
+    delete_cron_job(&shared.client, store).await
 }
 
-async fn delete_cron_job(client: &Client, store: &CodexStore) -> Result<(), Error> {
-    let api = Api::<CronJob>::namespaced(client.clone(), &store.namespace().unwrap_or_default());
+async fn delete_cron_job(client: &Client, store: &CodexStore) -> Result<Option<Problem>, Error> {
     let name = names::backup_cron_job(&store.name_any());
-    let Some(found) = api.get_opt(&name).await? else {
-        return Ok(());
-    };
-    if !matches!(ownership(&found.metadata, store), Ownership::Foreign(_)) {
-        match api.delete(&name, &DeleteParams::background()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    let failed = "backups are still taken by the schedule of before";
+    delete::<CronJob>(client, store, &name, failed).await
 }
 
 #[cfg(test)]

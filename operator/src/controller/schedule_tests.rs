@@ -57,7 +57,7 @@ async fn settle(api: &FakeApi, pruned: &mut BTreeMap<String, usize>) {
     let operator = operator(api);
     for _ in 0..8 {
         let (backups, restores) = (all(api, "codexbackups"), all(api, "codexrestores"));
-        let _ = ensure(&operator, &orders(), &backups).await;
+        let _ = ensure(&operator, &orders(), &backups, false).await;
         let _ = expire(&operator, &orders(), &backups, &restores, None).await;
         for backup in all::<CodexBackup>(api, "codexbackups") {
             if backup.metadata.deletion_timestamp.is_some() {

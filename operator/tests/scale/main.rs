@@ -13,11 +13,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use api::Api;
+use tokio::task::JoinSet;
 
-/// The bars that the project sets itself: calls for one run and for each member in it, and memory.
-const CALLS: f64 = 30.0;
-const CALLS_OF_A_MEMBER: f64 = 5.0;
+/// The bars that the project sets itself: calls for one run of one store, calls more for each member that there is, and memory.
+const CALLS: usize = 30;
+const CALLS_OF_A_MEMBER: usize = 5;
 const MEMORY: u64 = 100 << 20;
+/// Until what follows from one run has happened.
+const SETTLES: Duration = Duration::from_mins(2);
 
 /// So many runs are counted.
 const RUNS: usize = 3;
@@ -62,6 +65,18 @@ impl Operator {
     }
 }
 
+/// Waits until this is so; or says of each store where it is not.
+async fn until(what: &str, stores: usize, is: impl Fn(usize) -> Result<(), String>) {
+    let wrong = || (0..stores).filter_map(|n| is(n).err()).collect::<Vec<_>>();
+    let wait = async {
+        while !wrong().is_empty() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let waited = tokio::time::timeout(SETTLES, wait).await;
+    assert!(waited.is_ok(), "{what}: {}", wrong().join("; "));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_that_are_backed_up_each_minute_cost_few_calls_and_little_memory() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -78,49 +93,72 @@ async fn stores_that_are_backed_up_each_minute_cost_few_calls_and_little_memory(
         world::store(&api, &name(n), kept);
     }
     let operator = Operator::start(&address, minute);
-    let all = async |is: fn(&Api, &str) -> bool| {
-        let wait = async {
-            while !(0..stores).all(|n| is(&api, &name(n))) {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_mins(2), wait).await;
-        waited.expect("not every store is made, or not every member is seen");
+    let is_so = |is: fn(&Api, &str) -> bool| {
+        let (api, name) = (&api, &name);
+        move |n| is(api, &name(n)).then_some(()).ok_or_else(|| name(n))
     };
-    all(world::is_made).await;
+    until("it is made", stores, is_so(world::is_made)).await;
     for n in 0..stores {
         world::members(&api, &name(n), members(n)).await;
     }
-    all(world::is_ready).await;
+    until("members are seen", stores, is_so(world::is_ready)).await;
 
-    // Until each run also deletes one, they need not wait for each other.
+    // One run of each store, one after the other over this time: when all have ended.
     let mut run = 0;
-    let mut start = |pause: Duration| {
+    let mut start = |over: Duration| {
         let at = run;
         run += 1;
+        let mut runs = JoinSet::new();
         for n in 0..stores {
             let run = world::scheduled(api.clone(), name(n), members(n), at);
-            let part = pause * u32::try_from(n).unwrap() / u32::try_from(stores).unwrap();
-            tokio::spawn(async move {
+            let part = over * u32::try_from(n).unwrap() / u32::try_from(stores).unwrap();
+            runs.spawn(async move {
                 tokio::time::sleep(part).await;
                 run.await;
             });
         }
-        tokio::time::sleep(pause)
+        runs
     };
-    for _ in 0..=kept {
-        start(Duration::from_secs(8)).await;
+    // What a run is followed by: it is verified, and what is too old is deleted.
+    let kept_after = |runs: usize| {
+        let (api, name) = (&api, &name);
+        move |n: usize| {
+            let (left, verified) = world::backups(api, &name(n));
+            let wanted = kept.min(runs);
+            let good = (wanted..=wanted + 1).contains(&left) && verified + 1 >= wanted;
+            good.then_some(()).ok_or_else(|| {
+                format!(
+                    "{} has {left} backups, {verified} of them verified",
+                    name(n)
+                )
+            })
+        }
+    };
+    // Until each run also deletes one, they need not keep to minutes.
+    let first = kept + 2;
+    for done in 1..=first {
+        start(Duration::from_secs(4)).join_all().await;
+        until("a run is over", stores, kept_after(done)).await;
     }
-    start(minute).await;
     api.take_calls();
+    let mut runs = Vec::new();
+    let mut minutes = tokio::time::interval(minute);
     for _ in 0..RUNS {
-        start(minute).await;
+        minutes.tick().await;
+        runs.push(start(minute));
     }
+    minutes.tick().await;
+    for started in runs {
+        started.join_all().await;
+    }
+    until("it did what it should", stores, kept_after(first + RUNS)).await;
     let calls = api.take_calls();
 
-    let done = u32::try_from(stores * RUNS).unwrap();
+    let done = stores * RUNS;
+    let there: usize = (0..stores).map(members).sum();
     let total: usize = calls.values().sum();
-    let a_run = |calls: usize| f64::from(u32::try_from(calls).unwrap()) / f64::from(done);
+    let count = |n: usize| f64::from(u32::try_from(n).unwrap());
+    let a_run = |calls: usize| count(calls) / count(done);
     for (what, count) in &calls {
         println!("{:6.2} {what}", a_run(*count));
     }
@@ -131,20 +169,10 @@ async fn stores_that_are_backed_up_each_minute_cost_few_calls_and_little_memory(
         memory >> 20
     );
 
-    // It did what it should.
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    for n in 0..stores {
-        let (left, verified) = world::backups(&api, &name(n));
-        assert!(
-            (kept..=kept + 1).contains(&left) && verified >= kept - 1,
-            "{} has {left} backups, {verified} of them verified",
-            name(n)
-        );
-    }
+    let most = CALLS * done + CALLS_OF_A_MEMBER * there;
     assert!(
-        a_run(total) <= CALLS + CALLS_OF_A_MEMBER,
-        "{:.1} calls for a run",
-        a_run(total)
+        total <= most,
+        "{total} calls for {done} runs of stores with {there} members: more than {most}"
     );
     assert!(memory < MEMORY, "{} MiB of memory", memory >> 20);
 }

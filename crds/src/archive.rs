@@ -95,12 +95,12 @@ pub struct Record {
 
 /// The archive at a destination that the store left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Elsewhere {
     /// Where it is.
     pub location: String,
-    /// The keys that it needs.
-    pub key_ids: Vec<String>,
+    /// The keys that it needs, sorted. None where nobody has listed it.
+    pub key_ids: Option<Vec<String>>,
 }
 
 /// A line of history of one member.
@@ -131,6 +131,21 @@ pub struct Line {
     pub message: Option<String>,
 }
 
+impl Line {
+    /// When it was last known to be there: milliseconds since 1970. When it was first heard of says that only where nothing else does.
+    pub fn seen_ms(&self) -> Option<u64> {
+        self.until_ms.max(self.last_ms).or(self.heard_ms)
+    }
+}
+
+impl Elsewhere {
+    /// Whether it may need this key. What is not known counts as a need.
+    fn needs(&self, key_id: &str) -> bool {
+        let ids = self.key_ids.as_ref();
+        ids.is_none_or(|ids| ids.iter().any(|id| id == key_id))
+    }
+}
+
 impl Record {
     /// The record in its `ConfigMap`; none if that holds none that can be read.
     pub fn parse(text: &str) -> Option<Record> {
@@ -153,10 +168,15 @@ impl Record {
     pub fn needs(&self, key_id: &str) -> bool {
         let here = self.key_ids.as_ref();
         here.is_none_or(|ids| ids.iter().any(|id| id == key_id))
-            || self
-                .elsewhere
-                .iter()
-                .any(|other| other.key_ids.iter().any(|id| id == key_id))
+            || self.elsewhere.iter().any(|other| other.needs(key_id))
+    }
+
+    /// Where an archive is of which nobody has said which keys it needs.
+    pub fn unlisted(&self) -> Option<&str> {
+        let here = self.key_ids.is_none().then_some(&self.location);
+        let other = self.elsewhere.iter().find(|other| other.key_ids.is_none());
+        here.or(other.map(|other| &other.location))
+            .map(String::as_str)
     }
 
     /// Whether anything in an archive may need any key. Before the archiver has written at all, nothing of it is stored.
@@ -170,20 +190,35 @@ impl Record {
 
     /// Goes on at another destination: what is at the one before still needs its keys.
     pub fn moved(&mut self, location: &str) {
-        if self.location == location || self.location.is_empty() {
-            location.clone_into(&mut self.location);
+        let before = std::mem::replace(&mut self.location, location.to_owned());
+        if before == location || before.is_empty() {
             return;
         }
         let left = Elsewhere {
-            location: std::mem::replace(&mut self.location, location.to_owned()),
-            key_ids: self.key_ids.take().unwrap_or_default(),
+            location: before,
+            key_ids: self.key_ids.take(),
         };
         let back = self.elsewhere.iter().position(|e| e.location == location);
-        self.key_ids = back.map(|at| self.elsewhere.remove(at).key_ids);
-        if !left.key_ids.is_empty() {
-            self.elsewhere.push(left);
-        }
+        self.key_ids = back.and_then(|at| self.elsewhere.remove(at).key_ids);
+        self.leave(left);
         self.lines.clear();
+    }
+
+    /// Keeps in mind what an archive at another destination needs, beside what is known of it.
+    pub fn leave(&mut self, left: Elsewhere) {
+        if left.key_ids.as_ref().is_some_and(Vec::is_empty) {
+            return;
+        }
+        let all = &mut self.elsewhere;
+        let Some(known) = all.iter_mut().find(|e| e.location == left.location) else {
+            all.push(left);
+            return;
+        };
+        let both = known.key_ids.take().zip(left.key_ids);
+        known.key_ids = both.map(|(ours, theirs)| {
+            let all: BTreeSet<_> = ours.into_iter().chain(theirs).collect();
+            all.into_iter().collect()
+        });
     }
 }
 
@@ -261,24 +296,21 @@ pub struct Judged {
     pub silent: bool,
 }
 
-/// What a record says at `now`, in seconds since 1970; `since` is when the archiver was first asked for. Where it says nothing any
-/// more, what it said last counts from then on.
+/// What a record says at `now`, in seconds since 1970; `since` is when the archiver was asked for: what was written before that says
+/// nothing of this one. Where it says nothing any more, what it said last counts from then on.
 pub fn judge(record: &Record, policy: &Continuous, since: i64, now: i64) -> Judged {
-    let at = if record.written_at > 0 {
-        record.written_at
-    } else {
-        since
-    };
+    let at = record.written_at.max(since);
     let silent = now.saturating_sub(at) > SILENCE;
     // What is known of a member is as old as the record.
     let seen = if silent { now } else { at };
-    let live: Vec<&Line> = record.lines.iter().filter(|line| line.live).collect();
+    let begun = record.written_at >= since && record.key_ids.is_some();
+    let live = record.lines.iter().filter(|line| line.live && begun);
+    let live: Vec<&Line> = live.collect();
     let until = |line: &Line| {
         let known = line.until_ms.or(line.heard_ms);
         known.map_or(since, |ms| whole(ms / 1000))
     };
     let furthest = live.iter().map(|line| until(line)).min();
-    let begun = record.written_at > 0 && record.key_ids.is_some();
     let behind = match furthest {
         Some(until) => seen.saturating_sub(until),
         None if silent || !begun => now.saturating_sub(at),
@@ -479,6 +511,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_asked_for_again_is_being_started_whatever_an_earlier_one_wrote() {
+        let mut earlier = record(500, vec![line("web-0", 498)]);
+        assert_eq!(said(&earlier, 910), (None, "Starting", 10, false));
+        let status = judge(&earlier, &Continuous::default(), 900, 910).status;
+        assert_eq!(status.members, [], "nobody has looked yet which run");
+        assert_eq!(
+            said(&earlier, 991),
+            (Some(false), "ArchiverSilent", 91, false)
+        );
+        earlier.written_at = 920;
+        assert_eq!(said(&earlier, 921).1, "Behind", "what it says counts");
+    }
+
+    #[test]
     fn keys_of_an_archive_that_was_left_are_still_needed() {
         assert!(Record::default().needs("k1"), "nobody has looked yet");
         let mut moving = record(1, vec![line("web-0", 1)]);
@@ -492,6 +538,52 @@ mod tests {
         assert_eq!(moving.key_ids.as_deref(), Some(&["k1".to_owned()][..]));
         assert_eq!(moving.elsewhere.len(), 1);
         assert!(moving.needs("k1") && moving.needs("k2") && !moving.needs("k3"));
+    }
+
+    #[test]
+    fn an_archive_that_was_left_before_it_was_listed_may_need_any_key() {
+        let mut moving = record(1, Vec::new());
+        moving.key_ids = None;
+        moving.moved("s3://b");
+        moving.key_ids = Some(vec!["k2".to_owned()]);
+        assert!(moving.needs("k9"));
+        assert_eq!(moving.unlisted(), Some("pvc/backups:/shop/orders/_archive"));
+        let text = serde_json::to_string(&moving).unwrap();
+        assert_eq!(Record::parse(&text).as_ref(), Some(&moving));
+        moving.moved("pvc/backups:/shop/orders/_archive");
+        assert_eq!((&moving.key_ids, moving.elsewhere.len()), (&None, 1));
+        moving.key_ids = Some(Vec::new());
+        assert!(moving.needs("k2") && !moving.needs("k9"));
+        // One that needs no key is nothing to keep in mind.
+        moving.moved("s3://b");
+        assert_eq!((moving.elsewhere.len(), moving.unlisted()), (0, None));
+    }
+
+    #[test]
+    fn what_is_known_of_another_archive_is_never_made_less() {
+        let of = |ids: Option<&[&str]>| Elsewhere {
+            location: "s3://b".to_owned(),
+            key_ids: ids.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
+        };
+        let mut one = record(1, Vec::new());
+        one.leave(of(Some(&["k3", "k2"])));
+        one.leave(of(Some(&["k2", "k4"])));
+        assert_eq!(one.elsewhere, [of(Some(&["k2", "k3", "k4"]))]);
+        one.leave(of(None));
+        assert_eq!(one.elsewhere, [of(None)]);
+        one.leave(of(Some(&["k2"])));
+        assert!(one.needs("k9"), "nobody has listed it");
+    }
+
+    #[test]
+    fn when_a_line_was_heard_of_counts_where_nothing_else_is_known() {
+        let mut one = line("web-0", 10);
+        one.heard_ms = Some(99_000);
+        assert_eq!(one.seen_ms(), Some(10_000));
+        one.until_ms = None;
+        assert_eq!(one.seen_ms(), Some(9500));
+        one.last_ms = None;
+        assert_eq!(one.seen_ms(), Some(99_000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{Destination, LocalRef};
+use crate::backup::{Destination, LocalRef, Verify};
 
 /// Longest name of a CodexBackup: the names of its Jobs are made from it, and have 63 characters.
 pub const MAX_BACKUP_NAME: usize = 52;
@@ -177,6 +177,20 @@ pub struct BackupMember {
     pub message: Option<String>,
 }
 
+impl BackupMember {
+    /// The time before which nobody can go back to with it, in milliseconds since 1970: when it was begun, upwards, since a member
+    /// refuses a time before it; where that is not known, when all was stored, in seconds since 1970.
+    pub fn from_ms(&self, stored_at: i64) -> u64 {
+        let taken = self.taken_at.as_ref().map(|at| at.0.as_microsecond());
+        let taken = taken.map(|micros| u64::try_from(micros).unwrap_or_default().div_ceil(1000));
+        taken.unwrap_or_else(|| {
+            u64::try_from(stored_at)
+                .unwrap_or_default()
+                .saturating_mul(1000)
+        })
+    }
+}
+
 /// A sealed keyring beside the files of a backup. No key can be read from it without an identity of one of its recipients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -240,6 +254,12 @@ impl CodexBackupStatus {
             self.phase.as_deref(),
             Some(phase::SUCCEEDED | phase::PARTIALLY_FAILED)
         )
+    }
+
+    /// Whether an archive may count on it, so that earlier ones need not stay: where each is verified, once that went well.
+    pub fn counts(&self, verify: Verify) -> bool {
+        let verified = self.verified();
+        self.usable() && verified.unwrap_or(verify != Verify::Always)
     }
 
     /// Why the last try that ended has failed, as long as no later one has ended.

@@ -50,14 +50,20 @@ pub fn expired<'a>(
         .collect()
 }
 
+/// A backup of one line of history: the time from which on it can be used, in milliseconds since 1970, its name, and whether it counts.
+type Base<'a> = (u64, &'a str, bool);
+
 /// The backups without which a continuous archive does not go back to `cut`, by name: of each line of history of a member that
-/// went on after that, the latest from before it, or else the first. `over` says of a pod and a line that it ended before.
+/// went on after that, the latest from before it, if possible one that counts where backups are verified like that, or else the first.
+/// `over` says of a pod and a line whether it ended before; where it does not know, a later backup of another line from before says so.
 pub fn followed<'a>(
     backups: impl IntoIterator<Item = &'a CodexBackup>,
     cut: Timestamp,
-    over: impl Fn(&str, &str) -> bool,
+    verify: Verify,
+    over: impl Fn(&str, &str) -> Option<bool>,
 ) -> BTreeSet<String> {
-    let mut lines: BTreeMap<(&str, &str), Vec<(Timestamp, &str)>> = BTreeMap::new();
+    let cut = u64::try_from(cut.as_millisecond()).unwrap_or_default();
+    let mut pods: BTreeMap<&str, BTreeMap<&str, Vec<Base<'_>>>> = BTreeMap::new();
     for backup in backups {
         let (Some(seen), Some(status)) = (Seen::of(backup), &backup.status) else {
             continue;
@@ -65,20 +71,39 @@ pub fn followed<'a>(
         if !seen.usable || status.verified() == Some(false) {
             continue;
         }
+        let ended = status.completed_at.as_ref().map_or(seen.at, |at| at.0);
+        let counts = status.counts(verify);
         for member in status.members.iter().filter(|member| member.stored) {
             let lineage = member.lineage.as_deref().unwrap_or_default();
-            let line = lines.entry((&member.pod, lineage)).or_default();
-            line.push((seen.at, seen.name));
+            let lines = pods.entry(&member.pod).or_default();
+            let from = member.from_ms(ended.as_second());
+            let line = lines.entry(lineage).or_default();
+            line.push((from, seen.name, counts));
         }
     }
-    let needed = lines
-        .iter()
-        .filter(|((pod, lineage), _)| !over(pod, lineage));
-    let needed = needed.filter_map(|(_, line)| {
-        let before = line.iter().filter(|(at, _)| *at <= cut).max();
-        before.or_else(|| line.iter().min())
-    });
-    needed.map(|(_, name)| (*name).to_owned()).collect()
+    let mut needed = BTreeSet::new();
+    for (pod, lines) in &pods {
+        for (lineage, line) in lines {
+            let left = || {
+                let last = line.iter().map(|(at, ..)| *at).max();
+                let others = lines.iter().filter(|(other, _)| *other != lineage);
+                let mut others = others.flat_map(|(_, line)| line);
+                others.any(|(at, ..)| *at <= cut && Some(*at) > last)
+            };
+            if !over(pod, lineage).unwrap_or_else(left) {
+                needed.extend(base(line, cut).map(str::to_owned));
+            }
+        }
+    }
+    needed
+}
+
+/// The backup of a line with which it can be gone back to `cut`, or else as far as there is one.
+fn base<'a>(line: &[Base<'a>], cut: u64) -> Option<&'a str> {
+    let before = || line.iter().filter(|(at, ..)| *at <= cut);
+    let counts = before().filter(|(.., counts)| *counts).max();
+    let base = counts.or_else(|| before().max());
+    base.or_else(|| line.iter().min()).map(|(_, name, _)| *name)
 }
 
 /// A period: its date, and its hour where that counts.
@@ -369,7 +394,8 @@ mod tests {
             of("e", "2026-11-06T00:00:00Z", "two"),
         ];
         let followed = |cut: &str, over: &str| {
-            let kept = followed(&all, cut.parse().unwrap(), |_, lineage| lineage == over);
+            let over = |_: &str, lineage: &str| Some(lineage == over);
+            let kept = followed(&all, cut.parse().unwrap(), Verify::Always, over);
             kept.into_iter().collect::<Vec<_>>().join(" ")
         };
         assert_eq!(followed("2026-11-03T00:00:00Z", ""), "b d");
@@ -379,10 +405,56 @@ mod tests {
         let mut broken = all.to_vec();
         let bad = backup("b", "2026-11-02T00:00:00Z", phase::SUCCEEDED, Some(false));
         broken[1].status.as_mut().unwrap().conditions = bad.status.unwrap().conditions;
-        let kept = super::followed(&broken, "2026-11-03T00:00:00Z".parse().unwrap(), |_, _| {
-            false
-        });
+        let cut = "2026-11-03T00:00:00Z".parse().unwrap();
+        let kept = super::followed(&broken, cut, Verify::Always, |_, _| Some(false));
         assert!(kept.contains("a") && !kept.contains("b"));
+        // What nobody knows of was left once there is a backup of another line, and not by one that is later than that time.
+        let unknown = |cut: &str| {
+            let cut = cut.parse().unwrap();
+            let kept = super::followed(&all, cut, Verify::Always, |_, _| None);
+            kept.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(unknown("2026-11-04T12:00:00Z"), "c d");
+        assert_eq!(unknown("2026-11-05T00:00:00Z"), "d");
+    }
+
+    #[test]
+    fn what_an_archive_follows_is_from_before_that_time_by_the_members_clock_and_verified_if_there_is_one()
+     {
+        let of = |name: &str, at: &str, taken: &str, verified: Option<bool>| {
+            let mut backup = backup(name, at, phase::SUCCEEDED, verified);
+            let member = crate::codex_backup::BackupMember {
+                pod: "web-0".to_owned(),
+                stored: true,
+                taken_at: serde_json::from_value(taken.into()).unwrap(),
+                ..Default::default()
+            };
+            backup.status.as_mut().unwrap().members = vec![member];
+            backup
+        };
+        let first = of(
+            "a",
+            "2026-11-01T00:00:00Z",
+            "2026-11-01T00:00:05.000000Z",
+            Some(true),
+        );
+        let second = of(
+            "b",
+            "2026-11-02T00:00:00Z",
+            "2026-11-02T00:00:05.000500Z",
+            None,
+        );
+        let all = [first, second];
+        let followed = |cut: &str, verify| {
+            let kept = followed(&all, cut.parse().unwrap(), verify, |_, _| Some(false));
+            kept.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        // It was begun before, and read from half a millisecond later on.
+        assert_eq!(followed("2026-11-02T00:00:04Z", Verify::Never), "a");
+        assert_eq!(followed("2026-11-02T00:00:05Z", Verify::Never), "a");
+        assert_eq!(followed("2026-11-02T00:00:05.001Z", Verify::Never), "b");
+        assert_eq!(followed("2026-11-02T00:00:05.001Z", Verify::Weekly), "b");
+        assert_eq!(followed("2026-11-03T00:00:00Z", Verify::Always), "a");
     }
 }
 

@@ -59,16 +59,19 @@ pub async fn ensure(shared: &Shared, store: &CodexStore) -> Result<Archive, Erro
         memory.archive.removed = false;
     });
     let mut archive = Archive::default();
+    let now = Timestamp::now().as_second();
     let Some(found) = read(shared, store).await? else {
         if store.metadata.deletion_timestamp.is_none() {
             create(shared, store).await?;
         }
         // Until it is written nobody knows.
-        archive.record = Some(Record::default());
+        let record = Record::default();
+        archive.judged = Some(judge(&record, continuous, now, now));
+        archive.record = Some(record);
         return Ok(archive);
     };
-    let now = Timestamp::now().as_second();
-    let judged = judge(&found.record, continuous, found.made.unwrap_or(now), now);
+    let since = since(store, found.made, now);
+    let judged = judge(&found.record, continuous, since, now);
     if store.metadata.deletion_timestamp.is_none() {
         archive.problems = apply(shared, store, judged.silent, found.foreign).await?;
     }
@@ -96,6 +99,19 @@ async fn without(shared: &Shared, store: &CodexStore) -> Result<Archive, Error> 
         archive.problems.extend(remove(shared, store).await?);
     }
     Ok(archive)
+}
+
+/// When the archiver was asked for, in seconds since 1970: by the condition, which is not there before, and as long as it is being
+/// started. Later on it is enough that what it writes is not older than the record, which is never made anew.
+fn since(store: &CodexStore, made: Option<i64>, now: i64) -> i64 {
+    let status = store.status.as_ref();
+    match status.and_then(|status| status.condition(status::condition::ARCHIVE_CURRENT)) {
+        None => now,
+        Some(starting) if starting.status == "Unknown" => {
+            starting.last_transition_time.0.as_second()
+        }
+        Some(_) => made.unwrap_or_default(),
+    }
 }
 
 /// What is wrong with one that is too far behind.

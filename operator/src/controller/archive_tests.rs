@@ -289,6 +289,49 @@ async fn one_that_is_far_behind_or_silent_degrades_the_store() {
 }
 
 #[tokio::test]
+async fn one_that_is_asked_for_again_is_started_whatever_is_on_the_record() {
+    let api = with(&archived()).await;
+    let operator = operator(&api);
+    look_again(&operator, &api, &[]).await.unwrap();
+    assert_eq!(
+        condition(&api, "ArchiveCurrent"),
+        pair("Unknown", "Starting")
+    );
+    let now = Timestamp::now().as_second();
+    let ask = |continuous: Option<Value>| {
+        let mut store = api.get(STORE).unwrap();
+        let policy = store["spec"]["backup"].as_object_mut().unwrap();
+        policy.remove("continuous");
+        policy.extend(continuous.map(|asked| ("continuous".to_owned(), asked)));
+        api.put(STORE, &store);
+    };
+    ask(None);
+    write(&api, |record| {
+        record.written_at = now - 9000;
+        record.lines = vec![line(now - 9000)];
+    });
+    look_again(&operator, &api, &[]).await.unwrap();
+    ask(Some(json!({})));
+    for _ in 0..2 {
+        look_again(&operator, &api, &[]).await.unwrap();
+        assert_eq!(
+            condition(&api, "ArchiveCurrent"),
+            pair("Unknown", "Starting")
+        );
+        assert_eq!(condition(&api, "Degraded").0, "False");
+    }
+    write(&api, |record| {
+        record.lines = vec![line(Timestamp::now().as_second())];
+    });
+    look_again(&operator, &api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "ArchiveCurrent"), pair("True", "Current"));
+    // It was started, and has written nothing since.
+    write(&api, |record| record.written_at = now - 100);
+    look_again(&operator, &api, &[]).await.unwrap();
+    assert_eq!(condition(&api, "ArchiveCurrent").1, "ArchiverSilent");
+}
+
+#[tokio::test]
 async fn a_claim_of_one_pod_and_a_foreign_record_are_refused_with_a_reason() {
     let api = with(&archived()).await;
     let claim = json!({"metadata": {"name": "backups", "namespace": "shop"}, "spec": {"accessModes": [ONE_POD]}});

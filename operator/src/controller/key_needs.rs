@@ -64,11 +64,10 @@ impl Places<'_> {
                 .filter_map(|backup| of_backup(backup, id)),
         );
         if let Some(record) = self.archive.filter(|record| record.needs(id)) {
-            let unknown = record.key_ids.is_none();
-            let what = if unknown {
-                " (it does not say which keys it needs)"
-            } else {
-                ""
+            let what = match (&record.key_ids, record.unlisted()) {
+                (None, _) => " (it does not say which keys it needs)".to_owned(),
+                (_, Some(location)) => format!(" (nobody has listed the one at {location})"),
+                _ => String::new(),
             };
             found.push(format!("the archive{what}"));
         }
@@ -268,5 +267,15 @@ mod tests {
         };
         assert_eq!(of(Some(&with("old"))), "the archive");
         assert_eq!(of(Some(&with("new"))), "");
+        let mut moved = Record {
+            location: "pvc/backups".to_owned(),
+            ..Record::default()
+        };
+        moved.moved("s3://b");
+        moved.key_ids = with("new").key_ids;
+        assert_eq!(
+            of(Some(&moved)),
+            "the archive (nobody has listed the one at pvc/backups)"
+        );
     }
 }

@@ -76,7 +76,7 @@ pub async fn ensure(
 }
 
 /// Deletes backups that have expired. What an archive goes on from stays for as long as it goes back; `record` says how far each line
-/// of history went, and what it does not say is taken to go on.
+/// of history went. One of which it does not say that goes on until there is a backup of another.
 pub async fn expire(
     shared: &Shared,
     store: &CodexStore,
@@ -101,13 +101,15 @@ pub async fn expire(
         let cut = Timestamp::now().as_second() - continuous.keep_seconds();
         let cut = Timestamp::from_second(cut).unwrap_or_default();
         let over = |pod: &str, lineage: &str| {
-            let line = record.and_then(|record| record.line(pod, lineage));
-            let until = line
-                .filter(|line| !line.live)
-                .and_then(|line| line.until_ms);
-            until.is_some_and(|ms| i64::try_from(ms).is_ok_and(|ms| ms < cut.as_millisecond()))
+            let line = record?.line(pod, lineage)?;
+            if line.live {
+                return Some(false);
+            }
+            let last = i64::try_from(line.seen_ms()?).ok()?;
+            Some(last < cut.as_millisecond())
         };
-        used.extend(retention::followed(backups.iter().map(|b| &**b), cut, over));
+        let all = backups.iter().map(|b| &**b);
+        used.extend(retention::followed(all, cut, policy.verify, over));
     }
     let api = Api::<CodexBackup>::namespaced(
         shared.client.clone(),

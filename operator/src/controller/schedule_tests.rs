@@ -79,6 +79,62 @@ async fn settle(api: &FakeApi, pruned: &mut BTreeMap<String, usize>) {
     }
 }
 
+/// Of a line of history that web-0 left, or of the one in which it is.
+fn of_line(run: i64, lineage: &str) -> Value {
+    let mut backup = backup(run);
+    backup["status"]["members"] = json!([{"pod": "web-0", "stored": true, "lineage": lineage}]);
+    backup["status"]["conditions"] = json!([]);
+    backup
+}
+
+#[tokio::test]
+async fn what_an_archive_goes_on_from_expires_once_its_line_of_history_ended_long_ago() {
+    let mut store = orders();
+    let policy = json!({"destination": {"claim": "b"}, "retention": {"keepLast": 1},
+        "continuous": {"keep": "1h"}});
+    store.spec.backup = serde_json::from_value(policy).unwrap();
+    let run = |line: Option<Value>| {
+        let store = store.clone();
+        async move {
+            let api = FakeApi::start().await;
+            for (run, lineage) in [(0, "aa"), (1, "aa"), (2, "bb"), (3, "bb"), (4, "cc")] {
+                api.put(
+                    &format!("{SHOP}/codexbackups/{}", name(run)),
+                    &of_line(run, lineage),
+                );
+            }
+            let lines: Vec<_> = line.into_iter().collect();
+            let record = json!({"lines": lines}).to_string();
+            let record = Record::parse(&record).unwrap();
+            let backups = all(&api, "codexbackups");
+            expire(&operator(&api), &store, &backups, &[], Some(&record))
+                .await
+                .unwrap();
+            let gone = all::<CodexBackup>(&api, "codexbackups");
+            let left = gone
+                .iter()
+                .filter(|b| b.metadata.deletion_timestamp.is_none());
+            left.map(|b| b.name_any()).collect::<Vec<_>>().join(" ")
+        }
+    };
+    let bb = |rest: Value| {
+        let mut line = json!({"pod": "web-0", "lineage": "bb"});
+        line.as_object_mut()
+            .unwrap()
+            .extend(rest.as_object().unwrap().clone());
+        Some(line)
+    };
+    let now = Timestamp::now().as_millisecond();
+    let (both, last) = ("orders-03 orders-04", "orders-04");
+    // Nobody knows when they ended, but that was before the last backup.
+    assert_eq!(run(None).await, last);
+    assert_eq!(run(bb(json!({"untilMs": now}))).await, both);
+    assert_eq!(run(bb(json!({"live": true, "untilMs": 5}))).await, both);
+    assert_eq!(run(bb(json!({"lastMs": now, "untilMs": 5}))).await, both);
+    // All of it was archived before an archiver lost its record, and heard of it again.
+    assert_eq!(run(bb(json!({"lastMs": 5, "heardMs": now}))).await, last);
+}
+
 fn there(api: &FakeApi) -> BTreeSet<String> {
     let all = all::<CodexBackup>(api, "codexbackups");
     all.iter().map(|b| b.name_any()).collect()

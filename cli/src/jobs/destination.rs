@@ -19,11 +19,11 @@ use object_store::buffered::BufWriter;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::fs::File;
 use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
 
 use super::bucket;
-use dir::{files, is_there, make_dirs, sync_dir, told};
+use dir::{Partial, files, is_there, make_dirs, sync_dir, told};
 pub use upload::Upload;
-use upload::open;
 
 /// Bytes of one part of an upload. S3 takes 10,000 parts: enough for 64 GiB, the longest backup.
 const PART: usize = 8 << 20;
@@ -68,16 +68,15 @@ impl Destination {
                 make_dirs(root, &dir)
                     .map_err(told)
                     .with_context(|| format!("make {}", dir.display()))?;
-                let partial = path.with_extension("partial");
-                let file = open(&partial).map_err(told).with_context(begin)?;
+                let (file, partial) = Partial::beside(&path).map_err(told).with_context(begin)?;
                 Ok(Upload::File {
-                    file,
+                    file: File::from_std(file),
                     partial,
                     path,
                 })
             }
             Destination::Bucket { store, prefix } => {
-                let path = object_store::path::Path::from(format!("{prefix}{path}"));
+                let path = at(prefix, path);
                 let writer = BufWriter::with_capacity(Arc::clone(store), path, PART)
                     .with_max_concurrency(PARTS);
                 Ok(Upload::Object(Box::new(writer)))
@@ -109,7 +108,7 @@ impl Destination {
                 }
             }
             Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                let at = at(prefix, path);
                 let payload = PutPayload::from_bytes(bytes);
                 match store.put_opts(&at, payload, PutMode::Create.into()).await {
                     Ok(_) => Ok(true),
@@ -128,7 +127,7 @@ impl Destination {
                 done => done.with_context(|| format!("delete {}", root.join(path).display())),
             },
             Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                let at = at(prefix, path);
                 match store.delete(&at).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                     Err(error) => Err(bucket::told(error)).with_context(|| format!("delete {at}")),
@@ -142,12 +141,18 @@ impl Destination {
         match self {
             Destination::Dir(root) => {
                 let list = || format!("list {}", root.join(directory).display());
-                // A destination that is not mounted is not an empty one.
-                std::fs::read_dir(root).with_context(list)?;
-                dir::walk(root, directory, &mut visit).with_context(list)
+                let (paths, mut found) = mpsc::channel::<Vec<String>>(2);
+                let (root, below) = (root.clone(), directory.to_owned());
+                let walk = tokio::task::spawn_blocking(move || dir::send(&root, &below, &paths));
+                while let Some(some) = found.recv().await {
+                    for path in &some {
+                        visit(path);
+                    }
+                }
+                walk.await.with_context(list)?.with_context(list)
             }
             Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let at = at(prefix, directory);
                 let mut found = store.list(Some(&at));
                 while let Some(object) = found.next().await {
                     let object = object.map_err(bucket::told);
@@ -172,7 +177,7 @@ impl Destination {
                 files(root, directory).with_context(list)
             }
             Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let at = at(prefix, directory);
                 let list = || format!("list {at}");
                 // One by one: an archive has very many files, which nobody wants here.
                 let below = store.list_with_delimiter(Some(&at)).await;
@@ -209,7 +214,7 @@ impl Destination {
                 ))
             }
             Destination::Bucket { store, prefix } => {
-                let at = object_store::path::Path::from(format!("{prefix}{path}"));
+                let at = at(prefix, path);
                 let found = store.get(&at).await.map_err(bucket::told);
                 let found = found.with_context(|| format!("read {at}"))?;
                 let stream = found.into_stream().map_err(io::Error::other);
@@ -235,7 +240,7 @@ impl Destination {
             }
             Destination::Bucket { store, prefix } => {
                 // With the slash: `now` must not delete `now-2`.
-                let at = object_store::path::Path::from(format!("{prefix}{directory}"));
+                let at = at(prefix, directory);
                 let found = store
                     .list(Some(&at))
                     .map_ok(|object| object.location)
@@ -247,6 +252,11 @@ impl Destination {
             }
         }
     }
+}
+
+/// The name of an object.
+fn at(prefix: &str, path: &str) -> object_store::path::Path {
+    object_store::path::Path::from(format!("{prefix}{path}"))
 }
 
 /// Whether a directory is the archive beside a store's backups.

@@ -33,6 +33,22 @@ fn a_file_appears_whole_for_its_owner_alone_and_never_in_place_of_another() {
         assert!(again.finish().await.is_err());
         let lost = destination.create("shop/orders/now/b.backup").unwrap();
         lost.abandon().await;
+        // Two that write the same, of which one is dropped and the other is first.
+        drop(destination.create("shop/orders/now/c.backup").unwrap());
+        let mut two = ["c", "c"].map(|name| {
+            let path = format!("shop/orders/now/{name}.backup");
+            destination.create(&path).unwrap()
+        });
+        for (upload, text) in two.iter_mut().zip(["one", "two"]) {
+            upload.write(Bytes::from(text)).await.unwrap();
+        }
+        let [one, two] = two;
+        two.finish().await.unwrap();
+        assert!(is_there(&one.finish().await.unwrap_err()));
+        let stored = std::fs::read_to_string(dir.join("c.backup")).unwrap();
+        assert_eq!(stored, "two");
+        let left = std::fs::read_dir(&dir).unwrap().count();
+        assert_eq!(left, 2, "a and c");
         let mut text = String::new();
         let mut file = destination.read("shop/orders/now/a.backup").await.unwrap();
         file.read_to_string(&mut text).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
 use super::bucket;
-use super::dir::{sync_dir, told};
+use super::dir::{Partial, sync_dir, told};
 
 /// A file that is being written. It is there once [`Upload::finish`] succeeds; one that is dropped is not.
 pub enum Upload {
@@ -19,7 +19,7 @@ pub enum Upload {
         /// What is written to.
         file: File,
         /// Its name for now.
-        partial: PathBuf,
+        partial: Partial,
         /// Its name in the end.
         path: PathBuf,
     },
@@ -33,7 +33,7 @@ impl Upload {
         match self {
             Upload::File { file, partial, .. } => {
                 let written = file.write_all(&bytes).await.map_err(told);
-                written.with_context(|| format!("write {}", partial.display()))
+                written.with_context(|| format!("write {}", partial.path().display()))
             }
             Upload::Object(writer) => {
                 let written = writer.put(bytes).await.map_err(bucket::told);
@@ -50,10 +50,7 @@ impl Upload {
                 partial,
                 path,
             } => {
-                let stored = make_durable(file, &partial, &path).await;
-                if stored.is_err() {
-                    let _ = std::fs::remove_file(&partial);
-                }
+                let stored = make_durable(file, partial.path(), &path).await;
                 stored
                     .map_err(told)
                     .with_context(|| format!("store {}", path.display()))
@@ -68,9 +65,7 @@ impl Upload {
     /// Gives it up, as far as the destination can still be reached.
     pub async fn abandon(self) {
         match self {
-            Upload::File { partial, .. } => {
-                let _ = std::fs::remove_file(partial);
-            }
+            Upload::File { .. } => {}
             Upload::Object(mut writer) => {
                 let _ = writer.abort().await;
             }
@@ -83,20 +78,46 @@ async fn make_durable(mut file: File, partial: &Path, path: &Path) -> io::Result
     file.flush().await?;
     file.sync_all().await?;
     drop(file);
-    // A link, since a rename would take the place of a file of that name.
-    std::fs::hard_link(partial, path)?;
-    std::fs::remove_file(partial)?;
-    sync_dir(path.parent().unwrap_or(path))
+    take_name(partial, path, sync_dir)
 }
 
-/// A new file with this name, in place of what an earlier try left.
-pub fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Gives a file its name in place of the one that it had. If that fails it has none, or that which it had.
+fn take_name(
+    partial: &Path,
+    path: &Path,
+    sync: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    // A link, since a rename would take the place of a file of that name.
+    std::fs::hard_link(partial, path)?;
+    let taken = std::fs::remove_file(partial);
+    let taken = taken.and_then(|()| sync(path.parent().unwrap_or(path)));
+    if taken.is_err() {
+        let _ = std::fs::remove_file(path);
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(path).map(File::from_std)
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_durable_has_no_name_and_what_had_the_name_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (partial, path) = (dir.path().join("p.partial"), dir.path().join("a"));
+        let full = |_: &Path| Err(io::Error::from(io::ErrorKind::StorageFull));
+        std::fs::write(&partial, "new").unwrap();
+        let error = take_name(&partial, &path, full).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(!path.exists());
+        std::fs::write(&path, "old").unwrap();
+        std::fs::write(&partial, "new").unwrap();
+        let error = take_name(&partial, &path, full).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        std::fs::remove_file(&path).unwrap();
+        take_name(&partial, &path, sync_dir).unwrap();
+        assert!(!partial.exists());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+    }
 }

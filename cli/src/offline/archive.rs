@@ -183,14 +183,16 @@ fn look(
         None => (archive::verify_chain(file)?, None),
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let said = PieceName::parse(&name);
     let envelope = &found.0;
-    let same = |said: &PieceName| {
-        (said.from, said.to, said.last_ms) == (envelope.from, envelope.to, envelope.last_ms)
+    let holds = PieceName {
+        from: envelope.from,
+        to: envelope.to,
+        last_ms: envelope.last_ms,
+        key_id: envelope.key_id.as_ref().map(ToString::to_string),
     };
-    if said.as_ref().is_some_and(|said| !same(said)) {
-        let (from, to) = (envelope.from, envelope.to);
-        let what = format!("its name says other revisions than it holds, {from} to {to}");
+    // Which keys are needed, and which pieces a restore takes, is known by the names.
+    if PieceName::parse(&name).is_some_and(|said| said != holds) {
+        let what = format!("its name says something else than it holds: that is {holds}");
         return Err(codexstore::Error::corrupt(what).into());
     }
     Ok(found)

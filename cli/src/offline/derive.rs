@@ -1,6 +1,6 @@
 //! `key derive`: a key that can be made again from a passphrase.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -15,6 +15,9 @@ use crate::output::{self, Format};
 
 /// How a key is derived.
 const FUNCTION: &str = "PBKDF2-HMAC-SHA256";
+/// How often it is iterated, at least and at most.
+const ITERATIONS: RangeInclusive<i64> =
+    Passphrase::MIN_ITERATIONS as i64..=Passphrase::MAX_ITERATIONS as i64;
 /// Bytes of a salt (NIST SP 800-132, 5.1).
 const SALT: usize = 16;
 
@@ -30,7 +33,7 @@ pub struct Derive {
     #[arg(long, value_name = "HEX", value_parser = salt)]
     pub salt: Option<Salt>,
     /// Iterations of PBKDF2-HMAC-SHA256: 100,000 to 10,000,000
-    #[arg(long, value_name = "N", default_value_t = Passphrase::ITERATIONS)]
+    #[arg(long, value_name = "N", default_value_t = Passphrase::ITERATIONS, value_parser = clap::value_parser!(u32).range(ITERATIONS))]
     pub iterations: u32,
     /// Its size in bits: 128, 192 or 256
     #[arg(long, value_name = "BITS", default_value = "256", value_parser = key_size)]

@@ -226,6 +226,13 @@ fn pieces_are_verified_with_their_key_and_without() {
     fs::rename(&pieces[2], &misnamed).unwrap();
     assert_eq!(verify(&[]).code, Some(7));
     fs::rename(&misnamed, &pieces[2]).unwrap();
+    // Under another key's: whoever asks which keys are needed reads names.
+    let said = name(&pieces[2]).into_string().unwrap();
+    let misnamed = pieces[2].with_file_name(said.replace("2026-11", "2026-12"));
+    assert_ne!(misnamed, pieces[2]);
+    fs::rename(&pieces[2], &misnamed).unwrap();
+    assert_eq!(verify(&[]).code, Some(7));
+    fs::rename(&misnamed, &pieces[2]).unwrap();
     flip(&pieces[2], 12_300);
     for keys in [&["--keyring", "keyring"][..], &[]] {
         let told = verify(keys);

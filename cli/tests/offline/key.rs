@@ -130,7 +130,11 @@ fn a_derived_key_is_that_of_another_implementation_and_is_made_again() {
     let short = derive("none", &[]).fails(6);
     assert!(short.contains("12 to 1024 bytes"), "{short}");
     fs::write(place.path("words"), "correct horse battery").unwrap();
-    derive("none", &["--iterations", "99999"]).fails(6);
+    for wrong in ["99999", "10000001"] {
+        let count = derive("none", &["--iterations", wrong]);
+        assert!(count.code == Some(2) && count.out.is_empty(), "{count:?}");
+        assert!(count.err.contains("100000..=10000000"), "{count:?}");
+    }
     let salt = derive("none", &["--salt", "00"]);
     assert!(salt.code == Some(2) && salt.out.is_empty(), "{salt:?}");
     assert!(

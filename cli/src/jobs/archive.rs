@@ -5,6 +5,7 @@
 
 mod base;
 mod book;
+mod keys;
 mod line;
 mod prune;
 mod shelf;
@@ -49,7 +50,7 @@ const PRUNE: Duration = Duration::from_hours(1);
 const NOTED: Duration = Duration::from_secs(15);
 /// How long the last word may take when it is asked to end.
 const LAST_WORD: Duration = Duration::from_secs(2);
-/// For how long nothing may succeed before it ends, to be started anew: the credentials of a destination come from the environment,
+/// For how long the destination may fail before it ends, to be started anew: the credentials of a destination come from the environment,
 /// and whoever renews them changes what a new process gets.
 const ANEW: Duration = Duration::from_mins(5);
 /// Pauses after a destination or an API server that could not be reached.
@@ -146,7 +147,7 @@ async fn run(archive: Arc<Archive>) -> Result<()> {
         }
         if archive.book.is_stuck_for(ANEW) {
             return Err(anyhow!(
-                "nothing was archived for {} minutes: it begins anew, with what its environment has by then",
+                "the destination has failed for {} minutes: it begins anew, with what its environment has by then",
                 ANEW.as_secs() / 60
             ));
         }
@@ -178,11 +179,12 @@ async fn begin(archive: &Archive) -> Result<()> {
         let begun = async {
             archive.book.read(&archive.cluster).await?;
             archive.bases.refresh(archive).await?;
+            let walk = archive.book.walk();
             let shelf = shelf::Shelf::read(&archive.destination, &archive.directory).await?;
             for left in &shelf.unfinished {
                 archive.destination.delete(left).await?;
             }
-            archive.book.begin(&shelf);
+            archive.book.begin(walk, &shelf);
             archive.book.write(&archive.cluster).await
         };
         let Err(error) = begun.await else {
@@ -191,7 +193,7 @@ async fn begin(archive: &Archive) -> Result<()> {
         let why = format!("{error:#}");
         eprintln!("{why}");
         archive.book.failed(&why);
-        // The record says it, if that can be written.
+        // The record says it, if it was read and can be written.
         let _ = archive.book.write(&archive.cluster).await;
         if since.elapsed() > ANEW {
             return Err(error);
@@ -216,7 +218,8 @@ async fn look_at_backups(archive: &Archive) -> Result<()> {
     if why.is_none() {
         let keep = archive.policy.keep_seconds();
         let old = archive.book.live().into_iter();
-        let mut old = old.filter(|line| archive.bases.is_old(line, now - keep));
+        let goes_on = old.filter(|line| line.message.is_none());
+        let mut old = goes_on.filter(|line| archive.bases.is_old(line, now - keep));
         why = old.next().map(|line| {
             let pod = line.pod;
             format!("the latest backup of {pod} is older than anybody wants to go back to")

@@ -99,7 +99,7 @@ impl Cluster {
     pub async fn write_record(
         &self,
         store: &str,
-        version: Option<&str>,
+        version: &str,
         record: &Record,
     ) -> Result<Option<String>> {
         let name = names::archive_record(store);

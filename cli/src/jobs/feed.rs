@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use codexstore::backup::{self, HEAD};
 use codexstore::{Encryption, Keyring};
+use codexstore_api::archive::PiecePath;
 use codexstore_api::encoding::hex;
 use codexstore_crds::codex_backup::BackupMember;
 use codexstore_crds::jobs::SOURCE_KEYRING_DIR;
@@ -16,8 +17,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use super::destination::Destination;
-use super::plan::Stored;
 use super::source::Source;
+use super::stored::path;
 
 /// Bytes that are sent at a time.
 const PART: usize = 256 << 10;
@@ -53,8 +54,10 @@ pub struct Parcel<'a> {
     pub stored: &'a BackupMember,
     /// Those that a copy is handed over with.
     pub keys: Option<&'a Keys>,
-    /// The pieces of the archive that follow, in order.
-    pub pieces: &'a [&'a Stored],
+    /// Directory of the archive, and the pod whose it is.
+    pub archive: (&'a str, &'a str),
+    /// Its pieces that follow, in order.
+    pub pieces: &'a [&'a PiecePath],
 }
 
 /// Passes the bytes of a stored member on, the last of them once it is certain that they are those that were stored: a
@@ -82,12 +85,14 @@ async fn pass_all_on(
         source,
         stored,
         keys,
+        archive: (archive, pod),
         pieces,
     } = parcel;
     pass_on(destination, source, stored, *keys, parts).await?;
     for piece in *pieces {
-        let read = || format!("read {}", piece.path);
-        let mut file = destination.read(&piece.path).await?;
+        let path = path(archive, pod, piece);
+        let read = || format!("read {path}");
+        let mut file = destination.read(&path).await?;
         loop {
             let mut part = vec![0; PART];
             let read = file.read(&mut part).await.with_context(read)?;
@@ -158,7 +163,7 @@ mod tests {
     struct Stored {
         destination: Destination,
         source: Source,
-        pieces: Vec<super::Stored>,
+        pieces: Vec<PiecePath>,
         content: [u8; 32],
         dir: tempfile::TempDir,
     }
@@ -228,6 +233,7 @@ mod tests {
                 source: &self.source,
                 stored: member,
                 keys,
+                archive: ("shop/orders/_archive", "web-0"),
                 pieces: &pieces,
             };
             let fed = feed(&self.destination, &parcel, parts);
@@ -261,8 +267,6 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_follow_in_order_and_one_that_is_gone_is_the_end() {
-        use codexstore_api::archive::PiecePath;
-
         let mut stored = stored(Encryption::None).await;
         let member = stored.source.members[0].clone();
         let (alone, fed) = stored.fed(&member, None).await;
@@ -275,12 +279,12 @@ mod tests {
             let path = format!("shop/orders/_archive/web-0/{piece}");
             let bytes = Bytes::from(bytes);
             assert!(stored.destination.put_new(&path, bytes).await.unwrap());
-            stored.pieces.push(super::Stored { path, piece });
+            stored.pieces.push(piece);
         }
         let (bytes, fed) = stored.fed(&member, None).await;
         fed.unwrap();
         assert!(bytes.unwrap() == [alone.unwrap(), large, b"second".to_vec()].concat());
-        let gone = stored.pieces[1].path.clone();
+        let gone = path("shop/orders/_archive", "web-0", &stored.pieces[1]);
         stored.destination.delete(&gone).await.unwrap();
         let (bytes, fed) = stored.fed(&member, None).await;
         assert!(bytes.is_err(), "the member is told that there is no more");

@@ -11,22 +11,13 @@ use super::source::Chosen;
 /// Windows that a message has room for.
 const SHOWN: usize = 4;
 
-/// A piece that is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its path within the destination.
-    pub path: String,
-    /// What that says.
-    pub piece: PiecePath,
-}
-
 /// What a restore takes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan<'a> {
     /// The backup.
     pub base: Chosen<'a>,
     /// What follows it, in order.
-    pub pieces: Vec<&'a Stored>,
+    pub pieces: Vec<&'a PiecePath>,
     /// How far it goes.
     pub until: Until,
 }
@@ -48,7 +39,7 @@ pub struct Past<'a> {
     /// Name of its pod.
     pub pod: &'a str,
     /// Its pieces.
-    pub pieces: &'a [Stored],
+    pub pieces: &'a [PiecePath],
     /// What the archiver wrote down, if that is about this archive.
     pub record: Option<&'a Record>,
 }
@@ -59,9 +50,9 @@ struct Base<'a> {
     chosen: Chosen<'a>,
     lineage: &'a str,
     revision: u64,
-    /// When it was begun, by the member's clock: nothing in it is later. Milliseconds since 1970.
-    taken: Option<u64>,
-    /// When it was there: that is later.
+    /// A time before which it cannot be used: milliseconds since 1970.
+    from: u64,
+    /// When it was there.
     stored: u64,
 }
 
@@ -69,20 +60,18 @@ impl<'a> Base<'a> {
     fn of(chosen: Chosen<'a>) -> Base<'a> {
         let (source, member) = chosen;
         let number = |n: i64| u64::try_from(n).unwrap_or_default();
-        let taken = member.taken_at.as_ref();
         Base {
             chosen,
             lineage: member.lineage.as_deref().unwrap_or_default(),
             revision: member.revision.map_or(0, number),
-            // Upwards: a member refuses a time before it.
-            taken: taken.map(|at| number(at.0.as_microsecond()).div_ceil(1000)),
+            from: member.from_ms(source.stored_at),
             stored: number(source.stored_at).saturating_mul(1000),
         }
     }
 
-    /// A time before which it cannot be used.
-    fn from(&self) -> u64 {
-        self.taken.unwrap_or(self.stored)
+    /// When it was begun, by the member's clock, if that is known: nothing in it is later.
+    fn taken(&self) -> Option<u64> {
+        self.chosen.1.taken_at.as_ref().map(|_| self.from)
     }
 }
 
@@ -108,9 +97,9 @@ impl<'a> Past<'a> {
                 self.pod, chain.reaches
             ));
         }
-        let own_last = own.iter().map(|stored| stored.piece.name.last_ms).max();
+        let own_last = own.iter().map(|piece| piece.name.last_ms).max();
         let own_last = own_last.max(self.until(base.lineage)).unwrap_or(0);
-        let last = own_last.max(base.stored).max(base.from());
+        let last = own_last.max(base.stored).max(base.from);
         if let Some((lineage, at)) = self.later(base.lineage, last) {
             return Err(format!(
                 "{} went on in another line of history, {lineage}, which was there at {}, and of which there is no backup: the latest of \
@@ -140,8 +129,8 @@ impl<'a> Past<'a> {
     pub fn at_time(&self, bases: &[Chosen<'a>], ms: u64) -> Result<Plan<'a>, String> {
         let until = Until::Time(ms);
         let bases: Vec<_> = bases.iter().map(|base| Base::of(*base)).collect();
-        let before = bases.iter().filter(|base| base.from() <= ms);
-        let base = before.max_by_key(|base| (base.from(), base.revision));
+        let before = bases.iter().filter(|base| base.from <= ms);
+        let base = before.max_by_key(|base| (base.from, base.revision));
         let cannot = |why: &str| {
             let windows = self.windows(&bases);
             format!(
@@ -157,7 +146,7 @@ impl<'a> Past<'a> {
         let piece = chain.last_ms.is_some_and(|last| last > ms);
         let backup = bases.iter().any(|other| {
             other.lineage == base.lineage
-                && other.taken.is_some_and(|taken| taken >= ms)
+                && other.taken().is_some_and(|taken| taken >= ms)
                 && other.revision <= chain.reaches
         });
         let recorded = chain.gap.is_none()
@@ -206,10 +195,9 @@ impl<'a> Past<'a> {
     }
 
     /// The pieces of a line of history.
-    fn of(&self, lineage: &str) -> Vec<&'a Stored> {
+    fn of(&self, lineage: &str) -> Vec<&'a PiecePath> {
         let all = self.pieces.iter();
-        all.filter(|stored| stored.piece.lineage == lineage)
-            .collect()
+        all.filter(|piece| piece.lineage == lineage).collect()
     }
 
     /// Up to which revision a line is archived, as the record says.
@@ -226,13 +214,11 @@ impl<'a> Past<'a> {
     /// Another line in which something was later than this.
     fn later(&self, lineage: &str, than: u64) -> Option<(String, u64)> {
         let pieces = self.pieces.iter();
-        let pieces = pieces.map(|s| (s.piece.lineage.as_str(), s.piece.name.last_ms));
+        let pieces = pieces.map(|piece| (piece.lineage.as_str(), piece.name.last_ms));
         let lines = self.record.iter().flat_map(|record| &record.lines);
-        let lines = lines.filter(|line| line.pod == self.pod);
-        let lines = lines.filter_map(|line| {
-            let last = line.until_ms.max(line.last_ms).max(line.heard_ms);
-            Some((line.lineage.as_str(), last?))
-        });
+        // One without a name is that of a member which never said where it is.
+        let lines = lines.filter(|line| line.pod == self.pod && !line.lineage.is_empty());
+        let lines = lines.filter_map(|line| Some((line.lineage.as_str(), line.seen_ms()?)));
         let other = pieces.chain(lines).filter(|(other, _)| *other != lineage);
         let last = other.max_by_key(|(_, at)| *at)?;
         (last.1 > than).then(|| (last.0.to_owned(), last.1))
@@ -246,14 +232,14 @@ impl<'a> Past<'a> {
         let mut before: Option<&str> = None;
         for base in bases {
             let chain = choose(base, Until::End, &self.of(base.lineage));
-            let last = chain.last_ms.unwrap_or(0).max(base.from());
+            let last = chain.last_ms.unwrap_or(0).max(base.from);
             let end = (last, chain.reaches);
             match all.last_mut() {
                 Some(window) if before == Some(base.lineage) && base.revision <= window.end.1 => {
                     window.end = window.end.max(end);
                 }
                 _ => all.push(Window {
-                    begin: (base.from(), base.revision),
+                    begin: (base.from, base.revision),
                     end,
                 }),
             }
@@ -284,12 +270,12 @@ impl Window {
     }
 }
 
-fn choose(base: &Base<'_>, until: Until, own: &[&Stored]) -> Chain {
-    let names = own.iter().map(|stored| &stored.piece.name);
+fn choose(base: &Base<'_>, until: Until, own: &[&PiecePath]) -> Chain {
+    let names = own.iter().map(|piece| &piece.name);
     Chain::choose(base.revision, until, names)
 }
 
-fn plan<'a>(base: &Base<'a>, chain: &Chain, own: &[&'a Stored], until: Until) -> Plan<'a> {
+fn plan<'a>(base: &Base<'a>, chain: &Chain, own: &[&'a PiecePath], until: Until) -> Plan<'a> {
     let pieces = chain.pieces.iter().filter_map(|at| own.get(*at).copied());
     Plan {
         base: base.chosen,

@@ -27,8 +27,8 @@ fn backup(name: &str, lineage: &str, revision: i64, second: i64) -> Source {
     }
 }
 
-fn piece(lineage: &str, from: u64, to: u64, second: u64) -> Stored {
-    let piece = PiecePath {
+fn piece(lineage: &str, from: u64, to: u64, second: u64) -> PiecePath {
+    PiecePath {
         lineage: lineage.to_owned(),
         epoch: 1,
         name: PieceName {
@@ -37,10 +37,6 @@ fn piece(lineage: &str, from: u64, to: u64, second: u64) -> Stored {
             last_ms: second * 1000,
             key_id: None,
         },
-    };
-    Stored {
-        path: format!("shop/orders/_archive/web-0/{piece}"),
-        piece,
     }
 }
 
@@ -58,7 +54,7 @@ fn record(lines: &[(&str, u64, u64)]) -> Record {
     }
 }
 
-fn past<'a>(pieces: &'a [Stored], record: Option<&'a Record>) -> Past<'a> {
+fn past<'a>(pieces: &'a [PiecePath], record: Option<&'a Record>) -> Past<'a> {
     Past {
         pod: "web-0",
         pieces,
@@ -73,7 +69,7 @@ fn chosen(sources: &[Source]) -> Vec<Chosen<'_>> {
 /// The backup, and where each piece ends; or why not.
 fn told(plan: Result<Plan<'_>, String>) -> Result<(String, Vec<u64>), String> {
     let plan = plan?;
-    let ends = plan.pieces.iter().map(|s| s.piece.name.to).collect();
+    let ends = plan.pieces.iter().map(|piece| piece.name.to).collect();
     Ok((plan.base.0.backup.clone(), ends))
 }
 
@@ -96,7 +92,7 @@ fn refused(told: Result<(String, Vec<u64>), String>, words: &[&str]) {
 #[test]
 fn the_latest_is_the_backup_and_all_that_follows() {
     let sources = [backup("b", ONE, 10, 100)];
-    let latest = |pieces: &[Stored], record: Option<&Record>| {
+    let latest = |pieces: &[PiecePath], record: Option<&Record>| {
         told(past(pieces, record).latest(chosen(&sources)[0]))
     };
     assert_eq!(latest(&[], None), good("b", &[]));
@@ -123,7 +119,7 @@ fn another_line_of_history_that_was_later_is_not_passed_over() {
     let first = [backup("b", ONE, 10, 100)];
     let one = piece(ONE, 10, 20, 150);
     let two = piece(TWO, 5, 6, 160);
-    let latest = |sources: &[Source], pieces: &[Stored], record: Option<&Record>| {
+    let latest = |sources: &[Source], pieces: &[PiecePath], record: Option<&Record>| {
         told(past(pieces, record).latest(chosen(sources)[0]))
     };
     let both = [one, two];
@@ -146,6 +142,21 @@ fn another_line_of_history_that_was_later_is_not_passed_over() {
 }
 
 #[test]
+fn a_line_that_was_heard_of_late_is_as_late_as_what_is_known_of_it() {
+    let sources = [backup("c", TWO, 5, 158)];
+    let latest = |record: &Record| told(past(&[], Some(record)).latest(chosen(&sources)[0]));
+    // An archiver that lost its record heard of the first line long after it was left.
+    let mut heard = record(&[(ONE, 20, 150), (TWO, 5, 159)]);
+    heard.lines[0].heard_ms = Some(900_000);
+    assert_eq!(latest(&heard), good("c", &[]));
+    heard.lines[0].until_ms = None;
+    refused(latest(&heard), &["another line of history", ONE]);
+    // A member that never said where it is may be the one that waits for this restore.
+    heard.lines[0].lineage.clear();
+    assert_eq!(latest(&heard), good("c", &[]));
+}
+
+#[test]
 fn a_member_that_was_archived_does_not_begin_empty() {
     let pieces = [piece(ONE, 0, 1, 5)];
     assert_eq!(past(&[], None).check_none(), Ok(()));
@@ -164,7 +175,7 @@ fn a_time_is_reached_from_the_backup_before_it_if_nothing_is_missing() {
         piece(ONE, 15, 20, 119),
         piece(ONE, 20, 30, 130),
     ];
-    let at = |pieces: &[Stored], record: Option<&Record>, second: u64| {
+    let at = |pieces: &[PiecePath], record: Option<&Record>, second: u64| {
         told(past(pieces, record).at_time(&chosen(&sources), second * 1000))
     };
     assert_eq!(at(&pieces, None, 112), good("early", &[15, 20]));
@@ -261,7 +272,7 @@ impl Random {
 }
 
 /// A history in which revision N was written at second 10 N, pieces of it, some of them lost, and backups of it.
-fn history(random: &mut Random) -> (Vec<Stored>, Vec<Source>, u64) {
+fn history(random: &mut Random) -> (Vec<PiecePath>, Vec<Source>, u64) {
     let end = 5 + random.below(60);
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -294,9 +305,9 @@ fn check(plan: &Plan<'_>, wanted: u64) {
     let mut reaches = u64::try_from(plan.base.1.revision.unwrap()).unwrap();
     assert!(reaches <= wanted, "the backup is not from before it");
     for stored in &plan.pieces {
-        assert!(stored.piece.name.from <= reaches, "a gap");
-        assert!(stored.piece.name.to > reaches, "one that brings nothing");
-        reaches = stored.piece.name.to;
+        assert!(stored.name.from <= reaches, "a gap");
+        assert!(stored.name.to > reaches, "one that brings nothing");
+        reaches = stored.name.to;
     }
     assert!(reaches >= wanted, "{reaches} is not all up to {wanted}");
 }
@@ -327,9 +338,7 @@ fn whatever_is_planned_is_whole_and_what_is_pruned_is_not_missed() {
         let before = told(all.latest(newest));
         let cut = random.below(10 * end + 10) * 1000;
         let left: Vec<_> = sources.iter().map(of).collect();
-        let kept = pieces
-            .iter()
-            .filter(|s| !expired(&s.piece.name, &left, cut));
+        let kept = pieces.iter().filter(|s| !expired(&s.name, &left, cut));
         let kept: Vec<_> = kept.cloned().collect();
         let after = past(&kept, None);
         assert_eq!(
@@ -358,7 +367,7 @@ fn of(source: &Source) -> Left {
     let base = Base::of((source, &source.members[0]));
     Left {
         revision: base.revision,
-        taken: base.from(),
+        taken: base.from,
         good: true,
     }
 }
@@ -367,7 +376,7 @@ fn of(source: &Source) -> Left {
 fn only_what_is_old_and_not_needed_any_more_expires() {
     let old = |to: u64, last_ms: u64| PieceName {
         last_ms,
-        ..piece(ONE, to - 1, to, 0).piece.name
+        ..piece(ONE, to - 1, to, 0).name
     };
     let base = |revision, taken, good| Left {
         revision,

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use codexstore_api::archive::PiecePath;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
 use codexstore_crds::archive::Record;
 use codexstore_crds::backup::{BackupPolicy, Destination as Place};
-use codexstore_crds::codex_backup::{CodexBackupStatus, condition, phase, took};
+use codexstore_crds::codex_backup::{condition, phase, took};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
@@ -24,7 +25,7 @@ use super::destination::Destination;
 use super::feed::{Keys, Parcel, feed};
 use super::lease::Holder;
 use super::member::{self, Credentials};
-use super::plan::{Past, Plan, Stored};
+use super::plan::{Past, Plan};
 use super::source::{self, Chosen, Source};
 use super::stored;
 use super::take::is_member;
@@ -247,13 +248,7 @@ impl Run<'_> {
             let what = format!("there is no backup {named} at {location}{hint}");
             return Err(Coded::not_found(what).into());
         }
-        let of_no_use = |backup: &&CodexBackup| {
-            let broken =
-                backup.status.as_ref().and_then(CodexBackupStatus::verified) == Some(false);
-            broken || backup.metadata.deletion_timestamp.is_some()
-        };
-        let useless = known.iter().filter(of_no_use).map(ResourceExt::name_any);
-        let useless: BTreeSet<_> = useless.collect();
+        let useless = source::useless(&known, named);
         if let Some(named) = named.filter(|named| useless.contains(*named)) {
             let what = format!("cxb/{named} is being deleted, or was found broken");
             return Err(Coded::invalid(what).into());
@@ -265,7 +260,7 @@ impl Run<'_> {
         } else {
             let here = jobs::location(place, &archive);
             let record = self.cluster.record(name).await?;
-            let record = record.as_ref().and_then(stored::record);
+            let record = record.as_ref().map(stored::record).transpose()?.flatten();
             record.filter(|record| record.location == here)
         };
         Ok(Stock {
@@ -327,6 +322,7 @@ impl Run<'_> {
                     source,
                     stored: member,
                     keys: keys.as_ref(),
+                    archive: (&stock.archive, from),
                     pieces: &plan.pieces,
                 };
                 let (parts, body) = mpsc::channel(2);
@@ -363,7 +359,7 @@ impl Run<'_> {
         &self,
         stock: &'a Stock,
         from: &'a str,
-        pieces: &'a [Stored],
+        pieces: &'a [PiecePath],
     ) -> Result<Option<Plan<'a>>> {
         let past = Past {
             pod: from,
@@ -511,7 +507,7 @@ impl Stock {
     }
 
     /// The pieces of a member that are stored.
-    async fn pieces(&self, pod: &str) -> Result<Vec<Stored>> {
+    async fn pieces(&self, pod: &str) -> Result<Vec<PiecePath>> {
         let found = stored::pieces(&self.destination, &self.archive, pod).await;
         found.with_context(|| format!("look for what is archived at {}", self.location))
     }
@@ -539,8 +535,7 @@ impl Stock {
         let said = self.known.iter().find(|backup| {
             let status = backup.status.as_ref();
             let members = status.map(|s| s.members.as_slice()).unwrap_or_default();
-            !self.useless.contains(&backup.name_any())
-                && members.iter().any(|m| m.pod == pod && m.stored)
+            !source::is_broken(backup) && members.iter().any(|m| m.pod == pod && m.stored)
         });
         match said {
             None => Ok(()),

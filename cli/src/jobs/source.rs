@@ -7,7 +7,7 @@ use codexstore_crds::CodexBackup;
 use codexstore_crds::backup::Destination as Place;
 use codexstore_crds::codex_backup::{BackupMember, CodexBackupStatus, MAX_BACKUP_MEMBERS};
 use codexstore_crds::jobs::{MANIFEST, Manifest};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use tokio::io::AsyncReadExt as _;
 
 use super::destination::Destination;
@@ -67,6 +67,25 @@ fn backup_of<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
         .split_once('/')?;
     (file.starts_with(MANIFEST.0) && file.ends_with(MANIFEST.1) && !file.contains('/'))
         .then_some(backup)
+}
+
+/// Whether a backup is of no use to anybody: it was found broken, or is being deleted.
+pub fn is_broken(backup: &CodexBackup) -> bool {
+    let status = backup.status.as_ref();
+    let verified = status.and_then(CodexBackupStatus::verified);
+    verified == Some(false) || backup.metadata.deletion_timestamp.is_some()
+}
+
+/// The backups that a restore does not choose, by name: of one that failed a manifest may be left, and not all that it names. Who
+/// names one wants that.
+pub fn useless(known: &[CodexBackup], named: Option<&str>) -> BTreeSet<String> {
+    let failed = |backup: &CodexBackup| {
+        let status = backup.status.as_ref();
+        status.is_some_and(|status| status.ended() && !status.usable())
+    };
+    let useless = |backup: &&CodexBackup| is_broken(backup) || (named.is_none() && failed(backup));
+    let useless = known.iter().filter(useless);
+    useless.map(ResourceExt::name_any).collect()
 }
 
 /// A backup of a member, as [`newest`] chooses it.
@@ -236,6 +255,25 @@ mod tests {
         // Of a backup whose Job was run twice, the manifest that the cluster speaks of.
         let twice = [with_sum("b", 20, "bb"), with_sum("b", 22, "cc")];
         assert_eq!(chosen(&twice, &both, &[]), "b bb");
+    }
+
+    #[test]
+    fn what_failed_is_not_chosen_though_its_manifest_is_left_but_who_names_it_gets_it() {
+        let all = [
+            source("a", 10, &[("web-0", true)]),
+            source("b", 20, &[("web-0", true)]),
+        ];
+        let chosen = |phase: &str, named| {
+            let mut b = object("b", 21, "backups", "bb", phase);
+            b.status.as_mut().unwrap().members[0].sha256 = None;
+            let useless = useless(std::slice::from_ref(&b), named);
+            let found = newest(&all, "web-0", &useless, &[b], &place("backups")).unwrap();
+            found.unwrap().0.backup.as_str()
+        };
+        assert_eq!(chosen("Succeeded", None), "b");
+        assert_eq!(chosen("Running", None), "b");
+        assert_eq!(chosen("Failed", None), "a");
+        assert_eq!(chosen("Failed", Some("b")), "b");
     }
 
     #[test]

@@ -117,6 +117,8 @@ struct Run<'a> {
     status: CodexBackupStatus,
     destination: Destination,
     directory: String,
+    /// The manifest, once it may be there.
+    manifest: Option<String>,
     /// Whether the sealed keyring goes with it.
     escrowed: Option<Condition>,
 }
@@ -156,6 +158,7 @@ impl<'a> Run<'a> {
             status,
             destination: Destination::of(&named)?,
             directory,
+            manifest: None,
             escrowed: None,
         })
     }
@@ -210,7 +213,9 @@ impl<'a> Run<'a> {
             let manifest = serde_json::to_vec_pretty(&manifest).context("make JSON")?;
             let (start, end) = MANIFEST;
             let path = format!("{}/{start}{}{end}", self.directory, random()?);
-            self.destination.put(&path, manifest).await?;
+            self.destination
+                .put(self.manifest.insert(path), manifest)
+                .await?;
         }
         Ok(())
     }
@@ -262,21 +267,14 @@ impl<'a> Run<'a> {
 
     /// Deletes what a try stored that failed after all, as far as it can: the next one stores all of it anew, and may need the room.
     async fn undo(&mut self) {
-        for member in self.status.members.iter_mut().filter(|m| m.stored) {
-            let Some(file) = &member.file else { continue };
-            let path = format!("{}/{file}", self.directory);
-            if let Err(error) = self.destination.delete(&path).await {
-                eprintln!("{}: {error:#}", member.pod);
-                continue;
-            }
-            *member = BackupMember {
-                pod: std::mem::take(&mut member.pod),
-                message: Some(
-                    "was stored, and deleted again since the backup could not be ended".to_owned(),
-                ),
-                ..BackupMember::default()
-            };
-        }
+        let manifest = self.manifest.as_deref();
+        undo(
+            &self.destination,
+            &self.directory,
+            manifest,
+            &mut self.status.members,
+        )
+        .await;
     }
 
     /// What all members come to.
@@ -359,6 +357,36 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Deletes a manifest, and then the files that it names: never is there one that names what is not there.
+async fn undo(
+    destination: &Destination,
+    directory: &str,
+    manifest: Option<&str>,
+    members: &mut [BackupMember],
+) {
+    if let Some(path) = manifest
+        && let Err(error) = destination.delete(path).await
+    {
+        eprintln!("all of it stays: {error:#}");
+        return;
+    }
+    for member in members.iter_mut().filter(|m| m.stored) {
+        let Some(file) = &member.file else { continue };
+        let path = format!("{directory}/{file}");
+        if let Err(error) = destination.delete(&path).await {
+            eprintln!("{}: {error:#}", member.pod);
+            continue;
+        }
+        *member = BackupMember {
+            pod: std::mem::take(&mut member.pod),
+            message: Some(
+                "was stored, and deleted again since the backup could not be ended".to_owned(),
+            ),
+            ..BackupMember::default()
+        };
+    }
+}
+
 fn condition_of(type_: &str, status: bool, reason: &str, message: &str) -> Condition {
     Condition {
         type_: type_.to_owned(),
@@ -403,6 +431,37 @@ pub fn random() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_try_stored_goes_after_the_manifest_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination::Dir(dir.path().to_owned());
+        let stored = || BackupMember {
+            pod: "web-0".to_owned(),
+            stored: true,
+            file: Some("web-0.backup".to_owned()),
+            ..BackupMember::default()
+        };
+        let file = dir.path().join("now/web-0.backup");
+        destination
+            .put("now/web-0.backup", b"all".to_vec())
+            .await
+            .unwrap();
+        // What cannot be deleted: a directory with something in it.
+        destination
+            .put("now/m.json/x", b"x".to_vec())
+            .await
+            .unwrap();
+        let mut members = [stored()];
+        undo(&destination, "now", Some("now/m.json"), &mut members).await;
+        assert!(file.exists() && members[0].stored, "the manifest names it");
+        std::fs::remove_dir_all(dir.path().join("now/m.json")).unwrap();
+        let manifest = b"{}".to_vec();
+        destination.put("now/m.json", manifest).await.unwrap();
+        undo(&destination, "now", Some("now/m.json"), &mut members).await;
+        assert!(!file.exists() && !dir.path().join("now/m.json").exists());
+        assert!(!members[0].stored && members[0].message.is_some());
+    }
 
     #[test]
     fn a_try_that_stored_nothing_has_not_ended_and_says_why() {

@@ -1,6 +1,6 @@
 //! The backups that pieces follow: which there are, and asking for one where there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,9 +28,11 @@ pub struct Bases {
 struct Known {
     /// Of each pod and line of history the latest: the revision that it shows, and when it was taken, in seconds since 1970.
     newest: BTreeMap<(String, String), (u64, i64)>,
+    /// The pods and lines of history of which there is any backup, wherever it is.
+    lines: BTreeSet<(String, String)>,
     /// One is being taken.
     going: bool,
-    /// When the last one was asked for, in seconds since 1970, and whether it has failed.
+    /// When the last one was asked for, in seconds since 1970, and whether it has ended without being what was asked for.
     asked: Option<(i64, bool)>,
     at: Option<Instant>,
 }
@@ -76,6 +78,12 @@ impl Bases {
     pub fn has(&self, line: &Line) -> bool {
         let newest = self.newest(&line.pod, &line.lineage);
         newest.is_some_and(|revision| revision >= line.since)
+    }
+
+    /// Whether there is any backup of a line.
+    pub fn knows(&self, line: &Line) -> bool {
+        let key = (line.pod.clone(), line.lineage.clone());
+        self.known().lines.contains(&key)
     }
 
     /// Whether the latest backup of a line is from before `cut`, in seconds since 1970, and something was written since.
@@ -125,15 +133,22 @@ fn look(backups: &[CodexBackup], place: &Place) -> Known {
         let created = backup.metadata.creation_timestamp.as_ref();
         let created = created.map_or(0, |at| at.0.as_second());
         if backup.labels().contains_key(names::ARCHIVE_BASE_LABEL) {
-            let failed = status.phase.as_deref() == Some(phase::FAILED);
+            let whole = status.phase.as_deref() == Some(phase::SUCCEEDED);
+            let failed = status.ended() && (!whole || status.verified() == Some(false));
             known.asked = known.asked.max(Some((created, failed)));
         }
-        if gone || !is_base(&status, place) {
+        if gone || !status.usable() {
             continue;
         }
         let began = status.started_at.as_ref();
         let began = began.map_or(created, |at| at.0.as_second());
+        let base = is_base(&status, place);
         for member in status.members.iter().filter(|member| member.stored) {
+            let lineage = member.lineage.clone().unwrap_or_default();
+            known.lines.insert((member.pod.clone(), lineage));
+            if !base {
+                continue;
+            }
             let (Some(lineage), Some(revision)) = (&member.lineage, member.revision) else {
                 continue;
             };
@@ -255,6 +270,13 @@ mod tests {
             "nothing was written since"
         );
         assert!(bases.known().may_ask(0));
+        let of = |pod: &str| Line {
+            pod: pod.into(),
+            ..line(0, 0)
+        };
+        assert!(bases.knows(&of("web-0")) && !bases.knows(&of("web-1")));
+        *bases.known() = look(&[backup(tuesday, false, &elsewhere)], &place());
+        assert!(bases.knows(&of("web-0")) && !bases.has(&of("web-0")));
     }
 
     #[test]
@@ -271,8 +293,16 @@ mod tests {
             "somebody else's"
         );
         assert!(!may(true, &good(1, at), 59) && may(true, &good(1, at), 60));
-        let failed = json!({"phase": "Failed"});
-        assert!(!may(true, &failed, 299) && may(true, &failed, 300));
+        let mut broken = good(1, at);
+        broken["conditions"] = json!([{"type": "Verified", "status": "False", "reason": "", "message": "",
+            "lastTransitionTime": at}]);
+        let partly = json!({"phase": "PartiallyFailed"});
+        for failed in [json!({"phase": "Failed"}), partly, broken] {
+            assert!(
+                !may(true, &failed, 299) && may(true, &failed, 300),
+                "{failed}"
+            );
+        }
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! The record of an archive, as it is kept in memory and written into its `ConfigMap`.
 //!
 //! **It never names fewer keys than what is stored needs**: a key is on it before the first piece that needs it is stored, and goes
-//! off it after the last one is deleted.
+//! off it after a walk that found no such piece ([`Keys`]). **It never takes the place of what it has not read.**
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use codexstore_api::bodies::PieceTold;
-use codexstore_crds::archive::{Line, Record};
+use codexstore_crds::archive::{Elsewhere, Line, Record};
 use codexstore_crds::names;
 use codexstore_crds::status::bounded;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::super::cluster::Cluster;
 use super::super::stored;
+use super::keys::Keys;
 use super::shelf::{Reach, Shelf};
 
 /// Lines of history that the record has room for.
@@ -35,16 +36,15 @@ pub struct Book {
 #[derive(Default)]
 struct Pages {
     record: Record,
-    /// How many pieces need each key; none until the destination was listed.
-    keys: Option<BTreeMap<String, u64>>,
+    keys: Keys,
     /// The keys that the record names as it is written.
     written_keys: Vec<String>,
-    /// Version of the `ConfigMap` that was read or written last.
+    /// Version of the `ConfigMap` that was read or written last; none before it was read.
     version: Option<String>,
     written: Option<Instant>,
     noted: bool,
-    /// When something was last stored, or seen to be stored.
-    good: Option<Instant>,
+    /// Since when the destination fails.
+    failing: Option<Instant>,
 }
 
 impl Pages {
@@ -65,12 +65,6 @@ impl Pages {
         #[expect(clippy::indexing_slicing, reason = "found, or pushed just now")]
         &mut lines[at]
     }
-
-    /// What is written: the keys that are counted, and those of pieces that nobody has counted yet.
-    fn key_ids(&self) -> Option<Vec<String>> {
-        let counted = self.keys.as_ref()?;
-        Some(counted.keys().cloned().collect())
-    }
 }
 
 impl Book {
@@ -88,7 +82,7 @@ impl Book {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what an earlier archiver wrote.
+    /// Reads what an earlier archiver wrote. Members are where they were, until they or their pods say otherwise.
     pub async fn read(&self, cluster: &Cluster) -> Result<()> {
         let found = cluster.record(&self.store).await?;
         let found = found.ok_or_else(|| {
@@ -97,22 +91,36 @@ impl Book {
                 names::archive_record(&self.store)
             )
         })?;
-        let mut pages = self.pages();
-        let mut record = stored::record(&found).unwrap_or_default();
+        self.take(&found)
+    }
+
+    fn take(&self, found: &ConfigMap) -> Result<()> {
+        let mut record = stored::record(found)?.unwrap_or_default();
         record.moved(&self.location);
-        for line in &mut record.lines {
-            line.live = false;
-        }
-        pages.version = found.metadata.resource_version;
+        let mut pages = self.pages();
+        pages.version.clone_from(&found.metadata.resource_version);
         pages.written_keys = record.key_ids.clone().unwrap_or_default();
+        pages.keys.read(record.key_ids.as_deref());
         pages.record = record;
         Ok(())
     }
 
-    /// Takes what is stored.
-    pub fn begin(&self, stored: &Shelf) {
+    /// A walk through what is stored begins, of which [`Book::walked`] is to be told.
+    pub fn walk(&self) -> u64 {
+        self.pages().keys.begin()
+    }
+
+    /// What is stored, or left of it, needs these keys.
+    pub fn walked(&self, walk: u64, keys: BTreeSet<String>) {
         let mut pages = self.pages();
-        pages.keys = Some(stored.keys.clone());
+        pages.keys.end(walk, keys);
+        pages.noted = true;
+    }
+
+    /// Takes what is stored.
+    pub fn begin(&self, walk: u64, stored: &Shelf) {
+        self.walked(walk, stored.keys.keys().cloned().collect());
+        let mut pages = self.pages();
         for line in &mut pages.record.lines {
             line.pieces = 0;
         }
@@ -123,8 +131,7 @@ impl Book {
             line.last_ms = line.last_ms.max(Some(count.last_ms));
         }
         pages.record.message = None;
-        pages.noted = true;
-        pages.good = Some(Instant::now());
+        pages.failing = None;
     }
 
     /// Nothing can be done at all.
@@ -144,6 +151,7 @@ impl Book {
         stored: Option<Reach>,
     ) {
         let mut pages = self.pages();
+        pages.failing = None;
         for line in &mut pages.record.lines {
             line.live &= line.pod != pod;
         }
@@ -162,7 +170,6 @@ impl Book {
     /// All that the member wrote up to this time is archived.
     pub fn current(&self, pod: &str, lineage: &str, ms: u64) {
         let mut pages = self.pages();
-        pages.good = Some(Instant::now());
         let line = pages.line(pod, lineage);
         line.until_ms = line.until_ms.max(Some(ms));
         let healed = line.message.take().is_some();
@@ -172,7 +179,7 @@ impl Book {
     /// A piece is stored.
     pub fn stored(&self, pod: &str, told: &PieceTold) {
         let mut pages = self.pages();
-        pages.good = Some(Instant::now());
+        pages.failing = None;
         let line = pages.line(pod, &told.lineage);
         line.revision = told.to;
         line.last_ms = Some(told.last_ms);
@@ -183,9 +190,13 @@ impl Book {
         pages.noted |= healed;
     }
 
-    /// It does not go on for a member. Where its line of history is not known, the latest of its pod says so.
-    pub fn stuck(&self, pod: &str, lineage: Option<&str>, why: &str) {
+    /// It does not go on for a member, by the destination's fault or not. Where its line of history is not known, the latest of its
+    /// pod says so.
+    pub fn stuck(&self, pod: &str, lineage: Option<&str>, why: &str, destination: bool) {
         let mut pages = self.pages();
+        if destination {
+            pages.failing.get_or_insert_with(Instant::now);
+        }
         let latest = pages.record.lines.iter().filter(|line| line.pod == pod);
         let latest = latest.max_by_key(|line| line.until_ms.max(line.last_ms));
         let lineage = lineage.map(str::to_owned);
@@ -218,7 +229,8 @@ impl Book {
         pages.noted |= news;
     }
 
-    /// Pods that are archived and have no backup that this follows; what is known of that is noted.
+    /// Pods that are archived and have no backup that this follows; what is known of that is noted. One that does not go on is not
+    /// helped by a backup.
     pub fn without_base(&self, has: impl Fn(&Line) -> bool) -> Vec<String> {
         let mut pages = self.pages();
         let (mut news, mut waits) = (false, Vec::new());
@@ -227,7 +239,8 @@ impl Book {
             news |= based != line.based;
             line.based = based;
             // One that never said where it is has no line.
-            if line.live && !based && !line.lineage.is_empty() {
+            let goes_on = line.live && line.message.is_none();
+            if goes_on && !based && !line.lineage.is_empty() {
                 waits.push(line.pod.clone());
             }
         }
@@ -242,55 +255,49 @@ impl Book {
         lines.cloned().collect()
     }
 
-    /// Counts a piece that is about to be stored, and has its key on the record before it is.
-    pub async fn reserve(&self, cluster: &Cluster, key_id: Option<&str>) -> Result<()> {
-        let Some(key_id) = key_id else { return Ok(()) };
+    /// Whether the record names the key of a piece that is about to be stored. If it did not it does now, and the piece is to be asked
+    /// for again: before that, somebody may have seen that nothing needs the key, and deleted it.
+    pub async fn reserve(&self, cluster: &Cluster, key_id: Option<&str>) -> Result<bool> {
+        let Some(key_id) = key_id else {
+            return Ok(true);
+        };
         let written = {
             let mut pages = self.pages();
-            let keys = pages.keys.get_or_insert_default();
-            *keys.entry(key_id.to_owned()).or_default() += 1;
+            pages.keys.name(key_id);
             pages.written_keys.iter().any(|id| id == key_id)
         };
-        if written {
-            return Ok(());
+        if !written {
+            self.write(cluster).await?;
         }
-        self.write(cluster).await
+        Ok(written)
     }
 
-    /// Pieces are deleted: their keys, and how many there were of a line of history.
-    pub fn deleted(&self, pod: &str, lineage: &str, key_id: Option<&str>) {
+    /// A piece is deleted.
+    pub fn deleted(&self, pod: &str, lineage: &str) {
         let mut pages = self.pages();
         let line = pages.line(pod, lineage);
         line.pieces = line.pieces.saturating_sub(1);
-        if let (Some(keys), Some(key_id)) = (&mut pages.keys, key_id)
-            && let Some(count) = keys.get_mut(key_id)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                keys.remove(key_id);
-            }
-        }
         pages.noted = true;
     }
 
-    /// Forgets lines of history of which nothing is left, and that ended before `cut`, in milliseconds since 1970.
-    pub fn forget(&self, cut: u64) {
+    /// Forgets lines of history of which nothing is left, backups (`known`) included, and that ended before `cut`, in milliseconds
+    /// since 1970.
+    pub fn forget(&self, cut: u64, known: impl Fn(&Line) -> bool) {
         let mut pages = self.pages();
         pages.record.lines.retain(|line| {
-            let last = line.until_ms.max(line.last_ms).max(line.heard_ms);
-            let last = last.unwrap_or_default();
-            line.live || line.pieces > 0 || last >= cut
+            let last = line.seen_ms().unwrap_or_default();
+            line.live || line.pieces > 0 || last >= cut || known(line)
         });
     }
 
-    /// Whether there are members, and of none of them anything was archived for so long.
+    /// Whether the destination has failed for so long.
     pub fn is_stuck_for(&self, time: Duration) -> bool {
         let mut pages = self.pages();
         let lines = &pages.record.lines;
         if !lines.iter().any(|line| line.live && line.message.is_some()) {
-            pages.good = Some(Instant::now());
+            pages.failing = None;
         }
-        pages.good.is_some_and(|at| at.elapsed() > time)
+        pages.failing.is_some_and(|at| at.elapsed() > time)
     }
 
     /// Whether it is time to write: something is of note, or nothing was written for long.
@@ -302,13 +309,25 @@ impl Book {
         })
     }
 
-    /// Writes it.
+    /// Writes it. An error if what it would take the place of was not read, or cannot be.
     pub async fn write(&self, cluster: &Cluster) -> Result<()> {
         let _pen = self.pen.lock().await;
+        let written = self.write_now(cluster).await;
+        if written.is_err() {
+            self.pages().noted = true;
+        }
+        written
+    }
+
+    async fn write_now(&self, cluster: &Cluster) -> Result<()> {
         for _ in 0..3 {
             let (record, version) = self.page();
             let store = &self.store;
-            let written = cluster.write_record(store, version.as_deref(), &record);
+            let version = version.ok_or_else(|| {
+                let name = names::archive_record(store);
+                anyhow!("the ConfigMap {name} was not read, so it is not written")
+            })?;
+            let written = cluster.write_record(store, &version, &record);
             if let Some(version) = written.await? {
                 let mut pages = self.pages();
                 pages.version = Some(version);
@@ -320,7 +339,7 @@ impl Book {
             let found = cluster.record(store).await?;
             let found = found
                 .ok_or_else(|| anyhow!("the ConfigMap {} is gone", names::archive_record(store)))?;
-            self.join(&found);
+            self.join(&found)?;
         }
         Err(anyhow!(
             "somebody else writes the ConfigMap {} all the time",
@@ -333,9 +352,11 @@ impl Book {
         let mut pages = self.pages();
         pages.noted = false;
         pages.record.written_at = Timestamp::now().as_second();
-        if let Some(ids) = pages.key_ids() {
-            pages.record.key_ids = Some(ids);
-        }
+        let ids = pages.keys.ids();
+        // From here on those that go are to be written down again before they are used.
+        let stays = |id: &String| ids.as_ref().is_some_and(|ids| ids.contains(id));
+        pages.written_keys.retain(stays);
+        pages.record.key_ids = ids;
         let lines = &mut pages.record.lines;
         lines.sort_by(|a, b| (&a.pod, &a.lineage).cmp(&(&b.pod, &b.lineage)));
         let mut record = pages.record.clone();
@@ -350,21 +371,30 @@ impl Book {
     }
 
     /// Takes the keys that another one wrote down.
-    fn join(&self, found: &ConfigMap) {
-        let theirs = stored::record(found).unwrap_or_default();
+    fn join(&self, found: &ConfigMap) -> Result<()> {
+        let theirs = stored::record(found)?.unwrap_or_default();
         let mut pages = self.pages();
         pages.version.clone_from(&found.metadata.resource_version);
-        let same = theirs.location == pages.record.location;
-        for id in theirs.key_ids.into_iter().flatten().filter(|_| same) {
-            if let Some(keys) = &mut pages.keys {
-                keys.entry(id).or_insert(1);
+        let named = theirs.key_ids.as_deref().unwrap_or_default();
+        pages.written_keys.retain(|id| named.contains(id));
+        let mut all = theirs.elsewhere;
+        // One that was made anew is of no place.
+        if !theirs.location.is_empty() {
+            all.push(Elsewhere {
+                location: theirs.location,
+                key_ids: theirs.key_ids,
+            });
+        }
+        for other in all {
+            if other.location == pages.record.location {
+                for id in other.key_ids.iter().flatten() {
+                    pages.keys.name(id);
+                }
+            } else {
+                pages.record.leave(other);
             }
         }
-        for other in theirs.elsewhere {
-            if !pages.record.elsewhere.contains(&other) {
-                pages.record.elsewhere.push(other);
-            }
-        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,13 @@
 //! One member: asks it for what is new, stores that, and goes on.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
+use codexstore::Kind;
+use codexstore::archive::verify_chain;
 use codexstore_api::archive::PiecePath;
 use codexstore_api::bodies::{ArchivePosition, PieceTold};
 use codexstore_api::client::{ArchiveAfter, Archived, Piece};
@@ -12,8 +16,10 @@ use codexstore_api::{Client, Error};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
+use tokio_util::io::SyncIoBridge;
 
-use super::super::member;
+use super::super::destination::Destination;
+use super::super::{member, stored};
 use super::shelf::Reach;
 use super::{Archive, now_ms};
 
@@ -40,6 +46,16 @@ pub struct Member {
 struct At {
     lineage: String,
     revision: u64,
+}
+
+/// Marks what is wrong with the destination, and so with none of the members.
+#[derive(Debug)]
+struct AtDestination;
+
+impl fmt::Display for AtDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the destination")
+    }
 }
 
 /// What comes next.
@@ -82,7 +98,9 @@ impl Member {
                     self.client = None;
                     let why = format!("{error:#}");
                     let lineage = self.at.as_ref().map(|at| at.lineage.as_str());
-                    self.archive.book.stuck(&self.name, lineage, &why);
+                    let destination = error.is::<AtDestination>();
+                    let book = &self.archive.book;
+                    book.stuck(&self.name, lineage, &why, destination);
                     if said != why {
                         eprintln!("{}: {why}", self.name);
                         said = why;
@@ -162,7 +180,8 @@ impl Member {
         let lineage = &position.lineage;
         let (destination, directory) = (&archive.destination, &archive.directory);
         let stored = Reach::read(destination, directory, &self.name, lineage).await;
-        let stored = stored.context("look for what is archived already")?;
+        let stored = stored.context("look for what is archived already");
+        let stored = stored.context(AtDestination)?;
         let base = archive.bases.newest(&self.name, lineage);
         let base = base.filter(|base| (position.first..=position.revision).contains(base));
         let fresh = base.unwrap_or(position.revision);
@@ -209,26 +228,22 @@ impl Member {
         let told = piece.told;
         check(&told, &piece.bytes, lineage, revision)?;
         let key_id = told.key_id.as_deref();
-        archive.book.reserve(&archive.cluster, key_id).await?;
-        let path = format!(
-            "{}/{}/{}",
-            archive.directory,
-            self.name,
-            PiecePath::of(&told)
-        );
-        let new = archive.destination.put_new(&path, piece.bytes).await?;
-        let (bytes, sha256) = member::sum(&archive.destination, &path).await?;
-        if (bytes, sha256.as_str()) != (told.bytes, told.sha256.as_str()) {
-            if !new {
+        if !archive.book.reserve(&archive.cluster, key_id).await? {
+            return Ok(Next::More);
+        }
+        let path = stored::path(&archive.directory, &self.name, &PiecePath::of(&told));
+        let put = put(&archive.destination, &path, piece.bytes, &told).await;
+        match put.context(AtDestination)? {
+            Put::Done => {}
+            Put::Another => {
                 // Another archiver was faster, whose piece is sealed with another key. It is gone on from as after a start.
                 self.at = None;
                 return Ok(Next::More);
             }
-            archive.destination.delete(&path).await?;
-            return Err(anyhow!(
-                "what was read back is not what was written: {bytes} of {} bytes, SHA-256 {sha256}",
-                told.bytes
-            ));
+            Put::Damaged => {
+                eprintln!("{path}: it was there already, and damaged: it is stored anew");
+                return Ok(Next::More);
+            }
         }
         archive.book.stored(&self.name, &told);
         self.at = Some(At {
@@ -236,6 +251,48 @@ impl Member {
             revision: told.to,
         });
         Ok(if told.more { Next::More } else { Next::Wait })
+    }
+}
+
+/// What became of a piece that was to be stored.
+enum Put {
+    /// It is.
+    Done,
+    /// Another one is there, and good.
+    Another,
+    /// Another one was there, was not good, and is deleted.
+    Damaged,
+}
+
+/// Stores a piece, and reads it back.
+async fn put(destination: &Destination, path: &str, piece: Bytes, told: &PieceTold) -> Result<Put> {
+    let new = destination.put_new(path, piece).await?;
+    let (bytes, sha256) = member::sum(destination, path).await?;
+    if (bytes, sha256.as_str()) == (told.bytes, told.sha256.as_str()) {
+        return Ok(Put::Done);
+    }
+    if !new && is_whole(destination, path, told).await? {
+        return Ok(Put::Another);
+    }
+    destination.delete(path).await?;
+    if !new {
+        return Ok(Put::Damaged);
+    }
+    Err(anyhow!(
+        "what was read back is not what was written: {bytes} of {} bytes, SHA-256 {sha256}",
+        told.bytes
+    ))
+}
+
+/// Whether the piece that is stored there is whole, and has what was told of. One that cannot be read now is an error.
+async fn is_whole(destination: &Destination, path: &str, told: &PieceTold) -> Result<bool> {
+    let file = destination.read(path).await?;
+    let read = tokio::task::spawn_blocking(|| verify_chain(SyncIoBridge::new(file)));
+    match read.await.with_context(|| format!("read {path}"))? {
+        Ok(found) => Ok((found.lineage.to_string(), found.from, found.to)
+            == (told.lineage.clone(), told.from, told.to)),
+        Err(error) if error.kind() == Kind::Integrity => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("read {path}")),
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use codexstore::format::Lineage;
+use codexstore::{Encryption, Options, Store};
 use codexstore_api::archive::PieceName;
 use codexstore_api::header;
 use codexstore_crds::archive::{Continuous, Record};
@@ -168,7 +170,7 @@ impl Stage {
             bases: Bases::new(&serde_json::from_value(json!({"claim": "b"})).unwrap()),
         });
         archive.book.read(&archive.cluster).await.unwrap();
-        archive.book.begin(&Shelf::default());
+        archive.book.begin(1, &Shelf::default());
         let pod = json!({"metadata": {"name": "web-0", "uid": "web-0-uid"}});
         let pod = serde_json::from_value(pod).unwrap();
         Stage {
@@ -230,16 +232,26 @@ async fn pieces_are_stored_one_after_the_other_and_each_key_is_on_the_record_bef
         up_to_date(9),
         piece(3, 7, "k1", b"one", true),
         up_to_date(9),
+        piece(3, 7, "k1", b"one", true),
+        up_to_date(9),
+        piece(7, 9, "k2", b"two", false),
+        up_to_date(9),
         piece(7, 9, "k2", b"two", false),
         up_to_date(9),
     ])
     .await;
     // Of a line that is new, with nothing stored and no backup, from now on.
     stage.until_wait().await;
-    assert_eq!(stage.stored().await, [""; 0]);
+    assert!(matches!(stage.member.step().await.unwrap(), Next::More));
+    assert_eq!(
+        stage.stored().await,
+        [""; 0],
+        "what was sealed before its key was on the record is asked for again"
+    );
+    assert_eq!(stage.records().len(), 1);
     stage.until_wait().await;
     assert_eq!(stage.stored().await, ["3-7", "7-9"]);
-    assert_eq!(stage.after(), ["3", "7"]);
+    assert_eq!(stage.after(), ["3", "3", "7", "7"]);
     let keys: Vec<_> = stage
         .records()
         .into_iter()
@@ -257,7 +269,8 @@ async fn pieces_are_stored_one_after_the_other_and_each_key_is_on_the_record_bef
 
 #[tokio::test]
 async fn one_that_begins_anew_goes_on_where_what_is_stored_ends() {
-    let script = vec![up_to_date(9), piece(7, 9, "k1", b"two", false)];
+    let two = || piece(7, 9, "k1", b"two", false);
+    let script = vec![up_to_date(9), two(), up_to_date(9), two()];
     let mut stage = Stage::new(script).await;
     for (from, to) in [(3, 5), (5, 7), (0, 2)] {
         let name = format!("{from:020}-{to:020}-{to:015}.k1.piece");
@@ -266,7 +279,7 @@ async fn one_that_begins_anew_goes_on_where_what_is_stored_ends() {
         assert!(put.await.unwrap());
     }
     stage.until_wait().await;
-    assert_eq!(stage.after(), ["7"]);
+    assert_eq!(stage.after(), ["7", "7"]);
     assert_eq!(stage.stored().await, ["0-2", "3-5", "5-7", "7-9"]);
     let line = stage.archive.book.live().remove(0);
     assert_eq!((line.since, line.pieces), (3, 4), "a gap is behind 3");
@@ -280,11 +293,13 @@ async fn a_past_that_is_gone_is_said_and_what_there_is_goes_on() {
         problem(410, "past-gone", position(20, 15)),
         up_to_date(20),
         piece(15, 20, "k1", b"later", false),
+        up_to_date(20),
+        piece(15, 20, "k1", b"later", false),
     ])
     .await;
     stage.until_wait().await;
     stage.until_wait().await;
-    assert_eq!(stage.after(), ["3", "15"]);
+    assert_eq!(stage.after(), ["3", "15", "15"]);
     let line = stage.archive.book.live().remove(0);
     assert_eq!((line.since, line.revision), (15, 20));
     assert!(!stage.archive.bases.has(&line), "another backup is needed");
@@ -344,22 +359,136 @@ async fn what_does_not_arrive_or_come_back_as_told_is_not_archived() {
         problem(503, "overloaded", json!({})),
         up_to_date(7),
         piece(3, 7, "k1", b"whole", false),
+        up_to_date(7),
+        piece(3, 7, "k1", b"whole", false),
+        up_to_date(7),
+        piece(3, 7, "k1", b"whole", false),
     ])
     .await;
     stage.until_wait().await;
-    let why = stage.member.step().await.err().unwrap().to_string();
+    let why = stage.member.step().await.err().unwrap();
+    assert!(
+        !why.is::<AtDestination>(),
+        "the destination is not at fault"
+    );
+    let why = why.to_string();
     assert!(why.contains("not what the member told of"), "{why}");
     assert_eq!(stage.stored().await, [""; 0]);
     // Not open, and busy: that is waited for.
     stage.until_wait().await;
     stage.until_wait().await;
-    // Somebody stored another one under that name: it is gone on from, as after a start.
+    assert!(matches!(stage.member.step().await.unwrap(), Next::More));
+    // What an archiver of earlier, or somebody else, left there is damaged: it makes room.
     let name = format!("{:020}-{:020}-{:015}.k1.piece", 3, 7, 70);
     let path = format!("{DIRECTORY}/web-0/{LINE}/{:020}/{name}", 1);
     let put = stage.archive.destination.put_new(&path, vec![1].into());
     assert!(put.await.unwrap());
     assert!(matches!(stage.member.step().await.unwrap(), Next::More));
-    assert_eq!(stage.member.at, None);
+    assert_eq!(stage.stored().await, [""; 0]);
+    stage.until_wait().await;
     let kept = std::fs::read(stage.dir.path().join(&path)).unwrap();
-    assert_eq!(kept, [1], "nothing takes another's place");
+    assert_eq!(kept, b"whole");
+}
+
+#[tokio::test]
+async fn another_piece_that_is_there_and_whole_keeps_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("data"), Options::new(Encryption::None)).unwrap();
+    for n in 0..3_u8 {
+        store.set(&[n], b"value").unwrap();
+    }
+    let theirs = match store.archive(Lineage(store.lineage()), 0).unwrap() {
+        codexstore::archive::Archived::Piece(piece) => *piece,
+        other => panic!("{other:?}"),
+    };
+    let said = &theirs.info.envelope;
+    let at = |revision: u64| {
+        let mut position = position(revision, 0);
+        position["lineage"] = json!(said.lineage.to_string());
+        (204, Some(position), Vec::new())
+    };
+    let mut ours = piece(said.from, said.to, "k1", b"sealed otherwise", false);
+    let told = ours.1.as_mut().unwrap();
+    told["lineage"] = json!(said.lineage.to_string());
+    told["lastMs"] = json!(said.last_ms);
+    told.as_object_mut().unwrap().remove("keyId");
+    let script = vec![at(said.from), at(said.to), ours, at(said.to)];
+    let mut stage = Stage::new(script).await;
+    stage.until_wait().await;
+    let path = PiecePath {
+        lineage: said.lineage.to_string(),
+        epoch: 1,
+        name: PieceName {
+            from: said.from,
+            to: said.to,
+            last_ms: said.last_ms,
+            key_id: None,
+        },
+    };
+    let path = stored::path(DIRECTORY, "web-0", &path);
+    let bytes = Bytes::from(theirs.bytes.clone());
+    let put = stage.archive.destination.put_new(&path, bytes);
+    assert!(put.await.unwrap());
+    assert!(matches!(stage.member.step().await.unwrap(), Next::More));
+    let kept = std::fs::read(stage.dir.path().join(&path)).unwrap();
+    assert!(kept == theirs.bytes, "nothing takes another's place");
+    // It is gone on from, as after a start.
+    stage.until_wait().await;
+    assert_eq!(stage.archive.book.live()[0].revision, said.to);
+}
+
+#[tokio::test]
+async fn a_destination_that_is_gone_is_no_members_fault() {
+    let mut stage = Stage::new(vec![up_to_date(3)]).await;
+    std::fs::remove_dir_all(stage.dir.path()).unwrap();
+    let why = stage.member.step().await.err().unwrap();
+    assert!(why.is::<AtDestination>(), "{why:#}");
+}
+
+#[tokio::test]
+async fn a_record_that_was_not_read_or_cannot_be_is_not_written_over() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let broken = Arc::new(Mutex::new(true));
+    let answers = Arc::clone(&broken);
+    let (address, api) = serve(move |line, _| {
+        let text = if *answers.lock().unwrap() { "{" } else { "{}" };
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {names::ARCHIVE_RECORD: text},
+            "metadata": {"name": "cxs-orders-archive", "resourceVersion": "5"}});
+        let conflict = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409,
+            "message": "the object has been modified"});
+        if line.starts_with("PATCH") {
+            (409, None, conflict.to_string().into_bytes())
+        } else {
+            (200, None, map.to_string().into_bytes())
+        }
+    })
+    .await;
+    let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    let cluster = Cluster {
+        client: kube::Client::try_from(config).unwrap(),
+        namespace: "shop".to_owned(),
+    };
+    let written = || {
+        let api = api.lock().unwrap();
+        api.iter()
+            .filter(|(line, _)| line.starts_with("PATCH"))
+            .count()
+    };
+    let book = Book::new("orders", "dir");
+    assert!(book.read(&cluster).await.is_err());
+    book.failed("it cannot be read");
+    let why = book.write(&cluster).await.unwrap_err().to_string();
+    assert!(why.contains("was not read"), "{why}");
+    assert_eq!(written(), 0);
+    *broken.lock().unwrap() = false;
+    book.read(&cluster).await.unwrap();
+    // Another one wrote what nobody can read: that is looked at, and stays.
+    *broken.lock().unwrap() = true;
+    let why = book.write(&cluster).await.unwrap_err().to_string();
+    assert!(why.contains("is no record of an archive"), "{why}");
+    assert_eq!(written(), 1);
+    assert!(
+        book.is_due(Duration::ZERO, Duration::MAX),
+        "it is tried again"
+    );
 }

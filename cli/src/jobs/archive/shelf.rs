@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use codexstore_api::archive::PiecePath;
 
 use super::super::destination::Destination;
 use super::super::stored::parse;
@@ -41,7 +42,8 @@ impl Shelf {
         Ok(shelf)
     }
 
-    fn add(&mut self, path: &str, directory: &str) {
+    /// One file more.
+    pub fn add(&mut self, path: &str, directory: &str) {
         if path.ends_with(UNFINISHED) {
             self.unfinished.push(path.to_owned());
         }
@@ -55,6 +57,18 @@ impl Shelf {
         count.last_ms = count.last_ms.max(piece.name.last_ms);
         if let Some(key_id) = piece.name.key_id {
             *self.keys.entry(key_id).or_default() += 1;
+        }
+    }
+
+    /// A piece less that needs its key.
+    pub fn remove(&mut self, piece: &PiecePath) {
+        if let Some(key_id) = &piece.name.key_id
+            && let Some(count) = self.keys.get_mut(key_id)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.keys.remove(key_id);
+            }
         }
     }
 }

@@ -185,7 +185,8 @@ impl Record {
             Some(ids) => !ids.is_empty(),
             None => self.written_at > 0,
         };
-        here || self.elsewhere.iter().any(|other| !other.key_ids.is_empty())
+        let may = |other: &Elsewhere| other.key_ids.as_ref().is_none_or(|ids| !ids.is_empty());
+        here || self.elsewhere.iter().any(may)
     }
 
     /// Goes on at another destination: what is at the one before still needs its keys.

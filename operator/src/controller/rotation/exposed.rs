@@ -104,7 +104,7 @@ mod tests {
                 key_ids: ids.map(texts),
                 elsewhere: vec![Elsewhere {
                     location: "before".to_owned(),
-                    key_ids: texts(elsewhere),
+                    key_ids: Some(texts(elsewhere)),
                 }],
                 ..Record::default()
             };

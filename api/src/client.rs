@@ -17,6 +17,7 @@ mod events;
 mod outgoing;
 mod past;
 mod restore;
+mod typed;
 mod watch;
 
 use std::path::{Path, PathBuf};

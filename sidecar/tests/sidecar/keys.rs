@@ -1,5 +1,7 @@
 //! One key: write, read, remove, expire.
 
+use std::collections::BTreeMap;
+
 use crate::harness::Place;
 
 #[test]
@@ -184,4 +186,49 @@ fn the_clock_can_be_accepted_over_the_socket() {
     crate::harness::runtime()
         .block_on(s.client().accept_clock())
         .unwrap();
+}
+
+#[test]
+fn values_of_a_type_are_read_written_and_changed_by_many_at_once() {
+    use codexstore_api::client::Put;
+    let place = crate::harness::Place::new();
+    let s = place.ready(&[]);
+    crate::harness::runtime().block_on(async {
+        let client = s.client();
+        let (key, put) = (b"counts", Put::default());
+        let add = |client: codexstore_api::Client, name: &'static str| async move {
+            for _ in 0..50 {
+                let one = |counts: Option<BTreeMap<String, u32>>| {
+                    let mut counts = counts.unwrap_or_default();
+                    *counts.entry(name.to_owned()).or_default() += 1;
+                    Ok(counts)
+                };
+                client.update_json(key, &Put::default(), one).await.unwrap();
+            }
+        };
+        let both = [add(client.clone(), "a"), add(client.clone(), "b")];
+        let both = both.map(tokio::spawn);
+        for task in both {
+            task.await.unwrap();
+        }
+        let found = client.get(key).await.unwrap().unwrap();
+        let counts: BTreeMap<String, u32> = found.json().unwrap();
+        assert_eq!(counts, BTreeMap::from([("a".into(), 50), ("b".into(), 50)]));
+        assert_eq!(
+            found.version, 100,
+            "no change was lost, and none made twice"
+        );
+
+        client.set_json(key, &["x"], &put).await.unwrap();
+        assert_eq!(
+            &client.get(key).await.unwrap().unwrap().value[..],
+            b"[\"x\"]"
+        );
+        let keep = |counts: Option<u32>| Ok(counts.unwrap_or_default());
+        let wrong = client.update_json(key, &put, keep).await.unwrap_err();
+        assert!(wrong.is("invalid-argument"), "{wrong}");
+        let none = BTreeMap::from([(vec![1_u8], 1)]);
+        let wrong = client.set_json(key, &none, &put).await.unwrap_err();
+        assert!(wrong.is("invalid-argument"), "{wrong}");
+    });
 }

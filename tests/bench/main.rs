@@ -13,6 +13,7 @@
 
 #[path = "store/bars.rs"]
 mod bars;
+mod crowd;
 mod daprd;
 mod go;
 mod load;
@@ -82,6 +83,9 @@ fn main() -> Result<()> {
     }
     results.extend(daprd::rows(&ours, dir.path())?);
     protocol(&program, dir.path(), &ours, &redis, &mut results)?;
+    let many = ["--max-connections", "11000"];
+    let crowded = start(&program, &dir.path().join("crowd"), &many)?;
+    results.extend(crowd::rows(&crowded)?);
     results::write(&target.join("bench/results.json"), &results)?;
     println!("\nwritten: target/bench/results.json");
     Ok(())
@@ -138,6 +142,12 @@ fn protocol(
         always,
         load("get", 32, 16, 1_000_000),
     )?);
+
+    let socket = ours.socket.with_file_name("redis.sock");
+    let incr = load("incr", 32, 1, 60_000);
+    let count = |keys| Ok(redis::measure(&socket, incr, keys, VALUE)?.rate);
+    let (name, peer) = ("redis.incr.one-key.c32", "ours, 32 keys");
+    results.push(compare_with(name, peer, || count(1), || count(32))?);
 
     let ours = start(
         program,

@@ -55,7 +55,7 @@ pub fn ask(socket: &Path, command: &[u8]) -> Result<Vec<u8>> {
 /// What redis-benchmark is to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// `set` or `get`.
+    /// `set`, `get` or `incr`.
     pub test: &'static str,
     /// Clients.
     pub connections: usize,

@@ -147,6 +147,13 @@ pub struct KeyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 512)))]
     pub needed_by: Vec<String>,
+    /// Members that have loaded it, of those that were asked, which are those that run: `2/3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub loaded: Option<String>,
+    /// When the operator first saw it in the keyring of this CodexStore. One that the operator makes is there from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_seen_at: Option<Time>,
     /// Messages that it has encrypted, which are data keys that it wrapped: an estimate that is rather too high, over all members that this
     /// CodexStore ever had. It never falls; a CodexStore that is deleted and created again counts anew, from what its members say then.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -216,8 +216,18 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     Ok(seen)
 }
 
-/// Counts what keys encrypted.
+/// Says of each key since when it is known, who has loaded it, and what it encrypted.
 fn counted(look: &Look<'_>, seen: &mut Keys) {
+    let before = look.store.status.iter().flat_map(|s| &s.encryption_keys);
+    let since: BTreeMap<_, _> = before.map(|key| (&key.id, &key.first_seen_at)).collect();
+    let asked: Vec<_> = look.places.members.iter().flat_map(|m| &m.answer).collect();
+    for key in &mut seen.keys {
+        let known = since.get(&key.id).copied().cloned().flatten();
+        key.first_seen_at = known.or_else(|| Some(Time(Timestamp::now())));
+        let loaded = asked.iter().copied().flatten();
+        let loaded = loaded.filter(|status| status.loaded_key_ids.contains(&key.id));
+        key.loaded = Some(format!("{}/{}", loaded.count(), asked.len()));
+    }
     let counted = budget::count(look.store.status.as_ref(), &look.places);
     counted.show(&mut seen.keys, look.elsewhere);
     seen.rotations.messages = budget::of_current(&seen.keys);

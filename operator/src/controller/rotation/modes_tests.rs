@@ -1,6 +1,8 @@
 //! Whole rotations with members that answer: what an operator that dies at any call, a member that dies or freezes, and a hand in the
 //! Secret leave behind, in both modes.
 
+use std::collections::BTreeMap;
+
 use codexstore_api::status::ReencryptionState;
 use codexstore_crds::rotation::{Mode, RotationPolicy};
 use codexstore_crds::status::MAX_KEY_MESSAGES;
@@ -190,8 +192,14 @@ async fn each_phase_is_gone_through_and_told() {
     let cluster = Box::pin(Cluster::start(Mode::Reencrypt, &["web-0", "web-1"])).await;
     cluster.ask("now", &json!({}));
     let mut phases = Vec::new();
+    let mut keys = BTreeMap::<String, Vec<Value>>::new();
     for _ in 0..LOOKS {
         cluster.look().await;
+        let store = cluster.api.get(STORE).unwrap()["status"].take();
+        for key in store["encryptionKeys"].as_array().unwrap() {
+            let id = key["id"].as_str().unwrap().to_owned();
+            keys.entry(id).or_default().push(key.clone());
+        }
         let status = cluster.status("now");
         let phase = status["phase"].as_str().unwrap().to_owned();
         if phases.last() != Some(&phase) {
@@ -209,6 +217,17 @@ async fn each_phase_is_gone_through_and_told() {
     assert_eq!(phases, wanted);
     let done = cluster.status("now");
     assert_eq!(done["ready"], "2/2", "{done}");
+    assert_eq!(keys.len(), 2);
+    for (id, seen) in &keys {
+        let first = &seen[0]["firstSeenAt"];
+        assert!(first.is_string(), "{seen:?}");
+        assert!(seen.iter().all(|key| key["firstSeenAt"] == *first));
+        let mut loaded: Vec<_> = seen.iter().map(|k| k["loaded"].as_str().unwrap()).collect();
+        loaded.dedup();
+        let old = *id == cluster.first;
+        let wanted: &[&str] = if old { &["2/2"] } else { &["0/2", "2/2"] };
+        assert_eq!(loaded, wanted, "{id}");
+    }
     let condition = &done["conditions"][1];
     assert_eq!(
         (&condition["type"], &condition["status"]),

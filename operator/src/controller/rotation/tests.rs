@@ -63,10 +63,12 @@ async fn a_fault_at_any_call_loses_no_key_and_is_made_up_for() {
             let to = done["to"].as_str().unwrap().to_owned();
             let wanted = (vec![to.clone()], to.clone(), vec![to.clone()]);
             assert_eq!(keys(&api), wanted, "{fault:?} at {call}");
-            let status = api.get(STORE).unwrap()["status"].take();
+            let mut status = api.get(STORE).unwrap()["status"].take();
+            let seen = status["encryptionKeys"][0]["firstSeenAt"].take();
+            assert!(seen.is_string(), "{status}");
             assert_eq!(
                 status["encryptionKeys"],
-                json!([{"id": to, "state": "Active"}]),
+                json!([{"id": to, "state": "Active", "loaded": "0/0", "firstSeenAt": null}]),
                 "{status}"
             );
             if api.calls().len() <= call {

@@ -1,8 +1,6 @@
-//! The chart: it renders the same twice, asks for no more than it needs, and its own test passes.
+//! The chart: it renders the same twice, and asks for no more than it needs.
 
-use codexstore_tests::{
-    Cluster, Namespace, RELEASE, SYSTEM, cluster, exclusive, namespace, path_of,
-};
+use codexstore_tests::{Cluster, RELEASE, SYSTEM, cluster, namespace, path_of};
 use serde_json::Value;
 
 /// Every switch on, so that each template is looked at.
@@ -283,60 +281,4 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
             .any(|n| metrics.contains(&format!("# TYPE {n} ")));
         assert!(known, "{name} is not in:\n{metrics}");
     }
-}
-
-#[test]
-fn helm_test_puts_and_gets_through_a_socket() {
-    // Alone: helm refuses a second operation on a release.
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    cluster.operator_ready();
-    let output = cluster.helm(&["-n", SYSTEM, "test", RELEASE, "--timeout=120s"]);
-    if !output.ok {
-        let pods = cluster.kubectl(&["get", "pods,events", "-A"]).out;
-        panic!("helm test failed: {}{}\n{pods}", output.out, output.err);
-    }
-    assert!(output.out.contains("Succeeded"), "{}", output.out);
-}
-
-#[test]
-fn a_list_of_namespaces_limits_operator_and_webhook() {
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    let inside = Namespace::alone(cluster, "inside");
-    let outside = Namespace::alone(cluster, "outside");
-    let set = format!("--set=operator.namespaces={{{}}}", inside.name);
-    let upgrade = [
-        "-n",
-        SYSTEM,
-        "upgrade",
-        RELEASE,
-        "charts/codexstore",
-        "--wait",
-        "--timeout=180s",
-    ];
-    cluster
-        .helm(&[&upgrade[..], &[&set]].concat())
-        .success("helm upgrade");
-    cluster.operator_ready();
-    inside.store("orders", serde_json::json!({}));
-    let pod = codexstore_tests::objects::pod("app", Some("orders"));
-    inside.create(&pod);
-    inside.pod_ready("app");
-    inside.status("orders", "its member is ready", |s| s["ready"] == "1/1");
-    // Elsewhere neither the webhook nor the controller looks.
-    outside.create(&codexstore_tests::objects::store(
-        "orders",
-        serde_json::json!({}),
-    ));
-    let untouched = outside.dry_run(&pod).expect("admitted as it is");
-    assert!(untouched["spec"]["initContainers"].is_null());
-    assert!(outside.get("codexstores/orders").expect("the store")["status"].is_null());
-    cluster
-        .helm(&[&upgrade[..], &["--reset-values"]].concat())
-        .success("helm upgrade");
-    cluster.operator_ready();
-    outside.condition_is("orders", "KeysReady", "True");
 }

@@ -8,7 +8,9 @@
 
 mod access;
 mod admission;
+mod alone;
 mod archive;
+mod attempts;
 mod backups;
 mod chart;
 mod clones;
@@ -17,7 +19,6 @@ mod escrow;
 mod keys;
 mod ledger;
 mod members;
-mod operator;
 mod own_keys;
 mod protocol;
 mod quickstart;
@@ -30,5 +31,4 @@ mod secrecy;
 mod space;
 mod switches;
 mod traces;
-mod tries;
 mod workloads;

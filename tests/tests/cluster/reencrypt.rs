@@ -1,24 +1,22 @@
-//! Rotations that encrypt everything anew: under load, with an operator and members that die in between, after a compromise, and what
-//! becomes of members that were down.
+//! Rotations that encrypt everything anew: under load, after a compromise, and what becomes of members that were down.
 
 use std::collections::BTreeSet;
 
 use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{Namespace, exclusive, namespace, wait};
+use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
-use crate::restores::kill_operator;
 use crate::rotation::{WRITER, key, member, members, none_failed, rotation, rotation_is, signal};
 
-fn spec(deadline: &str) -> Value {
+pub fn spec(deadline: &str) -> Value {
     json!({"volume": {"claim": {"size": "256Mi", "reclaimPolicy": "Delete"}},
         "encryption": {"keys": {"managed": {"rotation": {"mode": "Reencrypt", "deadline": deadline}}}},
         "backup": {"destination": {"claim": "backups"}}})
 }
 
 /// As much as takes a while to encrypt anew: 40 values of a megabyte of noise.
-fn fill(ns: &Namespace, pod: &str) {
+pub fn fill(ns: &Namespace, pod: &str) {
     let script = "head -c 1000000 /dev/urandom >/tmp/noise; for n in $(seq 40); do \
         curl -fsS --unix-socket $CODEXSTORE_SOCKET -X PUT --data-binary @/tmp/noise http://s/v1/keys/noise-$n || exit 1; done";
     ns.sh(pod, "app", script).success("write noise");
@@ -36,7 +34,7 @@ fn states(status: &Value) -> Vec<String> {
         .collect()
 }
 
-fn reencrypted(status: &Value) -> Option<&str> {
+pub fn reencrypted(status: &Value) -> Option<&str> {
     let mut all = status["conditions"].as_array().into_iter().flatten();
     all.find(|c| c["type"] == "Reencrypted")?["status"].as_str()
 }
@@ -137,69 +135,6 @@ fn three_members_encrypt_everything_anew_under_load_and_each_backup_can_be_resto
     for backup in ["before", "during", "after"] {
         restored(&ns, backup, "web-1");
     }
-}
-
-#[test]
-fn an_operator_that_dies_again_and_again_and_a_member_that_dies_meanwhile_lose_nothing() {
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    let ns = Namespace::alone(cluster, "reencrypt-deaths");
-    ns.create(&objects::claim("backups", "2Gi"));
-    ns.store("orders", spec("20m"));
-    members(&ns, 2, objects::pod_spec(IDLE));
-    for pod in ["web-0", "web-1"] {
-        assert_eq!(ns.put(pod, "first", pod), 201);
-        fill(&ns, pod);
-    }
-    ns.create(&rotation("now"));
-    let mut seen = BTreeSet::new();
-    for phase in [
-        "Adding",
-        "Distributing",
-        "Promoting",
-        "Rewriting",
-        "Verifying",
-    ] {
-        // A phase may be over before it is seen.
-        let order = [
-            "Adding",
-            "Distributing",
-            "Promoting",
-            "Rewriting",
-            "Verifying",
-            "Completed",
-        ];
-        let from = order.iter().position(|p| *p == phase).unwrap();
-        let now = rotation_is(&ns, "now", phase, |s| {
-            order[from..].iter().any(|p| s["phase"] == *p)
-        });
-        seen.insert(now["phase"].as_str().unwrap().to_owned());
-        kill_operator(cluster);
-        if phase == "Rewriting" {
-            cluster.kill_pod(&ns.name, "web-0").unwrap();
-        }
-    }
-    // The other phases are over in a moment.
-    let long = ["Distributing", "Rewriting"];
-    assert!(long.iter().all(|phase| seen.contains(*phase)), "{seen:?}");
-    ns.pod_ready("web-0");
-    let wanted = |s: &Value| s["completedAt"].is_string() && reencrypted(s) == Some("True");
-    let done = rotation_is(&ns, "now", "all is encrypted anew", wanted);
-    assert_eq!(done["phase"], "Completed", "{done}");
-    for pod in ["web-0", "web-1"] {
-        assert_eq!(
-            member(&ns, pod)["neededKeyIds"],
-            json!([done["to"]]),
-            "{pod}"
-        );
-        assert_eq!(ns.value(pod, "first"), Some(pod.to_owned()));
-        assert_eq!(ns.keys(pod, "noise-").len(), 40, "{pod}");
-    }
-    let secret = ns.get("secrets/cxs-orders-keyring").unwrap();
-    let entries = secret["data"].as_object().unwrap();
-    assert_eq!(entries.len(), 3, "one new key, and none is lost");
-    cluster.operator_ready();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Restores: of members whose volumes are gone, on their start, and of members that run, when somebody asks.
 
 use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{Cluster, Namespace, SYSTEM, exclusive, namespace, wait};
+use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::{backup, backup_is, take};
@@ -12,12 +12,12 @@ const WRITER: &str = "sh -c 'n=0; while :; do n=$((n+1)); \
     curl -fsS -m 5 --unix-socket $CODEXSTORE_SOCKET -X PUT -d $n http://s/v1/keys/$(printf k-%06d $n) || n=$((n-1)); \
     done' >/dev/null 2>&1 &";
 
-fn orders(on_start: &str) -> Value {
+pub fn orders(on_start: &str) -> Value {
     json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}}, "restore": {"onStart": on_start},
         "backup": {"destination": {"claim": "backups"}}})
 }
 
-fn restore(name: &str, spec: Value) -> Value {
+pub fn restore(name: &str, spec: Value) -> Value {
     let mut spec = spec;
     spec["storeRef"] = json!({"name": "orders"});
     json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": name}, "spec": spec})
@@ -55,7 +55,7 @@ pub fn of_member(ns: &Namespace, pod: &str, wanted: impl Fn(&Value) -> bool) -> 
 }
 
 /// Somebody else uses the destination, and goes on to.
-fn hold_destination(ns: &Namespace) {
+pub fn hold_destination(ns: &Namespace) {
     ns.create(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "cxs-orders-backup"},
         "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3600, "renewTime": "2999-01-01T00:00:00.000000Z"}}));
 }
@@ -295,59 +295,6 @@ fn a_member_that_runs_gets_another_past_and_what_it_had_is_set_aside() {
     assert!(heal["members"][0]["setAside"].is_string(), "{heal}");
     ns.pod_ready("app-1");
     assert_eq!(ns.value("app-1", "later"), Some("app-1".to_owned()));
-}
-
-#[test]
-fn a_restore_goes_on_where_its_job_and_the_operator_died() {
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    let ns = Namespace::alone(cluster, "taken-up");
-    ns.create(&objects::claim("backups", "1Gi"));
-    ns.store("orders", orders("Never"));
-    ns.create(&objects::pod("app-0", Some("orders")));
-    ns.pod_ready("app-0");
-    assert_eq!(ns.put("app-0", "k", "v"), 201);
-    take(&ns, "first");
-    assert_eq!(ns.put("app-0", "later", "goes"), 201);
-    ns.delete("leases/cxs-orders-backup");
-    hold_destination(&ns);
-    // Before the operator has made the Job, and while the Job waits: it dies either time, and so does the Job's pod.
-    ns.create(&restore("back", json!({})));
-    kill_operator(cluster);
-    let job = |not: &str| {
-        wait::until("a pod runs the restore", 2 * wait::LONG, || {
-            let pods = ns.list("pods?labelSelector=batch.kubernetes.io%2Fjob-name");
-            let mut running = pods.iter().filter(|p| p["status"]["phase"] == "Running");
-            let name = |p: &Value| p["metadata"]["name"].as_str().unwrap().to_owned();
-            let other = running.find(|p| !name(p).starts_with("cxb-") && name(p) != not);
-            other.map(name).ok_or_else(|| json!(pods).to_string())
-        })
-    };
-    let first = job("");
-    restore_is(&ns, "back", "it waits", |s| s["phase"] == "Running");
-    kill_operator(cluster);
-    cluster.kill_pod(&ns.name, &first).unwrap();
-    job(&first);
-    ns.delete("leases/cxs-orders-backup");
-    let back = restore_is(&ns, "back", "it has ended", |s| {
-        s["completedAt"].is_string()
-    });
-    assert_eq!(
-        (&back["phase"], &back["ready"]),
-        (&json!("Succeeded"), &json!("1/1")),
-        "{back}"
-    );
-    assert_eq!(ns.keys("app-0", ""), ["k"]);
-    assert_eq!(ns.put("app-0", "after", "it goes on"), 201);
-    cluster.operator_ready();
-}
-
-pub fn kill_operator(cluster: &Cluster) {
-    for pod in cluster.operator_pods() {
-        let name = pod["metadata"]["name"].as_str().unwrap();
-        cluster.kill_pod(SYSTEM, name).unwrap();
-    }
 }
 
 #[test]

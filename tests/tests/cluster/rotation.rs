@@ -1,11 +1,10 @@
 //! Rotation of keys: under load, with members that are down or do not answer, by a schedule, and what becomes of old keys.
 
 use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{Namespace, exclusive, namespace, wait};
+use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
-use crate::restores::kill_operator;
 
 const SECRET: &str = "secrets/cxs-orders-keyring";
 
@@ -19,7 +18,7 @@ pub fn rotation(name: &str) -> Value {
         "spec": {"storeRef": {"name": "orders"}}})
 }
 
-fn spec(rotation: &Value) -> Value {
+pub fn spec(rotation: &Value) -> Value {
     json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}}, "encryption": {"keys": {"managed": {"rotation": rotation}}},
         "backup": {"destination": {"claim": "backups"}}})
 }
@@ -43,7 +42,7 @@ pub fn rotation_is(
 }
 
 /// The ids of the keyring's keys, and the current one.
-fn keyring(ns: &Namespace) -> (Vec<String>, String) {
+pub fn keyring(ns: &Namespace) -> (Vec<String>, String) {
     let secret = ns.get(SECRET).unwrap();
     let entries = secret["data"].as_object().unwrap();
     let ids = entries
@@ -273,40 +272,6 @@ fn a_member_that_does_not_answer_is_waited_for_and_one_that_was_down_catches_up(
     ns.delete_and_wait("pods/web-1");
     ns.pod_ready("web-1");
     assert_eq!(ns.value("web-1", "k"), Some("web-1".to_owned()));
-}
-
-#[test]
-fn two_at_once_take_turns_whatever_becomes_of_the_operator() {
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    let ns = Namespace::alone(cluster, "rotate-twice");
-    ns.create(&objects::claim("backups", "1Gi"));
-    ns.store("orders", spec(&json!({})));
-    members(&ns, 1, objects::pod_spec(IDLE));
-    assert_eq!(ns.put("web-0", "k", "v"), 201);
-    let (_, first) = keyring(&ns);
-    ns.create(&rotation("one"));
-    ns.create(&rotation("two"));
-    kill_operator(cluster);
-    for phase in ["Distributing", "Rewriting"] {
-        rotation_is(&ns, "one", "it goes on", |s| {
-            s["phase"] == phase || s["phase"] == "Completed"
-        });
-        kill_operator(cluster);
-    }
-    let one = rotation_is(&ns, "one", "it is done", |s| s["completedAt"].is_string());
-    let two = rotation_is(&ns, "two", "it is done", |s| s["completedAt"].is_string());
-    for done in [&one, &two] {
-        assert_eq!(done["phase"], "Completed", "{done}");
-    }
-    assert_eq!((&one["from"], &two["from"]), (&json!(first), &one["to"]));
-    // Old keys stay, unless the spec says otherwise.
-    let (ids, current) = keyring(&ns);
-    assert_eq!((ids.len(), &json!(current)), (3, &two["to"]));
-    assert_eq!(member(&ns, "web-0")["neededKeyIds"], json!([current]));
-    assert_eq!(ns.value("web-0", "k"), Some("v".to_owned()));
-    cluster.operator_ready();
 }
 
 #[test]

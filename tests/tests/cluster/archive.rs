@@ -281,7 +281,8 @@ fn without_a_cluster(ns: &Namespace, lineage: &Value, between: &str) {
         ("then", Some(between), &["a"]),
     ] {
         let into = at(into);
-        let mut args = vec!["restore", &backup, "--archive", &archive, "--into", &into];
+        let mut args = vec!["restore", &backup, "--archive", &archive];
+        args.extend(["--strategy", "ledger", "--into", &into]);
         args.extend(until.iter().flat_map(|time| ["--until-time", time]));
         run(&args);
         let exported = run(&["export", &into]);

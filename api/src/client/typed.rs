@@ -1,5 +1,7 @@
 //! Values that are JSON of a type.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,9 +35,14 @@ impl Client {
     }
 
     /// Changes a value that is JSON: what `change` makes of it is written if nobody was faster, else it is asked again with what is
-    /// there by then. It gets `None` where there is no such key, and whatever it fails with is the result. What is written lives as
-    /// long as `put.ttl` says; its conditions are not looked at.
-    pub async fn update_json<T, F>(&self, key: &[u8], put: &Put, mut change: F) -> Result<Written>
+    /// there by then. It gets `None` where there is no such key, and whatever it fails with is the result. What is written expires
+    /// after `ttl`, or never.
+    pub async fn update_json<T, F>(
+        &self,
+        key: &[u8],
+        ttl: Option<Duration>,
+        mut change: F,
+    ) -> Result<Written>
     where
         T: Serialize + DeserializeOwned,
         F: FnMut(Option<T>) -> Result<T>,
@@ -46,7 +53,7 @@ impl Client {
             let value = change(before)?;
             let absent = found.is_none().then(|| "*".to_owned());
             let put = Put {
-                ttl: put.ttl,
+                ttl,
                 if_match: found.map(|found| found.etag),
                 if_none_match: absent,
             };

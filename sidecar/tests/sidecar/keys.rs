@@ -203,7 +203,7 @@ fn values_of_a_type_are_read_written_and_changed_by_many_at_once() {
                     *counts.entry(name.to_owned()).or_default() += 1;
                     Ok(counts)
                 };
-                client.update_json(key, &Put::default(), one).await.unwrap();
+                client.update_json(key, None, one).await.unwrap();
             }
         };
         let both = [add(client.clone(), "a"), add(client.clone(), "b")];
@@ -225,7 +225,7 @@ fn values_of_a_type_are_read_written_and_changed_by_many_at_once() {
             b"[\"x\"]"
         );
         let keep = |counts: Option<u32>| Ok(counts.unwrap_or_default());
-        let wrong = client.update_json(key, &put, keep).await.unwrap_err();
+        let wrong = client.update_json(key, None, keep).await.unwrap_err();
         assert!(wrong.is("invalid-argument"), "{wrong}");
         let none = BTreeMap::from([(vec![1_u8], 1)]);
         let wrong = client.set_json(key, &none, &put).await.unwrap_err();

@@ -114,6 +114,8 @@ async fn send(destination: &Destination, path: &str, parts: usize) -> Result<()>
 #[test]
 fn a_full_destination_says_so_keeps_nothing_partial_and_heals() {
     let Some(volume) = Volume::mount() else {
+        let ci = std::env::var("CI");
+        assert_ne!(ci.as_deref(), Ok("true"), "NOT RUN with CI=true");
         println!("*** NOT RUN: a full destination: a file system cannot be mounted here");
         return;
     };

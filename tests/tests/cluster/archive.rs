@@ -8,13 +8,8 @@ use serde_json::{Value, json};
 
 use crate::backups::{looker, stored, unbase64};
 use crate::members::codexctl;
-use crate::restores::{has_event, of_member, restore_is};
+use crate::restores::{WRITER, has_event, of_member, restore_is};
 use crate::s3;
-
-/// Writes keys one after the other, each a revision of its own, for as long as the pod lives.
-const WRITER: &str = "sh -c 'n=0; while :; do n=$((n+1)); \
-    curl -fsS -m 5 --unix-socket $CODEXSTORE_SOCKET -X PUT -d $n http://s/v1/keys/$(printf k-%06d $n) || n=$((n-1)); \
-    done' >/dev/null 2>&1 &";
 
 /// A store whose members are archived each second, and backed up only where that asks for it.
 fn archived(destination: &Value, strategy: &str) -> Value {

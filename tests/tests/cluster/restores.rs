@@ -8,7 +8,7 @@ use crate::backups::{backup, backup_is, take};
 use crate::s3;
 
 /// Writes keys one after the other, each a revision of its own, for as long as the pod lives.
-const WRITER: &str = "sh -c 'n=0; while :; do n=$((n+1)); \
+pub const WRITER: &str = "sh -c 'n=0; while :; do n=$((n+1)); \
     curl -fsS -m 5 --unix-socket $CODEXSTORE_SOCKET -X PUT -d $n http://s/v1/keys/$(printf k-%06d $n) || n=$((n-1)); \
     done' >/dev/null 2>&1 &";
 

@@ -194,8 +194,9 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// Changes the release, and waits until that is there.
 #[track_caller]
-fn upgrade(cluster: &Cluster, args: &[&str]) {
+pub fn upgrade(cluster: &Cluster, args: &[&str]) {
     let all = [
         &[
             "-n",

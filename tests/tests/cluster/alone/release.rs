@@ -3,6 +3,8 @@
 use codexstore_tests::{Namespace, RELEASE, SYSTEM, exclusive, objects};
 use serde_json::json;
 
+use super::operator::upgrade;
+
 #[test]
 fn helm_test_puts_and_gets_through_a_socket() {
     // Alone: helm refuses a second operation on a release.
@@ -26,18 +28,7 @@ fn a_list_of_namespaces_limits_operator_and_webhook() {
     let inside = Namespace::alone(cluster, "inside");
     let outside = Namespace::alone(cluster, "outside");
     let set = format!("--set=operator.namespaces={{{}}}", inside.name);
-    let upgrade = [
-        "-n",
-        SYSTEM,
-        "upgrade",
-        RELEASE,
-        "charts/codexstore",
-        "--wait",
-        "--timeout=180s",
-    ];
-    cluster
-        .helm(&[&upgrade[..], &[&set]].concat())
-        .success("helm upgrade");
+    upgrade(cluster, &[&set]);
     cluster.operator_ready();
     inside.store("orders", json!({}));
     let pod = objects::pod("app", Some("orders"));
@@ -49,9 +40,7 @@ fn a_list_of_namespaces_limits_operator_and_webhook() {
     let untouched = outside.dry_run(&pod).expect("admitted as it is");
     assert!(untouched["spec"]["initContainers"].is_null());
     assert!(outside.get("codexstores/orders").expect("the store")["status"].is_null());
-    cluster
-        .helm(&[&upgrade[..], &["--reset-values"]].concat())
-        .success("helm upgrade");
+    upgrade(cluster, &["--reset-values"]);
     cluster.operator_ready();
     outside.condition_is("orders", "KeysReady", "True");
 }

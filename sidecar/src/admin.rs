@@ -28,9 +28,10 @@ use crate::http::answer::{Body, Reject, json, without_body};
 use crate::http::query::Query;
 use crate::log::Throttle;
 use crate::metrics::{Operation, Protocol};
+use crate::serve::bind;
 use crate::serve::connections::{Connection, Connections};
 use crate::serve::guard::Guard;
-use crate::serve::{bind, connection_of, protocol};
+use crate::serve::protocol::{connection_of, protocol};
 use role::{Role, Verb};
 pub use tls::Certificates;
 
@@ -128,13 +129,13 @@ pub async fn serve<E: Engine>(
             };
             let mut limits = app.limits;
             limits.idle = IDLE;
-            let guard = Guard::new(stream, Arc::clone(&place), limits);
+            let mut guard = Guard::new(stream, Arc::clone(&place), limits);
             let service = |request| {
                 let (app, streams) = (Arc::clone(&app), Arc::clone(&streams));
                 let place = Arc::clone(&place);
                 async move { answer(&app, &streams, role, request, &place).await }
             };
-            connection_of(&protocol, guard, &place, service).await;
+            connection_of(&protocol, &mut guard, &place, service).await;
         });
         if evicted {
             // The one that gave way ends now, and not after a whole flood was accepted.

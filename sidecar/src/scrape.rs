@@ -15,9 +15,10 @@ use crate::http::App;
 use crate::http::answer::{Body, Reject, typed, without_body};
 use crate::http::system;
 use crate::log::Throttle;
+use crate::serve::bind;
 use crate::serve::connections::Connections;
 use crate::serve::guard::Guard;
-use crate::serve::{bind, connection_of, protocol};
+use crate::serve::protocol::{connection_of, protocol};
 
 /// Most connections: a scraper needs one. Beyond them the one that has been idle for longest gives way.
 const CONNECTIONS: usize = 8;
@@ -56,12 +57,12 @@ pub async fn serve<E: Engine>(address: SocketAddr, app: Arc<App<E>>) {
         tokio::spawn(async move {
             let mut limits = app.limits;
             limits.idle = IDLE;
-            let guard = Guard::new(stream, Arc::clone(&place), limits);
+            let mut guard = Guard::new(stream, Arc::clone(&place), limits);
             let service = |request| {
                 let (app, page) = (Arc::clone(&app), Arc::clone(&page));
                 async move { answer(&app, &page, &request) }
             };
-            connection_of(&protocol, guard, &place, service).await;
+            connection_of(&protocol, &mut guard, &place, service).await;
         });
         if evicted {
             // The one that gave way ends now.

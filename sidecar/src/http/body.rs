@@ -145,9 +145,8 @@ pub async fn reserve<E>(
     }
 }
 
-/// Goes on reading a body that nobody wants, within bounds.
 /// Reads the rest of a body for a while and throws it away.
-pub fn drain(mut body: Incoming, connection: Option<&Arc<Connection>>) {
+pub fn drain(body: Incoming, connection: Option<&Arc<Connection>>) {
     if body.is_end_stream() {
         return;
     }
@@ -159,6 +158,8 @@ pub fn drain(mut body: Incoming, connection: Option<&Arc<Connection>>) {
     let working = connection.map(Connection::begin);
     runtime.spawn(async move {
         let _working = working;
+        // Dropped before that: while a connection is at work one may not take its stream from hyper.
+        let mut body = body;
         let deadline = Instant::now() + DRAIN_TIME;
         let mut left = DRAIN;
         while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {

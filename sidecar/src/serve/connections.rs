@@ -63,6 +63,11 @@ impl Connection {
         self.working() || self.blocked.load(Ordering::Relaxed)
     }
 
+    /// True while nothing of a request or an answer is on its way.
+    pub fn rests(&self) -> bool {
+        !self.busy() && self.head_since.load(Ordering::Relaxed) == 0
+    }
+
     /// True once a request was begun.
     pub fn served(&self) -> bool {
         self.served.load(Ordering::Relaxed)

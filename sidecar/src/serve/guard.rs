@@ -4,11 +4,13 @@
 //! deadline, so that a busy connection pays nothing for it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -20,9 +22,12 @@ use crate::settings::Limits;
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Most bytes of a first read.
+const FIRST: usize = 4 << 10;
+
 /// What the client speaks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spoken {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
     /// So many bytes came, all of them as in the preface.
     Unknown(usize),
     Http1,
@@ -55,6 +60,8 @@ pub struct Guard<S> {
     timer: Pin<Box<Sleep>>,
     tick: Duration,
     spoken: Spoken,
+    /// What was read and not taken yet.
+    first: Bytes,
     stuck_since: Option<Instant>,
     refusal: Option<Refusal>,
 }
@@ -77,6 +84,7 @@ impl<S> Guard<S> {
             timer: Box::pin(sleep(tick)),
             tick,
             spoken: Spoken::Unknown(0),
+            first: Bytes::new(),
             stuck_since: None,
             refusal: None,
         }
@@ -116,12 +124,36 @@ impl<S> Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
+    /// Waits for a request to begin, and says what the client speaks; `None` if it has ended its side. What came is read
+    /// from the guard afterwards. Until then there is no buffer.
+    pub fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Spoken>>> {
+        while self.first.is_empty() || matches!(self.spoken, Spoken::Unknown(_)) {
+            let mut chunk = [MaybeUninit::uninit(); FIRST];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
+            ready!(self.poll_stream(cx, &mut chunk))?;
+            if chunk.filled().is_empty() {
+                let begun = !self.first.is_empty();
+                return Poll::Ready(Ok(begun.then_some(Spoken::Http1)));
+            }
+            self.first = [&self.first, chunk.filled()].concat().into();
+        }
+        Poll::Ready(Ok(Some(self.spoken)))
+    }
+
+    /// Takes back what was read, and belongs to the next request.
+    pub fn unread(&mut self, bytes: Bytes) {
+        // Even empty ones hold the memory that they were cut from.
+        self.first = if bytes.is_empty() {
+            Bytes::new()
+        } else {
+            self.connection.head_begins();
+            bytes
+        };
+    }
+
+    /// Reads from the stream.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
@@ -145,6 +177,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
         }
         // To the protocol it is as if the client had hung up.
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return self.poll_stream(cx, buf);
+        }
+        let len = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(len));
+        if self.first.is_empty() {
+            self.first = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

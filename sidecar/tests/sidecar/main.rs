@@ -10,6 +10,7 @@ mod archive;
 mod backup;
 mod batch;
 mod conditions;
+mod connections;
 mod document;
 mod durability;
 mod grpc;

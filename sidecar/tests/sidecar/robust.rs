@@ -393,35 +393,3 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
     assert_eq!(s.get("/healthz").status, 200);
     assert_eq!(s.get("/readyz").status, 200);
 }
-
-#[test]
-fn thousands_of_idle_connections_cost_little_and_a_good_client_is_served() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
-    // Ten thousand, where this machine allows as many descriptors.
-    let room = limit.maximum.unwrap_or(u64::MAX).saturating_sub(500);
-    let count = usize::try_from(room.min(10_000)).unwrap();
-    let place = Place::new();
-    let s = place.ready(&["--max-connections", "11000"]);
-    let before = s.memory();
-    let idle: Vec<UnixStream> = (0..count).map(|_| s.connect()).collect();
-    let open = format!("codexstore_connections {}\n", count + 1);
-    s.until("all are accepted", |s| {
-        s.get("/metrics").text().contains(&open)
-    });
-    served(&s);
-    let each = s.memory().saturating_sub(before) * 1024 / count as u64;
-    println!("{count} idle connections, {each} bytes each");
-    assert!(each < 8 << 10, "{each} bytes for an idle connection");
-    drop(idle);
-    s.until("they are gone", |s| {
-        s.get("/metrics")
-            .text()
-            .contains("codexstore_connections 1\n")
-    });
-}

@@ -48,7 +48,8 @@ pub struct CodexKeyRotationSpec {
 
     /// What members do with the new key. `Rewrap`: they wrap the data keys of their files with it, which takes a moment. `Reencrypt`:
     /// they also write all that they hold anew, under fresh data keys. By default what the store's `managed.rotation.mode` says, and
-    /// `Reencrypt` with `reason: Compromise`.
+    /// `Reencrypt` with `reason: Compromise`. Where the keys are in a Secret of yours (`secretRef`) it must be `Reencrypt`, and the key that
+    /// is current there is the new one; with a passphrase there is no rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Mode")]
     pub mode: Option<Mode>,
@@ -56,7 +57,7 @@ pub struct CodexKeyRotationSpec {
     /// Why it is done. `Manual` (the default), `Scheduled` (by the store's schedule), `KeyBudget` (the key has encrypted nearly as much
     /// as one may), or `Compromise`: somebody may have seen a key. That one re-encrypts, does not wait longer than `rotation.deadline` for
     /// members before the new key is used, nor for a rotation that was created before it, which is given up; and it lists the backups
-    /// that stay exposed.
+    /// that stay exposed. With `secretRef` it waits until you have put a new key into your Secret, and made it current, after it was created.
     #[serde(default)]
     pub reason: RotationReason,
 }
@@ -79,7 +80,7 @@ pub enum RotationReason {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CodexKeyRotationStatus {
-    /// Pending (another one is not done), Adding (the new key is put into the keyring), Distributing (running members load it),
+    /// Pending (another one is not done), Adding (the new key is put into the keyring, or you are waited for to do that), Distributing (running members load it),
     /// Promoting (it is made the current key), Rewriting (members wrap their data keys with it, or encrypt everything anew), Verifying
     /// (members are listed and asked afresh), Completed or Failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +96,7 @@ pub struct CodexKeyRotationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
 
-    /// When the new key was first seen to be the current one.
+    /// When the new key was first seen to be the current one, since the rotation began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promoted_at: Option<Time>,
 
@@ -171,7 +172,8 @@ pub struct RotationMember {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExposedBackups {
-    /// Ids of the keys that may have been seen: those of the keyring when the new key became current.
+    /// Ids of the keys that may have been seen: those of the keyring when the new key became current, and with `secretRef` when the rotation
+    /// began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(max = 64)))]
     pub key_ids: Vec<String>,

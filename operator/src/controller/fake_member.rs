@@ -61,6 +61,8 @@ pub struct Inside {
     pub rewraps: usize,
     /// It answers nothing.
     pub frozen: bool,
+    /// It loads no other keyring.
+    pub stuck: bool,
     /// Re-encryptions end so, at the next look; they run until there is one.
     pub ends: Option<ReencryptionState>,
 }
@@ -125,7 +127,7 @@ impl FakeMember {
     /// Kubelet has brought it this keyring, and it has loaded it.
     pub fn load(&self, current: &str, ids: &[String]) {
         self.with(|inside| {
-            if !inside.frozen {
+            if !inside.frozen && !inside.stuck {
                 current.clone_into(&mut inside.current);
                 inside.status.loaded_key_ids = ids.to_vec();
             }

@@ -9,14 +9,15 @@
 //! is replaced by itself, see `budget`.
 //!
 //! Apart from that, a member that needs another key than the current one is asked to wrap its data keys anew whenever it is seen:
-//! one that was down for a whole rotation catches up when it is back. That is all that there is where the keyring is the user's: who
-//! makes another key current there has rotated, see `own`.
+//! one that was down for a whole rotation catches up when it is back. Where the keyring is the user's, who makes another key current
+//! there has rotated, see `own`; what a rotation is for there is to encrypt everything anew, see `own_step`.
 
 mod budget;
 mod exposed;
 #[cfg(test)]
 mod modes_tests;
 mod own;
+mod own_step;
 mod plan;
 mod progress;
 mod reencrypt;
@@ -134,11 +135,11 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         rotations: Rotations::of(look.rotations),
         ..Keys::default()
     };
-    let open = open(look.rotations);
+    let mut open = open(look.rotations);
     let going = look.store.metadata.deletion_timestamp.is_none();
     let own = look.store.spec.encryption.own_secret();
     if let Some(secret) = own {
-        own::refuse(&look, &open, secret).await?;
+        own::refuse(&look, &mut open, secret).await?;
     }
     let facts = match keyring {
         Keyring::Ready(facts) if going => facts,
@@ -154,6 +155,12 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
         // What was known is still the best that is known; a keyring that is put right goes on from there.
         _ => {
+            if let Keyring::Broken(problem, _) = keyring {
+                for rotation in open.iter().filter(|r| !has_started(r)) {
+                    let writer = Writer::of(&look, rotation);
+                    writer.pending(&problem.message).await?;
+                }
+            }
             let before = before.cloned().unwrap_or_default();
             seen.keys = before.encryption_keys;
             seen.uses = before.key_uses;
@@ -161,34 +168,12 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
     };
     if let Some(secret) = own {
-        return own::follow(&look, facts, secret, seen).await;
+        return own::follow(&look, &open, facts, secret, seen).await;
     }
     schedule(&look, &mut seen).await?;
-    reencrypt::exposures(&look).await?;
-    let becomes = match open.split_first() {
-        Some((first, others)) => {
-            for other in others {
-                let what = format!("cxk/{} is not done yet", first.name_any());
-                Writer::of(&look, other).pending(&what).await?;
-            }
-            let urgent = overtaking(first, others);
-            seen.again = Some(match step::go_on(&look, first, facts, urgent).await {
-                Ok(pause) => pause,
-                Err(error) => {
-                    // Nothing that waiting heals; the rest of the store goes on.
-                    let why = format!("the keyring cannot be changed: {}", refusal(error)?);
-                    Writer::of(&look, first).fail(&why).await?;
-                    SOON
-                }
-            });
-            first.status.as_ref().and_then(|s| s.to.clone())
-        }
-        None => None,
-    };
-    catch_up(&look, facts).await;
-    if let Some(soon) = reencrypt::left(&look, facts, open.first().map(|r| &***r)).await? {
-        seen.again = Some(seen.again.map_or(soon, |again| again.min(soon)));
-    }
+    go_on(&look, &open, facts, &mut seen).await?;
+    let first = open.first().and_then(|first| first.status.as_ref());
+    let becomes = first.and_then(|s| s.to.clone());
     let one = |id: &String| match id {
         id if *id == facts.current => status_of(id, "Active", Vec::new()),
         id if becomes.as_ref() == Some(id) => status_of(id, "Adding", Vec::new()),
@@ -214,6 +199,39 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         }
     }
     Ok(seen)
+}
+
+/// The first of those that have not ended goes on, the others wait for it, and members catch up with what was before. True if one of
+/// them wrapped its data keys anew.
+async fn go_on(
+    look: &Look<'_>,
+    open: &[&Arc<CodexKeyRotation>],
+    facts: &Facts,
+    seen: &mut Keys,
+) -> Result<bool, Error> {
+    reencrypt::exposures(look).await?;
+    if let Some((first, others)) = open.split_first() {
+        for other in others {
+            let what = format!("cxk/{} is not done yet", first.name_any());
+            Writer::of(look, other).pending(&what).await?;
+        }
+        let urgent = overtaking(first, others);
+        seen.again = Some(match step::go_on(look, first, facts, urgent).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                // Nothing that waiting heals; the rest of the store goes on.
+                let why = format!("the keyring cannot be changed: {}", refusal(error)?);
+                Writer::of(look, first).fail(&why).await?;
+                SOON
+            }
+        });
+    }
+    let some = catch_up(look, facts).await;
+    let going = open.first().map(|first| &***first);
+    if let Some(soon) = reencrypt::left(look, facts, going).await? {
+        seen.again = Some(seen.again.map_or(soon, |again| again.min(soon)));
+    }
+    Ok(some)
 }
 
 /// Says of each key since when it is known, who has loaded it, and what it encrypted.
@@ -291,6 +309,12 @@ fn overtaking<'a>(
 
 fn has_begun(rotation: &CodexKeyRotation) -> bool {
     rotation.status.as_ref().is_some_and(|s| s.to.is_some())
+}
+
+/// Whether it was looked at with a good keyring, be its key chosen or not.
+fn has_started(rotation: &CodexKeyRotation) -> bool {
+    let status = rotation.status.as_ref();
+    status.is_some_and(|s| s.to.is_some() || s.started_at.is_some())
 }
 
 fn is_for_compromise(rotation: &CodexKeyRotation) -> bool {

@@ -5,6 +5,7 @@ use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
+use crate::reencrypt::{is_anew, reencrypted, states, uid};
 use crate::restores::restore_is;
 use crate::rotation::{WRITER, goes_on, key, member, members, none_failed, rotation, rotation_is};
 
@@ -214,6 +215,81 @@ fn three_members_follow_a_secret_under_load_and_its_old_key_can_go() {
     assert!(!said.contains("canary"), "{said}");
 }
 
+#[test]
+fn after_a_compromise_three_members_encrypt_everything_anew_under_load_once_there_is_a_new_key() {
+    let Some(ns) = namespace("own-keys-seen") else {
+        return;
+    };
+    let pods = ["web-0", "web-1", "web-2"];
+    ns.create(&objects::claim("backups", "1Gi"));
+    write(&ns, "k1", &["k0", "k1"]);
+    ns.store("orders", spec("mine"));
+    members(&ns, 3, objects::pod_spec(IDLE));
+    for pod in pods {
+        assert_eq!(ns.put(pod, "first", pod), 201);
+        ns.sh(pod, "app", WRITER).success("begin to write");
+    }
+    take(&ns, "before");
+    let mut seen = rotation("seen");
+    seen["spec"]["reason"] = json!("Compromise");
+    ns.create(&seen);
+    let adding = |s: &Value| s["phase"] == "Adding";
+    let waits = rotation_is(&ns, "seen", "it waits for a key", adding);
+    let message = waits["message"].as_str().unwrap();
+    assert!(
+        message.contains("new key into Secret mine") && message.contains("k0, k1"),
+        "{waits}"
+    );
+    let exposed = &waits["exposedBackups"];
+    assert_eq!(exposed["names"], json!(["before"]), "{waits}");
+    has_event(&ns, "WaitingForKey");
+    // One that was there before is none.
+    write(&ns, "k0", &["k0", "k1"]);
+    ns.status("orders", "another key is current", |s| s["keyId"] == "k0");
+    let waits = rotation_is(&ns, "seen", "it waits all the same", adding);
+    assert!(waits["to"].is_null(), "{waits}");
+
+    write(&ns, "k2", &["k0", "k1", "k2"]);
+    for pod in pods {
+        nudge_pod(&ns, pod);
+    }
+    let ended = |s: &Value| s["completedAt"].is_string();
+    let done = rotation_is(&ns, "seen", "it is done", ended);
+    assert_eq!(
+        (&done["phase"], &done["to"], &done["ready"]),
+        (&json!("Completed"), &json!("k2"), &json!("3/3")),
+        "{done}"
+    );
+    assert_eq!(states(&done), ["web-0=Done", "web-1=Done", "web-2=Done"]);
+    assert_eq!(reencrypted(&done), Some("True"), "{done}");
+    for pod in pods {
+        is_anew(&ns, pod, &json!("k2"), &uid(&ns, "seen"));
+    }
+    none_failed(&ns, &pods);
+    for reason in ["Reencrypted", "BackupsExposed"] {
+        has_event(&ns, reason);
+    }
+    let taken = take(&ns, "after");
+    assert_eq!(taken["members"][0]["keyId"], "k2", "{taken}");
+    ns.delete_and_wait("codexbackups/before");
+    let none = |s: &Value| s["exposedBackups"]["count"] == 0;
+    rotation_is(&ns, "seen", "nothing is exposed", none);
+    goes_on(&ns);
+    // Without a new key they get fresh data keys, and nothing is said to be safe.
+    let mut anew = rotation("anew");
+    anew["spec"]["mode"] = json!("Reencrypt");
+    ns.create(&anew);
+    let done = rotation_is(&ns, "anew", "it is done", ended);
+    let keys = (&done["phase"], &done["from"], &done["to"]);
+    assert_eq!(
+        keys,
+        (&json!("Completed"), &json!("k2"), &json!("k2")),
+        "{done}"
+    );
+    is_anew(&ns, "web-2", &json!("k2"), &uid(&ns, "anew"));
+    untouched(&ns, SECRET);
+}
+
 /// A store with one member, and with two keys of which the second is current.
 fn two_keys(name: &str) -> Option<Namespace> {
     let ns = namespace(name)?;
@@ -231,9 +307,14 @@ fn two_keys(name: &str) -> Option<Namespace> {
 /// Has kubelet look at the pod's volumes now, which it does whenever a pod changes, and not in a minute or two.
 #[track_caller]
 fn nudge(ns: &Namespace) {
+    nudge_pod(ns, "web-0");
+}
+
+#[track_caller]
+fn nudge_pod(ns: &Namespace, pod: &str) {
     let version = ns.get(SECRET).unwrap()["metadata"]["resourceVersion"].take();
     let seen = json!({"metadata": {"annotations": {"example.com/secret-version": version}}});
-    ns.patch("pods/web-0", &seen);
+    ns.patch(&format!("pods/{pod}"), &seen);
 }
 
 /// A member that runs goes on with what it has loaded, one that is made waits, and both heal.
@@ -426,11 +507,16 @@ fn a_passphrase_opens_members_and_backups_and_another_one_does_not() {
         }
     });
     ns.create(&rotation("no"));
-    let no = rotation_is(&ns, "no", "it is refused", |s| s["phase"] == "Failed");
-    assert!(
-        no["message"].as_str().unwrap().contains("passphrase"),
-        "{no}"
-    );
+    let mut anew = rotation("anew");
+    anew["spec"]["mode"] = json!("Reencrypt");
+    ns.create(&anew);
+    for name in ["no", "anew"] {
+        let no = rotation_is(&ns, name, "it is refused", |s| s["phase"] == "Failed");
+        assert!(
+            no["message"].as_str().unwrap().contains("passphrase"),
+            "{no}"
+        );
+    }
 
     // Another one: members that run go on, and say that it will not open them.
     replace(&ns, &words("canary horse stable"));

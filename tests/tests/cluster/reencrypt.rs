@@ -22,12 +22,12 @@ pub fn fill(ns: &Namespace, pod: &str) {
     ns.sh(pod, "app", script).success("write noise");
 }
 
-fn uid(ns: &Namespace, name: &str) -> Value {
+pub fn uid(ns: &Namespace, name: &str) -> Value {
     ns.get(&format!("codexkeyrotations/{name}")).unwrap()["metadata"]["uid"].take()
 }
 
 /// How far each member is, as `pod=state`.
-fn states(status: &Value) -> Vec<String> {
+pub fn states(status: &Value) -> Vec<String> {
     let all = status["members"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     all.map(|m| format!("{}={}", text(&m["pod"]), text(&m["state"])))
@@ -41,7 +41,7 @@ pub fn reencrypted(status: &Value) -> Option<&str> {
 
 /// All that the member holds is under the new key, and it says that it wrote it anew.
 #[track_caller]
-fn is_anew(ns: &Namespace, pod: &str, to: &Value, id: &Value) {
+pub fn is_anew(ns: &Namespace, pod: &str, to: &Value, id: &Value) {
     let said = member(ns, pod);
     assert_eq!(said["neededKeyIds"], json!([to]), "{pod}: {said}");
     let told = &said["reencryption"];

@@ -20,7 +20,7 @@ use crate::controller::scripted::{
 
 const SERVER: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-server";
 /// Looks that are enough for a whole rotation.
-const LOOKS: usize = 24;
+pub(super) const LOOKS: usize = 24;
 /// Long enough ago for a deadline of half a minute.
 const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 
@@ -34,33 +34,53 @@ fn rotating(mode: Mode) -> CodexStore {
 }
 
 /// A store with its keyring, and members that run; kubelet is played by [`Cluster::look`].
-struct Cluster {
-    api: FakeApi,
-    members: Vec<FakeMember>,
-    first: String,
+pub(super) struct Cluster {
+    pub(super) api: FakeApi,
+    pub(super) members: Vec<FakeMember>,
+    pub(super) first: String,
+    /// The Secret with its keys.
+    secret: &'static str,
 }
 
 impl Cluster {
     async fn start(mode: Mode, pods: &[&str]) -> Self {
         let store = rotating(mode);
         let api = with(&store).await;
+        Self::of(api, &store, KEYRING, pods).await
+    }
+
+    /// The store is there, and its keys are or will be in this Secret.
+    pub(super) async fn of(
+        api: FakeApi,
+        store: &CodexStore,
+        secret: &'static str,
+        pods: &[&str],
+    ) -> Self {
         look(&api, &[]).await.unwrap();
-        let server: Secret = serde_json::from_value(api.get(SERVER).unwrap()).unwrap();
-        let first = keyring(&api).1;
-        let mut members = Vec::new();
-        for pod in pods {
-            members.push(FakeMember::start(&store, pod, &server, &first).await);
-        }
-        Self {
+        let keys: Secret = serde_json::from_value(api.get(secret).unwrap()).unwrap();
+        let first = crate::controller::keyring::facts(&keys).unwrap().current;
+        let mut cluster = Self {
             api,
-            members,
+            members: Vec::new(),
             first,
+            secret,
+        };
+        for pod in pods {
+            cluster.add(store, pod).await;
         }
+        cluster
+    }
+
+    /// A member more, with all that it holds under the first key.
+    pub(super) async fn add(&mut self, store: &CodexStore, pod: &str) {
+        let server: Secret = serde_json::from_value(self.api.get(SERVER).unwrap()).unwrap();
+        let member = FakeMember::start(store, pod, &server, &self.first).await;
+        self.members.push(member);
     }
 
     /// One look by an operator that has just started; then kubelet brings members the keyring of before that.
-    async fn look(&self) {
-        let secret = self.api.get(KEYRING);
+    pub(super) async fn look(&self) {
+        let secret = self.api.get(self.secret);
         let pods: Vec<Pod> = self.members.iter().map(|m| m.pod.clone()).collect();
         // A look that fails is made up for by the next.
         let _ = look(&self.api, &pods).await;
@@ -75,7 +95,12 @@ impl Cluster {
     }
 
     /// Looks until the rotation is like this.
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(super) async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         for _ in 0..LOOKS {
             let status = self.status(name);
             if wanted(&status) {
@@ -86,31 +111,35 @@ impl Cluster {
         panic!("{what}: {}", self.status(name));
     }
 
-    async fn done(&self, name: &str) -> Value {
+    pub(super) async fn done(&self, name: &str) -> Value {
         self.until(name, "it has ended", |s| s["completedAt"].is_string())
             .await
     }
 
-    fn ask(&self, name: &str, spec: &Value) {
+    pub(super) fn ask(&self, name: &str, spec: &Value) {
         self.api.put(&path(name), &rotation(name, spec));
     }
 
-    fn status(&self, name: &str) -> Value {
+    pub(super) fn status(&self, name: &str) -> Value {
         self.api.get(&path(name)).unwrap()["status"].take()
     }
 
     /// As if its times were long ago.
-    fn wait_for_the_deadline(&self, name: &str) {
+    pub(super) fn wait_for_the_deadline(&self, name: &str) {
+        self.set_times(name, LONG_AGO);
+    }
+
+    pub(super) fn set_times(&self, name: &str, at: &str) {
         let mut rotation = self.api.get(&path(name)).unwrap();
         for time in ["startedAt", "promotedAt", "progressAt"] {
             if rotation["status"][time].is_string() {
-                rotation["status"][time] = json!(LONG_AGO);
+                rotation["status"][time] = json!(at);
             }
         }
         self.api.put(&path(name), &rotation);
     }
 
-    fn told(&self, reason: &str) -> bool {
+    pub(super) fn told(&self, reason: &str) -> bool {
         self.api.told(reason) > 0
     }
 }
@@ -130,7 +159,7 @@ fn uid(api: &FakeApi, name: &str) -> String {
     rotation.metadata.uid.unwrap()
 }
 
-fn states(status: &Value) -> Vec<String> {
+pub(super) fn states(status: &Value) -> Vec<String> {
     let all = status["members"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     all.map(|m| format!("{}={}", text(&m["pod"]), text(&m["state"])))
@@ -302,9 +331,7 @@ async fn one_that_was_down_is_encrypted_anew_when_it_is_back() {
             .contains("when they are back: web-0")
     );
 
-    let server: Secret = serde_json::from_value(cluster.api.get(SERVER).unwrap()).unwrap();
-    let back = FakeMember::start(&store, "web-0", &server, &cluster.first).await;
-    cluster.members.push(back);
+    cluster.add(&store, "web-0").await;
     let wanted = |s: &Value| s["conditions"][1]["status"] == "True";
     let caught_up = cluster.until("now", "it has caught up", wanted).await;
     assert_eq!(states(&caught_up), ["web-0=Done", "web-1=Done"]);

@@ -2,11 +2,12 @@
 //!
 //! The Secret is never written. Members load what is in it by themselves; here they are asked to wrap their data keys with the
 //! current key ([`super::catch_up`]), and a key that was taken out is either no longer needed, and then comes off the record, or
-//! missed.
+//! missed. What a CodexKeyRotation is for here is to have members encrypt everything anew under that key, see [`super::own_step`].
 
 use std::sync::Arc;
 
 use codexstore_crds::CodexKeyRotation;
+use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::{KeyStatus, MAX_KEYS};
 use kube::{Resource as _, ResourceExt as _};
 
@@ -16,28 +17,35 @@ use super::super::keyring::Facts;
 use super::super::own_keyring;
 use super::super::reconcile::Memory;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, budget, catch_up, counted, retire, shown, status_of};
+use super::{GOING, Keys, Look, budget, counted, go_on, retire, shown, status_of};
 
-/// Ends rotations that somebody asked for: the operator cannot make a key here.
+/// Ends rotations that somebody asked for in vain, and leaves those that have members encrypt everything anew: the operator cannot make
+/// a key here.
 pub async fn refuse(
     look: &Look<'_>,
-    open: &[&Arc<CodexKeyRotation>],
+    open: &mut Vec<&Arc<CodexKeyRotation>>,
     secret: &str,
 ) -> Result<(), Error> {
-    for rotation in open {
-        let why = if look.store.spec.encryption.passphrase_entry().is_some() {
-            format!(
-                "the keys of CodexStore {} are derived from the passphrase in Secret {secret}, which cannot be changed while members \
-                 run: `codexctl passphrase --change` does it with a store that is closed",
-                look.store.name_any()
-            )
-        } else {
-            format!(
-                "the keys of CodexStore {} are those of the Secret {secret}, which the operator never changes: put a new key into it and make \
-             that current there, and members wrap their data keys with it by themselves; no CodexKeyRotation is needed",
-                look.store.name_any()
-            )
-        };
+    let encryption = &look.store.spec.encryption;
+    let mode = encryption.rotation().mode;
+    let store = look.store.name_any();
+    let why = if encryption.passphrase_entry().is_some() {
+        format!(
+            "the keys of CodexStore {store} are derived from the passphrase in Secret {secret}, which cannot be changed while members \
+             run: `codexctl passphrase --change` does it with a store that is closed"
+        )
+    } else {
+        format!(
+            "the keys of CodexStore {store} are those of the Secret {secret}, which the operator never changes: put a new key into it and \
+             make that current there, and members wrap their data keys with it by themselves; no CodexKeyRotation is needed, but one with \
+             `mode: Reencrypt` to have them encrypt everything anew"
+        )
+    };
+    let (vain, others): (Vec<_>, Vec<_>) = open.iter().copied().partition(|rotation| {
+        encryption.passphrase_entry().is_some() || rotation.spec.mode(mode) == Mode::Rewrap
+    });
+    *open = others;
+    for rotation in vain {
         Writer::of(look, rotation).fail(&why).await?;
     }
     Ok(())
@@ -46,13 +54,14 @@ pub async fn refuse(
 /// Follows the Secret, which is a good keyring by itself.
 pub async fn follow(
     look: &Look<'_>,
+    open: &[&Arc<CodexKeyRotation>],
     facts: &Facts,
     secret: &str,
     mut seen: Keys,
 ) -> Result<Keys, Error> {
     seen.schedule = None;
-    if catch_up(look, facts).await {
-        seen.again = Some(GOING);
+    if go_on(look, open, facts, &mut seen).await? {
+        seen.again = Some(seen.again.map_or(GOING, |again| again.min(GOING)));
     }
     let before = look.store.status.as_ref();
     let known = before.map(|s| s.encryption_keys.as_slice());
@@ -188,6 +197,9 @@ fn events(
     events
 }
 
+#[cfg(test)]
+#[path = "own_modes_tests.rs"]
+mod modes_tests;
 #[cfg(test)]
 #[path = "own_tests.rs"]
 mod tests;

@@ -9,16 +9,16 @@ use crate::controller::scripted::{
     CLAIM, RECORD, ROTATION, STORE, condition, look, look_again, operator, pair, rotation, with,
 };
 
-const MINE: &str = "/api/v1/namespaces/shop/secrets/mine";
+pub(super) const MINE: &str = "/api/v1/namespaces/shop/secrets/mine";
 
-fn own(mut store: CodexStore) -> CodexStore {
+pub(super) fn own(mut store: CodexStore) -> CodexStore {
     let keys = json!({"keys": {"secretRef": {"name": "mine"}}});
     store.spec.encryption = serde_json::from_value(keys).unwrap();
     store
 }
 
 /// The Secret as a user writes it, always of one UID.
-fn write(api: &FakeApi, current: &str, ids: &[&str]) {
+pub(super) fn write(api: &FakeApi, current: &str, ids: &[&str]) {
     let mut secret = desired::keyring_secret(&store(), current, &[7; 32]);
     let key = secret.data.as_mut().unwrap().remove(current).unwrap();
     for id in ids {
@@ -48,7 +48,7 @@ fn told(api: &FakeApi, reason: &str) -> bool {
     api.events().contains(&pair(reason, "orders"))
 }
 
-fn untouched(api: &FakeApi) {
+pub(super) fn untouched(api: &FakeApi) {
     let calls = api.calls();
     let touched = calls
         .iter()
@@ -287,6 +287,7 @@ async fn a_rotation_is_refused_whatever_the_secret_is_like() {
             message.contains("Secret mine") && message.contains("make that current"),
             "{message}"
         );
+        assert!(message.contains("`mode: Reencrypt`"), "{message}");
         untouched(&api);
     }
 }

@@ -93,18 +93,31 @@ impl Known<'_> {
 
     /// The new key is current.
     fn rewrite(&self, now: i64) -> Step {
-        let missing = self.in_states(&[member::REWRITING, member::UNREACHABLE, member::FAILED]);
+        // Only a key of the user's is current before members that run have loaded it.
+        let loading = self.in_states(&[member::LOADING]);
+        let begun = self.is_in(phase::REWRITING) || self.is_in(phase::VERIFYING);
+        let missing = self.in_states(&[
+            member::LOADING,
+            member::REWRITING,
+            member::UNREACHABLE,
+            member::FAILED,
+        ]);
         let reencrypts = self.status.mode == Some(Mode::Reencrypt);
         let what = if reencrypts {
             "what they hold is encrypted anew"
         } else {
             "their data keys are wrapped with the new key"
         };
-        let what = format!("{what}: {}", named(&missing));
+        let (phase, what) = if loading.is_empty() || begun {
+            (phase::REWRITING, format!("{what}: {}", named(&missing)))
+        } else {
+            let what = format!("they have loaded the new key: {}", named(&loading));
+            (phase::DISTRIBUTING, what)
+        };
         if self.status.promoted_at.is_none() {
             // The deadline counts from here.
             return Step::Wait {
-                phase: phase::REWRITING,
+                phase,
                 message: (!missing.is_empty()).then(|| format!("waiting until {what}")),
             };
         }
@@ -113,7 +126,7 @@ impl Known<'_> {
             && self.expired(now)
             && missing.iter().all(|m| m.state == member::UNREACHABLE);
         if !missing.is_empty() && !lost {
-            return self.wait(phase::REWRITING, &what, now);
+            return self.wait(phase, &what, now);
         }
         let left = self.members.iter().filter(|m| m.state != member::DONE);
         let left = left.count();

@@ -514,3 +514,47 @@ fn a_key_that_somebody_else_made_current_ends_it() {
     };
     assert!(why.contains("other"), "{why}");
 }
+
+#[test]
+fn a_key_of_the_users_is_current_before_members_have_loaded_it() {
+    let both = ["new", "old"];
+    let promoted = facts("new", &both);
+    let mut mine = store();
+    let keys = json!({"keys": {"secretRef": {"name": "mine"}}});
+    mine.spec.encryption = serde_json::from_value(keys).unwrap();
+    let done = says("web-1", State::Ready, &both, &["new"]);
+    let members = [
+        says("web-0", State::Ready, &["old"], &["old"]),
+        anew(done, "uid", ReencryptionState::Done, (5, 5)),
+    ];
+    let mut status = rotation(phase::DISTRIBUTING, Mode::Reencrypt);
+    status.promoted_at = Some(at(1000));
+    let all = seen(&status, &promoted, &mine, &members, &[]);
+    assert_eq!(states(&all), ["web-0=Loading", "web-1=Done"]);
+    assert_eq!(progress::ready(&all), "1/2");
+    let next = |status: &CodexKeyRotationStatus, now| {
+        Known {
+            status,
+            compromise: false,
+            facts: &promoted,
+            members: &all,
+            deadline: 60,
+        }
+        .next(now)
+    };
+    let message = waits(next(&status, 1060), "Distributing");
+    assert!(
+        message.ends_with("loaded the new key: web-0"),
+        "who is done is not waited for: {message}"
+    );
+    let Step::Fail(why) = next(&status, 1061) else {
+        panic!("the deadline has passed");
+    };
+    assert!(why.contains("loaded the new key: web-0"), "{why}");
+    // One that comes later does not lead back.
+    status.phase = Some(phase::REWRITING.to_owned());
+    waits(next(&status, 1060), "Rewriting");
+    // A key of ours is not current before that, or somebody decided not to wait.
+    let ours = seen(&status, &promoted, &store(), &members, &[]);
+    assert_eq!(states(&ours), ["web-0=Rewriting", "web-1=Done"]);
+}

@@ -48,8 +48,7 @@ impl Question<'_> {
     /// Who has loaded the new key.
     pub fn loading(&self) -> Vec<RotationMember> {
         self.each(&|_, status| {
-            let loaded = status.loaded_key_ids.iter().any(|id| id == self.key);
-            let state = if loaded {
+            let state = if self.has_loaded(status) {
                 member::LOADED
             } else {
                 member::LOADING
@@ -68,6 +67,13 @@ impl Question<'_> {
             if !needs_only(status, self.key) {
                 let old = "its sidecar is of a version that cannot do that: make the pod anew";
                 let old = status.needed_key_ids.is_none().then(|| old.to_owned());
+                if self.is_the_users() && old.is_none() && !self.has_loaded(status) {
+                    return Told {
+                        state: member::LOADING,
+                        message: status.message.clone(),
+                        percent: None,
+                    };
+                }
                 return rewriting(old.or(refused));
             }
             if !self.reencrypts() {
@@ -85,6 +91,16 @@ impl Question<'_> {
                 _ => rewriting(refused),
             }
         })
+    }
+
+    fn has_loaded(&self, status: &Status) -> bool {
+        status.loaded_key_ids.iter().any(|id| id == self.key)
+    }
+
+    /// Whether the key was made current by a user, who need not have waited until members had it.
+    fn is_the_users(&self) -> bool {
+        let encryption = &self.places.store.spec.encryption;
+        encryption.own_secret().is_some()
     }
 
     fn reencrypts(&self) -> bool {

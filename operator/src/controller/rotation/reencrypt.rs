@@ -20,7 +20,7 @@ use super::super::keyring::Facts;
 use super::super::members::Member;
 use super::progress::{Question, ephemeral, needs_only};
 use super::write::Writer;
-use super::{GOING, Look, exposed};
+use super::{GOING, Look, exposed, own_step};
 
 /// How long one that has failed is not asked again.
 const AGAIN: Duration = Duration::from_mins(1);
@@ -89,10 +89,15 @@ pub async fn left(
     facts: &Facts,
     going: Option<&CodexKeyRotation>,
 ) -> Result<Option<Duration>, Error> {
+    // Under a key that may have been seen nothing is encrypted anew.
+    let may_be_seen = |r: &CodexKeyRotation| {
+        let status = r.status.as_ref();
+        status.is_some_and(|status| own_step::opens(status, &facts.current))
+    };
     let mut ended: Vec<_> = look
         .rotations
         .iter()
-        .filter(|r| r.left().next().is_some())
+        .filter(|r| r.left().next().is_some() && !may_be_seen(r))
         .collect();
     ended.sort_by_key(|r| std::cmp::Reverse(promoted(r)));
     let mut again = None;
@@ -166,7 +171,14 @@ fn promoted(rotation: &CodexKeyRotation) -> Option<i64> {
 /// Rotations that re-encrypted with the key of this one, or a later key.
 fn uids_since(all: &[Arc<CodexKeyRotation>], rotation: &CodexKeyRotation) -> BTreeSet<String> {
     let since = promoted(rotation);
-    let counts = |r: &&Arc<CodexKeyRotation>| promoted(r).is_some() && promoted(r) >= since;
+    let seen = |key: &String| {
+        let status = rotation.status.as_ref();
+        status.is_some_and(|status| own_step::opens(status, key))
+    };
+    let counts = |r: &&Arc<CodexKeyRotation>| {
+        let to = r.status.as_ref().and_then(|s| s.to.as_ref());
+        promoted(r).is_some() && promoted(r) >= since && !to.is_some_and(seen)
+    };
     all.iter().filter(counts).filter_map(|r| r.uid()).collect()
 }
 

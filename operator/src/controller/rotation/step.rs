@@ -18,7 +18,7 @@ use super::super::members::Member;
 use super::plan::{Known, Step};
 use super::progress::{self, Question};
 use super::write::{self, Writer};
-use super::{GOING, Look, SOON, exposed, reencrypt};
+use super::{GOING, Look, SOON, exposed, own_step, reencrypt};
 
 /// The next step of a rotation, and when the one after it is due. One that has begun is given up for `urgent`.
 pub async fn go_on(
@@ -30,6 +30,12 @@ pub async fn go_on(
     let policy = look.store.spec.encryption.rotation();
     let writer = Writer::of(look, rotation);
     let before = rotation.status.clone().unwrap_or_default();
+    if let Some(secret) = look.store.spec.encryption.own_secret()
+        && urgent.is_none()
+        && let Some(pause) = own_step::aim(look, rotation, facts, secret).await?
+    {
+        return Ok(pause);
+    }
     let Some(to) = before.to.clone() else {
         // Written down before there is such a key, so that whoever goes on from here adds the same.
         let id = random_id()?;

@@ -35,7 +35,7 @@ const MANAGER: &str = "codexstore-operator-rotation";
 /// Rotations of a schedule that have ended and stay to be looked at.
 const HISTORY: usize = 10;
 
-fn secrets(look: &Look<'_>) -> Api<Secret> {
+pub(super) fn secrets(look: &Look<'_>) -> Api<Secret> {
     let namespace = look.store.namespace().unwrap_or_default();
     Api::namespaced(look.shared.client.clone(), &namespace)
 }
@@ -214,7 +214,11 @@ impl<'a> Writer<'a> {
         let before = self.rotation.status.as_ref();
         let entered = before.and_then(|s| s.phase.as_deref()) != Some(phase);
         if let Some(message) = message.as_ref().filter(|_| entered) {
-            self.event("WaitingForMembers", message).await;
+            let reason = match phase {
+                phase::ADDING => "WaitingForKey",
+                _ => "WaitingForMembers",
+            };
+            self.event(reason, message).await;
         }
         self.tell(&CodexKeyRotationStatus {
             phase: Some(phase.to_owned()),
@@ -233,14 +237,24 @@ impl<'a> Writer<'a> {
             Some(Mode::Reencrypt) => ", and all that they hold was encrypted anew",
             _ => "",
         };
-        let mut what = format!(
-            "members {ready} need key {to} only{anew}; {from} stays in the keyring for what is not a running member"
-        );
+        let own = self.look.store.spec.encryption.own_secret();
+        let (reason, rest) = match own {
+            Some(_) => (
+                "Reencrypted",
+                "what else needs another key is in .status.encryptionKeys of the CodexStore"
+                    .to_owned(),
+            ),
+            None => (
+                "KeyRotated",
+                format!("{from} stays in the keyring for what is not a running member"),
+            ),
+        };
+        let mut what = format!("members {ready} need key {to} only{anew}; {rest}");
         if let Some((false, left)) = reencrypted(&status) {
             what = format!("{what}; {left}");
         }
         self.end(status, phase::COMPLETED, &what).await?;
-        self.event("KeyRotated", &what).await;
+        self.event(reason, &what).await;
         self.warn_of_exposed().await;
         Ok(())
     }

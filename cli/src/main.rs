@@ -33,6 +33,7 @@ use args::{Cli, Command};
 use output::Format;
 
 fn main() -> ExitCode {
+    conceal();
     let cli = parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
             }
             ExitCode::from(code)
         }
+    }
+}
+
+/// A core file would hold keys and values; and whoever can trace this process has them. What it starts is as it would be otherwise.
+fn conceal() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("codexctl: this process cannot be kept from being traced or dumped: {error}");
     }
 }
 

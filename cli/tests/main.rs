@@ -12,6 +12,7 @@
 mod support;
 
 mod backups;
+mod core_file;
 mod dev;
 mod explain;
 mod kv;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use codexstore_operator::args::{Cli, Command, LogFormat, RunArgs};
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -41,6 +41,7 @@ fn start(args: RunArgs) -> anyhow::Result<()> {
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .init();
+    conceal();
     // The one provider of cryptography; without this, the first TLS connection would have to guess.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -49,4 +50,12 @@ fn start(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(codexstore_operator::run::run(args))
+}
+
+/// A core file would hold keys, those of each store among them; and whoever can trace this process has them.
+fn conceal() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        warn!(%error, "this process cannot be kept from being traced or dumped");
+    }
 }

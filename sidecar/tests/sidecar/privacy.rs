@@ -142,3 +142,41 @@ fn another_process_of_the_same_user_cannot_look_into_it() {
     other.wait().unwrap();
     assert_eq!(s.put("k", b"value").status, 201, "it works all the same");
 }
+
+/// As large a core file as this user may have, wherever a crash may leave one.
+const MAY_DUMP: &str = "ulimit -c \"$(ulimit -H -c)\"; ";
+
+#[test]
+fn a_crash_leaves_no_core_file() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    let place = Place::new();
+    let cores = place.path("cores");
+    std::fs::create_dir(&cores).unwrap();
+    let shell = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{MAY_DUMP}{script}")]);
+        command.current_dir(&cores);
+        command
+    };
+    let left = || std::fs::read_dir(&cores).unwrap().count();
+    // What is refused below is allowed with any other process of this user.
+    let other = shell("kill -s ABRT $$").status().unwrap();
+    assert_eq!(other.signal(), Some(6), "{other}");
+    if !other.core_dumped() {
+        println!("this machine makes no core files at all: nothing can be seen here");
+    }
+    let before = left();
+    let base = place.command(&[]);
+    let mut command = shell("exec \"$0\" \"$@\"");
+    command.arg(base.get_program()).args(base.get_args());
+    let mut s = place.spawn(command);
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+    assert_eq!(s.put("canary-key", b"canary-value").status, 201);
+    s.signal(rustix::process::Signal::ABORT);
+    let status = s.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(6), "{status}");
+    assert!(!status.core_dumped(), "{status}");
+    assert_eq!(left(), before);
+}

@@ -1,12 +1,12 @@
 //! Canaries: a store's keys, values, key bytes and tokens are nowhere but where they belong.
 
-use codexstore_tests::objects;
-use codexstore_tests::{Namespace, SYSTEM, namespace, path_of};
+use codexstore_tests::objects::{self, IDLE};
+use codexstore_tests::{Namespace, SYSTEM, namespace, path_of, wait};
 use serde_json::{Value, json};
 
 use crate::backups::take;
 use crate::restores::restore_is;
-use crate::rotation::{rotation, rotation_is};
+use crate::rotation::{rotation, rotation_is, signal};
 
 #[test]
 fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
@@ -192,6 +192,50 @@ fn use_and_misuse(ns: &Namespace) -> Vec<(String, String)> {
     // The key of before and the new one, among others.
     assert!(secrets.len() >= 11, "{}", secrets.len());
     secrets
+}
+
+#[test]
+fn a_sidecar_that_is_aborted_leaves_no_core_file_and_its_log_says_nothing_of_what_it_held() {
+    let Some(ns) = namespace("core-file") else {
+        return;
+    };
+    ns.store("orders", json!({}));
+    // One process namespace and one user: so the app may send it signals, on any cluster.
+    let mut spec = objects::pod_spec(IDLE);
+    spec["shareProcessNamespace"] = json!(true);
+    spec["securityContext"]["runAsUser"] = json!(65532);
+    ns.create(&objects::pod_with("app", Some("orders"), spec));
+    ns.pod_ready("app");
+    let (key, value) = ("canary-key-7f3a", "canary-value-91bc");
+    assert_eq!(ns.put("app", key, value), 201);
+    // What the kernel makes no core file of belongs to root below /proc, whoever it runs as. (That it makes none then is for the
+    // sidecar's own tests: where a core file would go to is the node's business, and no pod sees it.)
+    let owner = "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null)\" in \
+         /codexstore-sidecar\\ run*) stat -c %u $p/environ; stat -c %u /proc/self/environ;; esac; done";
+    let owners = ns.sh("app", "app", owner).success("whose they are");
+    assert_eq!(
+        owners.split_whitespace().collect::<Vec<_>>(),
+        ["0", "65532"]
+    );
+    signal(&ns, "app", "ABRT");
+    wait::until("it was started anew", wait::LONG, || {
+        match ns.sidecar_restarts("app") {
+            1 => Ok(()),
+            n => Err(n),
+        }
+    });
+    let pod = ns.pod_ready("app");
+    let all = pod["status"]["initContainerStatuses"].as_array().unwrap();
+    let sidecar = all.iter().find(|c| c["name"] == "codexstore").unwrap();
+    let ended = &sidecar["lastState"]["terminated"];
+    assert_eq!(ended["exitCode"], 128 + 6, "{sidecar}");
+    assert_eq!(ns.value("app", key).as_deref(), Some(value));
+    let log = ns.log("app", "codexstore&previous=true");
+    assert!(log.contains("\"level\""), "{log}");
+    let events = ns.get("events").unwrap();
+    for text in [log, pod.to_string(), events.to_string()] {
+        assert!(!text.contains("canary"), "{text}");
+    }
 }
 
 #[test]

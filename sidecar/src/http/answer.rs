@@ -19,7 +19,7 @@ use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use super::InWork;
 use crate::engine::Failure;
 use crate::log::Throttle;
-use crate::serve::connections::{Sending, Working};
+use crate::serve::connections::{Answering, Sending, Working};
 
 /// Bytes that HTTP/2 is given at a time. Whoever does not take as many within the deadline for
 /// slow readers has stalled.
@@ -32,6 +32,7 @@ pub struct Body {
     bytes: Bytes,
     held: Held,
     sending: Option<Arc<Sending>>,
+    answering: Option<Answering>,
     /// What comes behind the bytes: the messages of a call, and its trailers.
     rest: Option<tonic::body::Body>,
 }
@@ -122,6 +123,11 @@ impl Body {
         if !self.is_empty() {
             self.held.in_work = Some(in_work);
         }
+    }
+
+    /// Tells a connection of HTTP/1 when the protocol has all bytes.
+    pub fn answers(&mut self, answering: Option<Answering>) {
+        self.answering = answering;
     }
 
     /// Keeps the connection busy until the bytes are sent, and watches that they are.
@@ -237,7 +243,11 @@ pub fn json<T: serde::Serialize>(value: &T) -> Result<Response<Body>, Reject> {
 /// The answer to HEAD: the same header, the body's length included, and no body.
 pub fn without_body(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
-    if !body.bytes.is_empty() && !head.headers.contains_key(header::CONTENT_LENGTH) {
+    let length = !matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if length && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(body.bytes.len()));
     }
@@ -394,5 +404,21 @@ impl From<Failure> for Reject {
 impl From<codexstore_api::Error> for Reject {
     fn from(error: codexstore_api::Error) -> Reject {
         Reject::from(error.to_problem())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_is_told_the_length_of_a_value_that_is_empty() {
+        let length = |response| {
+            let head = without_body(response);
+            head.headers().get(header::CONTENT_LENGTH).cloned()
+        };
+        assert_eq!(length(Response::new(Body::empty())).unwrap(), "0");
+        assert_eq!(length(Response::new(Body::from("abc"))).unwrap(), "3");
+        assert_eq!(length(status(StatusCode::NOT_MODIFIED)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! All connections of a listener: how many there may be, which one gives way, and how they stop.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Instant;
@@ -9,6 +9,15 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::metrics::Turned;
+
+/// No answer of HTTP/1 is on its way.
+const NONE: u8 = 0;
+
+/// The protocol does not have all of it yet.
+const MADE: u8 = 1;
+
+/// The protocol has all of it.
+const BUFFERED: u8 = 2;
 
 /// State of one connection, shared by its stream, its service and the table.
 pub struct Connection {
@@ -24,6 +33,8 @@ pub struct Connection {
     served: AtomicBool,
     /// Bytes of an answer wait for the client to take what came before.
     blocked: AtomicBool,
+    /// How far the answer is that HTTP/1 is giving.
+    answer: AtomicU8,
     /// Answers on HTTP/2 of which bytes are not sent: a number for each, and when the protocol last
     /// took some, as milliseconds since `born`.
     unsent: Mutex<Vec<(u64, u64)>>,
@@ -78,12 +89,28 @@ impl Connection {
         self.blocked.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that all that was written is out.
-    pub fn flushed(&self) {
-        if self.blocked.load(Ordering::Relaxed) {
+    /// Notes that all that was written is out, and says whether it had to wait for the client.
+    pub fn flushed(&self) -> bool {
+        let waited = self.blocked.load(Ordering::Relaxed);
+        if self.answer.load(Ordering::Relaxed) == BUFFERED {
+            self.answer.store(NONE, Ordering::Relaxed);
+        }
+        if waited {
             self.blocked.store(false, Ordering::Relaxed);
             self.quiet_since.store(self.now(), Ordering::Relaxed);
         }
+        waited
+    }
+
+    /// Notes that an answer of HTTP/1 is being given; the guard goes with its body.
+    pub fn answer(connection: &Arc<Connection>) -> Answering {
+        connection.answer.store(MADE, Ordering::Relaxed);
+        Answering(Arc::clone(connection))
+    }
+
+    /// True while bytes of an answer of HTTP/1 may be to be written.
+    pub fn answering(&self) -> bool {
+        self.answer.load(Ordering::Relaxed) != NONE
     }
 
     /// Milliseconds for which an answer on HTTP/2 has been standing still: its client grants no
@@ -154,6 +181,15 @@ impl Drop for Working {
     fn drop(&mut self) {
         self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
         self.0.in_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer of HTTP/1, up to where the protocol has all of it.
+pub struct Answering(Arc<Connection>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answer.store(BUFFERED, Ordering::Relaxed);
     }
 }
 
@@ -256,6 +292,7 @@ impl Connections {
             head_since: AtomicU64::new(0),
             served: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            answer: AtomicU8::new(NONE),
             unsent: Mutex::default(),
             evicted: AtomicBool::new(false),
             stopping: AtomicBool::new(self.stopping.load(Ordering::Relaxed)),

@@ -242,7 +242,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.refusal.is_none() && this.spoken != Spoken::Http2 && !this.connection.working() {
+        if this.refusal.is_none() && this.spoken != Spoken::Http2 && !this.connection.answering() {
             this.refusal = Refusal::of(buf);
         }
         let written = if this.refusal.is_some() {
@@ -273,8 +273,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.connection.flushed();
+        if matches!(flushed, Poll::Ready(Ok(()))) && self.connection.flushed() {
+            // hyper does not begin with a request that came while an answer before it was in the way, and
+            // does not look again when that is out: without this it would wait for the next tick.
+            cx.waker().wake_by_ref();
         }
         flushed
     }
@@ -323,6 +325,60 @@ mod tests {
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(matches!(place.ended(), Some(Turned::SlowHeader)));
+    }
+
+    #[tokio::test]
+    async fn what_of_an_answer_looks_like_a_refusal_is_passed_on_as_it_is() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let (place, _) = Connections::new(1).admit().unwrap();
+        let mut guard = Guard::new(server, Arc::clone(&place), limits(60_000, 60_000));
+        let bare = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let answering = Connection::answer(&place);
+        guard.write_all(bare).await.unwrap();
+        guard.flush().await.unwrap();
+        drop(answering);
+        guard.write_all(bare).await.unwrap();
+        guard.flush().await.unwrap();
+        // And this is one.
+        guard.write_all(bare).await.unwrap();
+        drop(guard);
+        let mut written = Vec::new();
+        client.read_to_end(&mut written).await.unwrap();
+        let refusal = written.strip_prefix(&bare.repeat(2)[..]).unwrap();
+        let refusal = String::from_utf8_lossy(refusal);
+        assert!(refusal.contains("malformed-request"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_request_behind_an_answer_that_waited_for_the_client_does_not_wait_longer() {
+        use bytes::Bytes;
+        use http_body_util::Full;
+        use hyper_util::rt::TokioIo;
+        let (mut client, server) = tokio::io::duplex(64);
+        let (place, _) = Connections::new(1).admit().unwrap();
+        let guard = Guard::new(server, Arc::clone(&place), limits(60_000, 60_000));
+        let service =
+            hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
+                // Its body is read once the answer is on its way.
+                crate::http::body::drain(request.into_body(), None);
+                async {
+                    Ok::<_, io::Error>(http::Response::new(Full::new(Bytes::from(vec![b'x'; 500]))))
+                }
+            });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(guard), service);
+        let serving = tokio::spawn(serving);
+        let request = b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx";
+        client.write_all(&request.repeat(3)).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answers = Vec::new();
+        let reading = client.read_to_end(&mut answers);
+        let in_time = tokio::time::timeout(Duration::from_secs(2), reading).await;
+        in_time.expect("before the tick").unwrap();
+        serving.await.unwrap().unwrap();
+        let answered = answers.windows(9).filter(|w| *w == b"HTTP/1.1 ");
+        assert_eq!(answered.count(), 3);
     }
 
     #[test]

@@ -85,9 +85,11 @@ where
         }
         let http2 = request.version() == Version::HTTP_2;
         let in_work = Connection::begin(connection);
+        let answering = (!http2).then(|| Connection::answer(connection));
         let answer = service(request);
         async move {
             let mut response = answer.await;
+            response.body_mut().answers(answering);
             if http2 || response.body().is_streaming() {
                 // One of many answers on the connection, or one that is not made yet: nothing but
                 // its own bytes says when it is sent. Else the guard sees that.

@@ -39,7 +39,7 @@ BENCH_ENV = $(STATIC) CODEXSTORE_SIDECAR=$(CURDIR)/target/$(HOST)/release/codexs
 
 bench: ## store and sidecar against their peers in the same run, as ratios (BENCH=full: all of it); writes target/bench/results.json
 	@tests/setup build bench
-	@images/build sidecar
+	@images/build sidecar operator
 	@rm -f target/bench/results.json
 	@$(BENCH_ENV) BENCH=$(BENCH) cargo bench $(BENCH_FLAGS) --bench sidecar
 	@$(BENCH_ENV) BENCH=$(BENCH) cargo bench $(BENCH_FLAGS) --bench store

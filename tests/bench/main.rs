@@ -15,11 +15,15 @@
 mod bars;
 mod crowd;
 mod daprd;
+#[path = "store/data.rs"]
+#[allow(dead_code)]
+mod data;
 mod go;
 mod load;
 mod redis;
 mod results;
 mod server;
+mod streams;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,6 +60,10 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("b")
         .tempdir_in(target.join("bench"))?;
+    let written = target.join("bench/results.json");
+    if env::var("BENCH_ONLY").is_ok_and(|only| only == "streams") {
+        return results::write(&written, &streams::rows(&program, dir.path())?);
+    }
     let ours = sidecar(&program, &dir.path().join("ours"))?;
     std::thread::sleep(IDLE);
     let (idle, all) = (ours.anonymous()?, ours.resident()?);
@@ -86,7 +94,9 @@ fn main() -> Result<()> {
     let many = ["--max-connections", "11000"];
     let crowded = start(&program, &dir.path().join("crowd"), &many)?;
     results.extend(crowd::rows(&crowded)?);
-    results::write(&target.join("bench/results.json"), &results)?;
+    drop((ours, redis, crowded));
+    results.extend(streams::rows(&program, dir.path())?);
+    results::write(&written, &results)?;
     println!("\nwritten: target/bench/results.json");
     Ok(())
 }
@@ -218,6 +228,12 @@ fn sidecar(program: &Path, dir: &Path) -> Result<Server> {
 
 /// The sidecar with other settings.
 fn start(program: &Path, dir: &Path, settings: &[&str]) -> Result<Server> {
+    let (command, socket) = command(program, dir, settings)?;
+    Server::start(command, socket, |socket| ready(program, socket))
+}
+
+/// What starts a sidecar, and its socket.
+fn command(program: &Path, dir: &Path, settings: &[&str]) -> Result<(Command, PathBuf)> {
     let keyring = dir.join("keyring");
     fs::create_dir_all(&keyring)?;
     fs::write(keyring.join("current"), "bench")?;
@@ -238,20 +254,23 @@ fn start(program: &Path, dir: &Path, settings: &[&str]) -> Result<Server> {
             "--max-disk",
             "8Gi",
             "--max-memory",
-            "2Gi",
+            "4Gi",
         ])
         .args(settings)
         .env_remove("CODEXSTORE_SOCKET")
         .env_remove("CODEXSTORE_REDIS_SOCKET");
-    Server::start(command, socket, |socket| {
-        Command::new(program)
-            .args(["ping", "--ready", "--socket"])
-            .arg(socket)
-            .stderr(Stdio::null())
-            .stdout(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success())
-    })
+    Ok((command, socket))
+}
+
+/// Whether the sidecar of a socket serves its store.
+fn ready(program: &Path, socket: &Path) -> bool {
+    Command::new(program)
+        .args(["ping", "--ready", "--socket"])
+        .arg(socket)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 /// Alternates rounds of ours and of Redis; the ratio is that of the medians.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 /// One case against one peer.
@@ -95,12 +95,15 @@ impl Row {
 }
 
 /// All units that rows have.
-const UNITS: [&str; 7] = [
+const UNITS: [&str; 10] = [
     "operations/s",
     "entries/s",
     "sets/sync",
+    "MB/s",
+    "s",
     "ms",
     "µs",
+    "µs of processor",
     "MiB",
     "bytes",
 ];
@@ -116,6 +119,16 @@ pub fn read(path: &Path) -> Vec<Row> {
 
 /// Puts the rows in the place of those that have the same name and peer, and writes all.
 pub fn write(path: &Path, new: &[Row]) -> Result<()> {
+    for row in new {
+        // Else it is not read again, and is lost.
+        let known = UNITS.contains(&row.unit);
+        ensure!(
+            known,
+            "{} is in {}, which is not a unit",
+            row.name,
+            row.unit
+        );
+    }
     let mut rows = read(path);
     rows.retain(|old| {
         !new.iter()

@@ -52,15 +52,21 @@ impl Server {
         ticks(self.child.id())
     }
 
+    /// The number of its process.
+    #[allow(dead_code, reason = "only the bench over sockets asks for it")]
+    pub fn process(&self) -> String {
+        self.child.id().to_string()
+    }
+
     /// Resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
         resident(&self.child.id().to_string())
     }
 
-    /// Resident memory in bytes without the pages of files, such as the program's own, which the system drops when it needs them.
+    /// As [`anonymous`].
     #[allow(dead_code, reason = "only the bench over sockets asks for it")]
     pub fn anonymous(&self) -> Result<u64> {
-        memory(&self.child.id().to_string(), "RssAnon")
+        anonymous(&self.process())
     }
 }
 
@@ -85,6 +91,13 @@ fn ticks(process: u32) -> Result<u64> {
 /// Resident memory of a process (`self`: of this one) in bytes.
 pub fn resident(process: &str) -> Result<u64> {
     memory(process, "VmRSS")
+}
+
+/// Resident memory of a process in bytes without the pages of files, such as the program's own, which the system drops when it needs
+/// them.
+#[allow(dead_code, reason = "only the bench over sockets asks for it")]
+pub fn anonymous(process: &str) -> Result<u64> {
+    memory(process, "RssAnon")
 }
 
 /// The most resident memory that a process has had, in bytes.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use codexstore_api::codes;
+use codexstore_api::codes::{self, Retry};
 
 /// An error that knows its exit code.
 #[derive(Debug)]
@@ -40,6 +40,14 @@ impl Coded {
     pub fn encryption(message: impl Into<String>) -> Self {
         Self {
             exit: codes::EXIT_ENCRYPTION,
+            message: message.into(),
+        }
+    }
+
+    /// What is stored is not what was written.
+    pub fn integrity(message: impl Into<String>) -> Self {
+        Self {
+            exit: codes::EXIT_INTEGRITY,
             message: message.into(),
         }
     }
@@ -120,6 +128,27 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         .unwrap_or(codes::EXIT_INTERNAL)
 }
 
+/// Whether the same may succeed later though nobody puts anything right. A code says it: ours where somebody was in the way or did not
+/// answer, the store's and the wire's by their table, where an outcome that is not known counts as one that may be another. What has no code
+/// is a disk's, a destination's, the network's or the API server's, and may heal.
+pub fn may_heal(error: &anyhow::Error) -> bool {
+    error.chain().all(|cause| {
+        if let Some(coded) = cause.downcast_ref::<Coded>() {
+            return matches!(
+                coded.exit,
+                codes::EXIT_CONCURRENCY | codes::EXIT_UNREACHABLE
+            );
+        }
+        let told = cause.downcast_ref::<codexstore_api::Error>();
+        let told = told.map(codexstore_api::Error::retry);
+        let of_store = || {
+            let error = cause.downcast_ref::<codexstore::Error>()?;
+            Some(codes::row(error.code()).retry)
+        };
+        told.or_else(of_store) != Some(Retry::No)
+    })
+}
+
 /// The store's codes are those of the wire: one table says how each ends.
 fn exit_of_store(error: &codexstore::Error) -> u8 {
     codes::TABLE
@@ -170,6 +199,42 @@ mod tests {
             let row = codes::TABLE.iter().find(|row| row.code == code.as_str());
             let error = codexstore::Error::new(*code, "it").into();
             assert_eq!(report(&error).1, row.unwrap().exit, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_to_put_right_does_not_heal_and_what_was_in_the_way_may() {
+        let of_store = |code| codexstore::Error::new(code, "it").into();
+        let told = |code| codexstore_api::Error::new(code, "it").into();
+        let stays: [anyhow::Error; 9] = [
+            Coded::not_found("no backup").into(),
+            Coded::invalid("no destination").into(),
+            Coded::integrity("other bytes").into(),
+            of_store(codexstore::Code::WrongKey),
+            of_store(codexstore::Code::KeyMissing),
+            told("wrong-key"),
+            told("corrupt"),
+            told("disk-full"),
+            told("denied"),
+        ];
+        for error in stays {
+            let error = error.context("restore");
+            assert!(!may_heal(&error), "{error:#}");
+        }
+        let heals: [anyhow::Error; 9] = [
+            std::io::Error::from(std::io::ErrorKind::PermissionDenied).into(),
+            anyhow::Error::msg("NoSuchBucket"),
+            Coded::conflict("another took the Lease").into(),
+            of_store(codexstore::Code::Io),
+            told("overloaded"),
+            told("starting"),
+            told("unreachable"),
+            told("outcome-unknown"),
+            told("one-of-a-newer-sidecar"),
+        ];
+        for error in heals {
+            let error = error.context("restore");
+            assert!(may_heal(&error), "{error:#}");
         }
     }
 

@@ -233,6 +233,13 @@ pub mod condition {
 /// Reason of the condition `Completed` while a try has failed and the Job has others left.
 pub const TRY_FAILED: &str = "TryFailed";
 
+/// Why the last try that ended has failed, as long as no later one has ended: what the conditions of a backup or a restore say.
+pub fn last_try(conditions: &[Condition]) -> Option<&str> {
+    let mut all = conditions.iter();
+    let found = all.find(|c| c.type_ == condition::COMPLETED && c.reason == TRY_FAILED)?;
+    Some(&found.message)
+}
+
 /// How long something took, for people.
 pub fn took(began: Option<&Time>, now: Timestamp) -> Option<String> {
     let took = now.since(began?.0).ok()?.round(Unit::Second).ok()?;
@@ -260,13 +267,6 @@ impl CodexBackupStatus {
     pub fn counts(&self, verify: Verify) -> bool {
         let verified = self.verified();
         self.usable() && verified.unwrap_or(verify != Verify::Always)
-    }
-
-    /// Why the last try that ended has failed, as long as no later one has ended.
-    pub fn last_try(&self) -> Option<&str> {
-        let mut all = self.conditions.iter();
-        let found = all.find(|c| c.type_ == condition::COMPLETED && c.reason == TRY_FAILED)?;
-        Some(&found.message)
     }
 
     /// Status of the condition `Verified`; none before it was looked at.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use codexstore::backup::{self, HEAD};
 use codexstore::{Encryption, Keyring};
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::destination::Destination;
 use super::source::Source;
 use super::stored::path;
+use crate::failure::Coded;
 
 /// Bytes that are sent at a time.
 const PART: usize = 256 << 10;
@@ -145,9 +146,8 @@ async fn pass_on(
         }
     }
     if Some(hex(&sum.finalize())) != stored.sha256 {
-        return Err(anyhow!(
-            "{path} is not what was stored: its SHA-256 differs"
-        ));
+        let what = format!("{path} is not what was stored: its SHA-256 differs");
+        return Err(Coded::integrity(what).into());
     }
     let _ = parts.send(Ok(held)).await;
     Ok(())

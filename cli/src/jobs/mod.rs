@@ -14,6 +14,7 @@ mod restore;
 mod source;
 mod stored;
 mod take;
+mod tries;
 mod verify;
 
 use anyhow::Result;

@@ -15,7 +15,7 @@ use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt};
 use tokio::sync::mpsc;
@@ -29,7 +29,8 @@ use super::plan::{Past, Plan};
 use super::source::{self, Chosen, Source};
 use super::stored;
 use super::take::is_member;
-use crate::failure::Coded;
+use super::tries::{self, condition_of};
+use crate::failure::{Coded, may_heal};
 
 /// Longest time for one member, where the store allows its backups less.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -45,7 +46,8 @@ pub struct Asked<'a> {
     pub recorded: bool,
 }
 
-/// Restores. Succeeds if at least one member is restored.
+/// Restores. Succeeds if at least one member is restored. One that restores none, and that somebody asked for, has not ended if another try
+/// may do better ([`tries`]): no member was changed, or else it gets the same once more.
 pub async fn restore(cluster: &Cluster, asked: Asked<'_>, holder: &str) -> Result<()> {
     let name = asked.restore;
     let restore = cluster.restore(name).await?;
@@ -70,6 +72,7 @@ pub async fn restore(cluster: &Cluster, asked: Asked<'_>, holder: &str) -> Resul
         named,
         recorded: asked.recorded,
         left: Vec::new(),
+        heals: false,
         status: CodexRestoreStatus {
             // It stays until this has ended.
             backup: named.map(str::to_owned),
@@ -82,14 +85,34 @@ pub async fn restore(cluster: &Cluster, asked: Asked<'_>, holder: &str) -> Resul
     };
     run.tell("waiting for its turn").await?;
     let result = hold(&restore, cluster, holder, run.all()).await;
+    run.heals |= result.as_ref().is_err_and(may_heal);
     run.sum(result.as_ref().err());
-    run.finish().await?;
+    let failed = run.status.phase.as_deref() == Some(phase::FAILED);
+    let why = run.status.message.clone().unwrap_or_default();
+    // One that members wait for is asked for again anyway.
+    if failed && run.heals && !restore.spec.on_start {
+        run.status = tried(&run.status, named, &why);
+        run.write().await?;
+    } else {
+        run.finish().await?;
+    }
     result?;
-    match run.status.phase.as_deref() {
-        Some(phase::FAILED) => Err(anyhow::Error::msg(
-            run.status.message.clone().unwrap_or_default(),
-        )),
-        _ => Ok(()),
+    if failed {
+        return Err(anyhow::Error::msg(why));
+    }
+    Ok(())
+}
+
+/// The status after a try that restored nothing.
+fn tried(status: &CodexRestoreStatus, named: Option<&str>, why: &str) -> CodexRestoreStatus {
+    let (message, completed) = tries::tried(why);
+    CodexRestoreStatus {
+        phase: Some(phase::RUNNING.to_owned()),
+        message: Some(message),
+        conditions: vec![completed],
+        // It stays until this has ended.
+        backup: named.map(str::to_owned),
+        ..status.clone()
     }
 }
 
@@ -130,6 +153,8 @@ struct Run<'a> {
     recorded: bool,
     /// Members of that backup which no member of the copy gets.
     left: Vec<String>,
+    /// Whether something failed that may go well the next time.
+    heals: bool,
     status: CodexRestoreStatus,
 }
 
@@ -160,13 +185,17 @@ impl Run<'_> {
         for (name, from) in targets {
             self.tell(&format!("restoring {name}")).await?;
             let pod = pods.iter().find(|pod| pod.name_any() == name);
+            let missing = "no pod of that name is a member of the store";
             let done = match pod {
                 Some(pod) => self.one(&stock, pod, &from).await,
-                None => Err(anyhow!("no pod of that name is a member of the store")),
+                None => Err(Coded::not_found(missing).into()),
             };
-            let mut entry = done.unwrap_or_else(|error| RestoredMember {
-                message: Some(bounded(&format!("{error:#}"))),
-                ..RestoredMember::default()
+            let mut entry = done.unwrap_or_else(|error| {
+                self.heals |= may_heal(&error);
+                RestoredMember {
+                    message: Some(bounded(&format!("{error:#}"))),
+                    ..RestoredMember::default()
+                }
             });
             entry.from = (from != name).then_some(from);
             eprintln!("{name}: {}", words(&entry));
@@ -293,7 +322,9 @@ impl Run<'_> {
         } else {
             stock.pieces(from).await?
         };
-        let plan = self.plan(stock, from, &pieces)?;
+        // By what there is: that stays as it is.
+        let plan = self.plan(stock, from, &pieces);
+        let plan = plan.map_err(|why| Coded::not_found(format!("{why:#}")))?;
         let client = member::connect(pod, &stock.credentials).await?;
         let allowed = self
             .store
@@ -447,14 +478,8 @@ impl Run<'_> {
         let message = self.status.message.clone().unwrap_or_default();
         self.status.completed_at = Some(Time(now));
         self.status.duration = took(self.status.started_at.as_ref(), now);
-        self.status.conditions = vec![Condition {
-            type_: condition::COMPLETED.to_owned(),
-            status: if good { "True" } else { "False" }.to_owned(),
-            reason: reason.clone(),
-            message: message.clone(),
-            observed_generation: None,
-            last_transition_time: Time(now),
-        }];
+        let completed = condition_of(condition::COMPLETED, good, &reason, &message);
+        self.status.conditions = vec![completed];
         self.write().await?;
         let name = self.restore.name_any();
         let ready = self.status.ready.as_deref().unwrap_or("0/0");
@@ -580,5 +605,27 @@ fn entry(source: &Source, told: &RestoreTold) -> RestoredMember {
         lineage: Some(told.lineage.clone()),
         set_aside: told.set_aside.clone(),
         ..RestoredMember::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codexstore_crds::codex_backup::last_try;
+
+    use super::*;
+
+    #[test]
+    fn a_try_that_restored_nothing_has_not_ended_and_keeps_its_backup() {
+        let failed = CodexRestoreStatus {
+            phase: Some(phase::FAILED.to_owned()),
+            ready: Some("0/1".to_owned()),
+            ..CodexRestoreStatus::default()
+        };
+        let status = tried(&failed, Some("monday"), "web-0: no answer");
+        assert!(!status.ended() && status.completed_at.is_none());
+        assert_eq!(last_try(&status.conditions), Some("web-0: no answer"));
+        // What retention leaves alone.
+        assert_eq!(status.backup.as_deref(), Some("monday"));
+        assert_eq!(status.ready, failed.ready);
     }
 }

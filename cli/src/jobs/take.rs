@@ -20,6 +20,7 @@ use super::destination::Destination;
 use super::escrow;
 use super::lease::Holder;
 use super::member::{self, Credentials};
+use super::tries::{self, condition_of};
 use crate::failure::Coded;
 
 /// Which backup.
@@ -35,8 +36,7 @@ pub enum Which<'a> {
     },
 }
 
-/// Takes a backup. Succeeds if at least one member is stored. One that stores none says so and has not ended: its Job may have tries left,
-/// and once it has none the operator says that it failed.
+/// Takes a backup. Succeeds if at least one member is stored. One that stores none says so and has not ended ([`tries`]).
 pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<()> {
     let (store, backup) = match which {
         Which::Named(name) => {
@@ -78,12 +78,11 @@ pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<(
 
 /// The status after a try that stored nothing.
 fn tried(status: &CodexBackupStatus, why: &str) -> CodexBackupStatus {
+    let (message, completed) = tries::tried(why);
     CodexBackupStatus {
         phase: Some(phase::RUNNING.to_owned()),
-        message: Some(bounded(&format!(
-            "a try failed, and its Job goes on as long as it has others left: {why}"
-        ))),
-        conditions: vec![condition_of(condition::COMPLETED, false, TRY_FAILED, why)],
+        message: Some(message),
+        conditions: vec![completed],
         ..status.clone()
     }
 }
@@ -387,17 +386,6 @@ async fn undo(
     }
 }
 
-fn condition_of(type_: &str, status: bool, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: type_.to_owned(),
-        status: if status { "True" } else { "False" }.to_owned(),
-        reason: reason.to_owned(),
-        message: bounded(message),
-        observed_generation: None,
-        last_transition_time: Time(Timestamp::now()),
-    }
-}
-
 /// Whether a pod is, or should be, a member.
 pub fn is_member(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -430,6 +418,8 @@ pub fn random() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use codexstore_crds::codex_backup::last_try;
+
     use super::*;
 
     #[tokio::test]
@@ -476,7 +466,7 @@ mod tests {
         };
         let status = tried(&running, "web-0: no answer");
         assert!(!status.ended() && !status.usable() && status.completed_at.is_none());
-        assert_eq!(status.last_try(), Some("web-0: no answer"));
+        assert_eq!(last_try(&status.conditions), Some("web-0: no answer"));
         assert_eq!(
             (&status.directory, &status.members),
             (&running.directory, &running.members)

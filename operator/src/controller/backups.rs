@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codexstore_crds::backup::Verify;
-use codexstore_crds::codex_backup::{CodexBackupStatus, DeletionPolicy, condition, phase, took};
+use codexstore_crds::codex_backup::{
+    CodexBackupStatus, DeletionPolicy, condition, last_try, phase, took,
+};
 use codexstore_crds::jobs::{self, Task};
 use codexstore_crds::status::bounded;
 use codexstore_crds::{CodexBackup, CodexStore, names, retention};
@@ -247,15 +249,7 @@ impl One<'_> {
                 if live.ended() {
                     return Ok(Some(SOON));
                 }
-                let why = match ended {
-                    Run::Failed(why) => why,
-                    Run::None => "its Job is gone".to_owned(),
-                    _ => "its Job ended without saying how it went".to_owned(),
-                };
-                let why = match live.last_try() {
-                    Some(last) => format!("{last} ({why})"),
-                    None => why,
-                };
+                let why = ended.failure(last_try(&live.conditions));
                 self.lost(&live, &why).await?;
                 self.warn("BackupFailed", &why).await;
                 if let Some(store) = self.store().await? {

@@ -20,6 +20,21 @@ pub enum Run {
     Failed(String),
 }
 
+impl Run {
+    /// Why that has failed whose Job has ended without a word on it. What its last try said comes first.
+    pub fn failure(self, last_try: Option<&str>) -> String {
+        let why = match self {
+            Run::Failed(why) => why,
+            Run::None => "its Job is gone".to_owned(),
+            Run::Going | Run::Done => "its Job ended without saying how it went".to_owned(),
+        };
+        match last_try {
+            Some(last) => format!("{last} ({why})"),
+            None => why,
+        }
+    }
+}
+
 /// How the Job of this name is.
 pub async fn run_of(jobs: &Api<Job>, name: &str) -> Result<Run, Error> {
     let found = jobs.get_opt(name).await?;

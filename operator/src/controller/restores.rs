@@ -1,14 +1,14 @@
 //! Reconciles CodexRestore resources, and makes those of members that wait for their backup.
 //!
-//! The Job writes into the status what it did. Here is written only what no Job can: that it has not begun, may not begin,
-//! or has ended without a word.
+//! The Job writes into the status what it did. Here is written only what no Job can: that it has not begun, may not begin, has no try
+//! left, or has ended without a word.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codexstore_api::status::State;
 use codexstore_crds::backup::LocalRef;
-use codexstore_crds::codex_backup::{condition, phase};
+use codexstore_crds::codex_backup::{condition, last_try, phase, took};
 use codexstore_crds::codex_restore::RestoreTarget;
 use codexstore_crds::status::bounded;
 use codexstore_crds::{
@@ -155,12 +155,9 @@ impl One<'_> {
                 if live.ended() {
                     return Ok(Some(SOON));
                 }
-                let why = match ended {
-                    Run::Failed(why) => why,
-                    Run::None => "its Job is gone".to_owned(),
-                    _ => "its Job ended without saying how it went".to_owned(),
-                };
+                let why = ended.failure(last_try(&live.conditions));
                 self.end(&live, &why).await?;
+                self.tell_store(&why).await?;
                 Ok(None)
             }
         }
@@ -384,6 +381,7 @@ impl One<'_> {
         // All that is known of it, under our name: the Job's is not heard any more.
         self.tell(json!(CodexRestoreStatus {
             phase: Some(phase::FAILED.to_owned()),
+            duration: took(status.started_at.as_ref(), now.0),
             completed_at: Some(now),
             message: Some(bounded(why)),
             conditions: vec![completed],
@@ -395,6 +393,21 @@ impl One<'_> {
             .events
             .warning(&about, problem::RESTORE_FAILED, why)
             .await;
+        Ok(())
+    }
+
+    /// Tells of a failure where whoever looks after the store sees it.
+    async fn tell_store(&self, why: &str) -> Result<(), Error> {
+        let stores = Api::<CodexStore>::namespaced(self.shared.client.clone(), &self.namespace);
+        let store = stores.get_opt(&self.restore.spec.store_ref.name).await?;
+        if let Some(store) = store {
+            let note = format!("restore {}: {why}", self.restore.name_any());
+            let about = store.object_ref(&());
+            self.shared
+                .events
+                .warning(&about, problem::RESTORE_FAILED, &note)
+                .await;
+        }
         Ok(())
     }
 
@@ -502,24 +515,5 @@ fn of_member(store: &CodexStore, member: &Member, name: &str) -> CodexRestore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::controller::fixtures::{pod, store};
-    use codexstore_crds::codex_restore::MAX_RESTORE_NAME;
-
-    #[test]
-    fn a_member_has_one_restore_whose_name_fits() {
-        let mut store = store();
-        store.metadata.name = Some("s".repeat(names::MAX_STORE_NAME));
-        let member = Member {
-            pod: Arc::new(pod("web-0")),
-            answer: None,
-        };
-        let name = restore_name(&store, "0a1b2c3d-4e5f-6789-abcd-ef0123456789");
-        assert!(name.ends_with("-0a1b2c3d-4e5f") && name.len() <= MAX_RESTORE_NAME);
-        let restore = of_member(&store, &member, &name);
-        assert!(restore.spec.on_start);
-        assert_eq!(restore.spec.members[0].pod, "web-0");
-        assert_eq!(restore.metadata.owner_references.unwrap().len(), 1);
-    }
-}
+#[path = "restores_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use codexstore_tests::{Namespace, namespace, objects, wait};
 use serde_json::{Value, json};
 
 use crate::backups::{backup, backup_is, looker, verified};
-use crate::restores::restore_is;
+use crate::restores::{restore, restore_is};
 
 fn orders(backup: &Value) -> Value {
     let mut spec = json!({"volume": {"claim": {"size": "128Mi"}}, "backup": {"destination": {"claim": "backups"}, "verify": "Always"}});
@@ -18,17 +18,24 @@ fn orders(backup: &Value) -> Value {
 /// A try has failed, and it says why.
 #[track_caller]
 fn tried(ns: &Namespace, name: &str) -> Value {
-    let status = backup_is(ns, name, "a try has failed", |s| {
-        let all = s["conditions"].as_array();
-        all.is_some_and(|all| all.iter().any(|c| c["reason"] == "TryFailed"))
-    });
-    assert_eq!(status["phase"], "Running", "{status}");
-    assert!(status["completedAt"].is_null(), "{status}");
+    let status = backup_is(ns, name, "a try has failed", has_failed_try);
+    goes_on(&status);
     status
 }
 
+fn has_failed_try(status: &Value) -> bool {
+    let all = status["conditions"].as_array();
+    all.is_some_and(|all| all.iter().any(|c| c["reason"] == "TryFailed"))
+}
+
+#[track_caller]
+fn goes_on(status: &Value) {
+    assert_eq!(status["phase"], "Running", "{status}");
+    assert!(status["completedAt"].is_null(), "{status}");
+}
+
 #[test]
-fn a_backup_whose_first_try_failed_is_stored_by_a_later_one() {
+fn a_backup_and_a_restore_whose_first_tries_failed_are_done_by_later_ones() {
     let Some(ns) = namespace("tries") else {
         return;
     };
@@ -56,6 +63,27 @@ fn a_backup_whose_first_try_failed_is_stored_by_a_later_one() {
         verified(s) == Some("True")
     });
     assert_eq!(status["ready"], "1/1", "{status}");
+
+    assert_eq!(ns.put("app-0", "late", "goes"), 201);
+    ns.sh("look", "app", "chmod 000 /b/*/orders")
+        .success("chmod");
+    ns.create(&restore("back", json!({})));
+    let status = restore_is(&ns, "back", "a try has failed", has_failed_try);
+    goes_on(&status);
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("Permission denied"), "{status}");
+    assert_eq!(ns.keys("app-0", ""), ["k", "late"]);
+    ns.sh("look", "app", "chmod 700 /b/*/orders")
+        .success("chmod");
+    let status = restore_is(&ns, "back", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    assert_eq!(
+        (&status["phase"], &status["backup"]),
+        (&json!("Succeeded"), &json!("later")),
+        "{status}"
+    );
+    assert_eq!(ns.keys("app-0", ""), ["k"]);
 }
 
 #[test]

@@ -269,6 +269,8 @@ fn a_member_that_runs_gets_another_past_and_what_it_had_is_set_aside() {
     });
     let message = none["message"].as_str().unwrap();
     assert!(message.contains("no backup nothing"), "{none}");
+    // By its first try: no other one would find it.
+    assert!(!message.contains("job/"), "{none}");
 
     // What does not verify is neither opened nor deleted, until somebody says what takes its place.
     ns.delete_and_wait("pods/app-1");

@@ -1,0 +1,132 @@
+use codexstore_crds::codex_restore::MAX_RESTORE_NAME;
+
+use super::super::fake_api::{FakeApi, Fault};
+use super::super::fixtures::{pod, store};
+use super::super::scripted::{STORE, operator};
+use super::*;
+
+const RESTORE: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexrestores/back";
+const JOB: &str = "/apis/batch/v1/namespaces/shop/jobs/cxr-back";
+
+#[test]
+fn a_member_has_one_restore_whose_name_fits() {
+    let mut store = store();
+    store.metadata.name = Some("s".repeat(names::MAX_STORE_NAME));
+    let member = Member {
+        pod: Arc::new(pod("web-0")),
+        answer: None,
+    };
+    let name = restore_name(&store, "0a1b2c3d-4e5f-6789-abcd-ef0123456789");
+    assert!(name.ends_with("-0a1b2c3d-4e5f") && name.len() <= MAX_RESTORE_NAME);
+    let restore = of_member(&store, &member, &name);
+    assert!(restore.spec.on_start);
+    assert_eq!(restore.spec.members[0].pod, "web-0");
+    assert_eq!(restore.metadata.owner_references.unwrap().len(), 1);
+}
+
+/// A restore of which its Job's pod wrote this, and its Job, which is in this state.
+async fn restored(status: Value, conditions: Value) -> FakeApi {
+    let api = FakeApi::start().await;
+    let mut store = store();
+    let policy = json!({"destination": {"claim": "b"}});
+    store.spec.backup = serde_json::from_value(policy).unwrap();
+    api.put(STORE, &store);
+    let job = json!({"metadata": {"name": "cxr-back", "namespace": "shop"}, "status": {"conditions": conditions}});
+    api.put(JOB, &job);
+    told(&api, &status);
+    api
+}
+
+/// What the Job's pod wrote.
+fn told(api: &FakeApi, status: &Value) {
+    let restore = json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore",
+        "metadata": {"name": "back", "namespace": "shop", "uid": "r"},
+        "spec": {"storeRef": {"name": "orders"}, "backupRef": {"name": "monday"}}, "status": status});
+    api.put(RESTORE, &restore);
+}
+
+fn seen(api: &FakeApi) -> Arc<CodexRestore> {
+    Arc::new(serde_json::from_value(api.get(RESTORE).unwrap()).unwrap())
+}
+
+/// One look by an operator that has just started; the status then.
+async fn look_at(api: &FakeApi) -> Value {
+    look(seen(api), Arc::new(operator(api))).await.unwrap();
+    api.get(RESTORE).unwrap()["status"].take()
+}
+
+fn failed_try() -> Value {
+    let completed = json!({"type": "Completed", "status": "False", "reason": "TryFailed", "message": "web-0: no answer",
+        "lastTransitionTime": "2026-11-01T00:00:00Z"});
+    json!({"phase": "Running", "startedAt": "2026-11-01T00:00:00Z", "message": "a try failed", "backup": "monday",
+        "conditions": [completed], "ready": "0/1", "members": [{"pod": "web-0", "restored": false, "message": "no answer"}]})
+}
+
+fn job_failed() -> Value {
+    json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}])
+}
+
+#[tokio::test]
+async fn a_try_that_failed_is_not_the_end_while_the_job_has_others() {
+    let api = restored(failed_try(), json!([])).await;
+    assert_eq!(look_at(&api).await["phase"], "Running");
+    assert_eq!(api.writes(), 0, "{:?}", api.calls());
+}
+
+#[tokio::test]
+async fn a_job_that_has_failed_ends_its_restore_with_what_its_last_try_said() {
+    let api = restored(failed_try(), job_failed()).await;
+    let status = look_at(&api).await;
+    assert_eq!(status["phase"], "Failed", "{status}");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.starts_with("web-0: no answer (job/"), "{message}");
+    assert!(message.contains("BackoffLimitExceeded"), "{message}");
+    assert!(status["completedAt"].is_string() && status["duration"].is_string());
+    let completed = &status["conditions"][0];
+    assert_eq!(
+        (&completed["status"], &completed["reason"]),
+        (&json!("False"), &json!("Failed"))
+    );
+    // What is known of it stays.
+    assert_eq!(
+        (&status["backup"], &status["members"][0]["pod"]),
+        (&json!("monday"), &json!("web-0"))
+    );
+    let mut events = api.events();
+    events.sort();
+    let told = |of: &str| ("RestoreFailed".to_owned(), of.to_owned());
+    assert_eq!(events, [told("back"), told("orders")]);
+    // It is the end.
+    look_at(&api).await;
+    assert_eq!(api.count("PATCH", "codexrestores/back/status"), 1);
+}
+
+#[tokio::test]
+async fn the_end_that_a_job_wrote_wins_over_one_that_is_seen_late() {
+    let api = restored(failed_try(), job_failed()).await;
+    let cached = seen(&api);
+    told(
+        &api,
+        &json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z"}),
+    );
+    look(cached, Arc::new(operator(&api))).await.unwrap();
+    assert_eq!(api.get(RESTORE).unwrap()["status"]["phase"], "Succeeded");
+    assert_eq!(api.writes(), 0, "{:?}", api.calls());
+}
+
+#[tokio::test]
+async fn dying_at_any_call_ends_a_failed_restore_in_the_same_state() {
+    for fault in [Fault::Before, Fault::After] {
+        for call in 0..6 {
+            let api = restored(failed_try(), job_failed()).await;
+            api.fail(call, fault);
+            for _ in 0..3 {
+                let _ = look(seen(&api), Arc::new(operator(&api))).await;
+            }
+            let status = api.get(RESTORE).unwrap()["status"].take();
+            assert_eq!(status["phase"], "Failed", "{fault:?} of call {call}");
+            let message = status["message"].as_str().unwrap();
+            assert!(message.contains("web-0: no answer"), "{message}");
+        }
+    }
+}

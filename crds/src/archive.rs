@@ -295,6 +295,8 @@ pub struct Judged {
     pub overdue: bool,
     /// Whether the archiver has written nothing for too long.
     pub silent: bool,
+    /// Whether what it wrote last is that the destination failed.
+    pub unreachable: bool,
 }
 
 /// What a record says at `now`, in seconds since 1970; `since` is when the archiver was asked for: what was written before that says
@@ -361,6 +363,7 @@ pub fn judge(record: &Record, policy: &Continuous, since: i64, now: i64) -> Judg
         condition,
         overdue,
         silent,
+        unreachable: record.message.is_some(),
     }
 }
 
@@ -496,8 +499,14 @@ mod tests {
         one.lines[0].until_ms = None;
         one.lines[0].heard_ms = Some(990_000);
         assert_eq!(said(&one, 1001), (Some(true), "Current", 10, false));
+        let unreachable =
+            |one: &Record, now| judge(one, &Continuous::default(), 900, now).unreachable;
+        assert!(!unreachable(&one, 1001));
         one.message = Some("no bucket".to_owned());
         assert_eq!(said(&one, 1001).1, "DestinationFailed");
+        // Also where it is being started anew, and says nothing meanwhile.
+        assert_eq!(said(&one, 1200).1, "ArchiverSilent");
+        assert!(unreachable(&one, 1001) && unreachable(&one, 1200));
     }
 
     #[test]

@@ -124,7 +124,8 @@ pub struct CodexBackupStatus {
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
 
-    /// Completed and Verified, and `KeyEscrowed` where a sealed keyring is asked for.
+    /// Completed and Verified, `KeyEscrowed` where a sealed keyring is asked for, and `DestinationUnreachable` where nothing is stored since the
+    /// destination failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -228,6 +229,8 @@ pub mod condition {
     pub const VERIFIED: &str = "Verified";
     /// A sealed keyring with the key of every stored member is stored beside them, and was read back.
     pub const KEY_ESCROWED: &str = "KeyEscrowed";
+    /// Nothing is stored, and it was the destination that failed. Not there otherwise.
+    pub const DESTINATION_UNREACHABLE: &str = "DestinationUnreachable";
 }
 
 /// Reason of the condition `Completed` while a try has failed and the Job has others left.
@@ -267,6 +270,12 @@ impl CodexBackupStatus {
     pub fn counts(&self, verify: Verify) -> bool {
         let verified = self.verified();
         self.usable() && verified.unwrap_or(verify != Verify::Always)
+    }
+
+    /// Whether nothing is stored since the destination failed: it was not reached, refused what was asked of it, or is full.
+    pub fn unreachable(&self) -> bool {
+        let mut all = self.conditions.iter();
+        all.any(|c| c.type_ == condition::DESTINATION_UNREACHABLE && c.status == "True")
     }
 
     /// Status of the condition `Verified`; none before it was looked at.

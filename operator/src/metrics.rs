@@ -87,6 +87,8 @@ pub struct Metrics {
     pub backup_succeeded: Family<StoreLabels, Gauge>,
     /// When the latest backup that is stored ended.
     pub backup_timestamp: Family<StoreLabels, Gauge>,
+    /// 1 when the destination of backups cannot be used.
+    pub backup_destination_unreachable: Family<StoreLabels, Gauge>,
     /// By how many seconds the archive is behind.
     pub archive_behind: Family<StoreLabels, Gauge>,
     /// 0 when not all is archived, or it cannot be restored.
@@ -126,6 +128,7 @@ impl Default for Metrics {
             backup_overdue: Family::default(),
             backup_succeeded: Family::default(),
             backup_timestamp: Family::default(),
+            backup_destination_unreachable: Family::default(),
             archive_behind: Family::default(),
             archive_current: Family::default(),
             certificate_expiry: Family::default(),
@@ -243,6 +246,11 @@ impl Metrics {
                 &self.backup_timestamp,
             ),
             (
+                "backup_destination_unreachable",
+                "1 when the latest backup that has ended stored nothing since its destination failed, or the archiver says that it fails",
+                &self.backup_destination_unreachable,
+            ),
+            (
                 "archive_behind_seconds",
                 "By how much the continuous archive of the store is behind its members",
                 &self.archive_behind,
@@ -287,6 +295,7 @@ impl Metrics {
         self.backup_overdue.remove(labels);
         self.backup_succeeded.remove(labels);
         self.backup_timestamp.remove(labels);
+        self.backup_destination_unreachable.remove(labels);
     }
 
     /// Forgets the archive of a store that has none any more.
@@ -337,6 +346,8 @@ mod tests {
             store: "orders".into(),
         };
         metrics.members_ready.get_or_create(&labels).set(2);
+        let unreachable = &metrics.backup_destination_unreachable;
+        unreachable.get_or_create(&labels).set(1);
         metrics.reconciled("steady", Duration::from_millis(3));
         metrics.admitted("mutate", "injected", Duration::from_millis(3));
         assert!(

@@ -5,6 +5,7 @@
 mod dir;
 mod upload;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -31,6 +32,16 @@ const PART: usize = 8 << 20;
 const PARTS: usize = 2;
 /// Directories that are listed at once.
 const LISTS: usize = 8;
+
+/// Marks, as the context of an error, what is wrong with the destination, and so with none of the members.
+#[derive(Debug)]
+pub struct AtDestination;
+
+impl fmt::Display for AtDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the destination")
+    }
+}
 
 /// A place that keeps backups.
 #[derive(Debug)]

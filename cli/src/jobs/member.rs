@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::destination::Destination;
+use super::destination::{AtDestination, Destination, Upload};
 
 /// Longest time to reach a member, and for which its stream may stand still.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -59,7 +59,7 @@ impl Credentials {
 }
 
 /// Copies the backup of the member in `pod` to `path`, reads it back, and says what it is: stored are the bytes that the
-/// member told of.
+/// member told of. What the destination does wrong is marked as [`AtDestination`].
 pub async fn copy(
     pod: &Pod,
     credentials: &Credentials,
@@ -67,7 +67,7 @@ pub async fn copy(
     path: &str,
 ) -> Result<BackupTold> {
     let mut backup = begin(pod, credentials).await?;
-    let mut upload = destination.create(path)?;
+    let mut upload = destination.create(path).context(AtDestination)?;
     let told = match through(&mut backup, &mut upload).await {
         Ok(told) => told,
         Err(error) => {
@@ -75,8 +75,9 @@ pub async fn copy(
             return Err(error);
         }
     };
-    upload.finish().await?;
-    let (bytes, sha256) = sum(destination, path).await?;
+    upload.finish().await.context(AtDestination)?;
+    let stored = sum(destination, path).await;
+    let (bytes, sha256) = stored.context(AtDestination)?;
     if (bytes, sha256.as_str()) != (told.bytes, told.sha256.as_str()) {
         return Err(anyhow!(
             "what was read back is not what was written: {bytes} of {} bytes, SHA-256 {sha256}",
@@ -87,16 +88,13 @@ pub async fn copy(
 }
 
 /// Passes all bytes on. What arrived must be what the member told of.
-async fn through(
-    backup: &mut Backup,
-    upload: &mut super::destination::Upload,
-) -> Result<BackupTold> {
+async fn through(backup: &mut Backup, upload: &mut Upload) -> Result<BackupTold> {
     let mut sum = Sha256::new();
     let mut bytes: u64 = 0;
     while let Some(part) = backup.chunk().await? {
         sum.update(&part);
         bytes += part.len() as u64;
-        upload.write(part).await?;
+        upload.write(part).await.context(AtDestination)?;
     }
     let told = backup.told().cloned().unwrap_or_default();
     let sha256 = hex(&sum.finalize());

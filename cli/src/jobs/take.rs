@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::cluster::{Cluster, TAKER};
-use super::destination::Destination;
+use super::destination::{AtDestination, Destination};
 use super::escrow;
 use super::lease::Holder;
 use super::member::{self, Credentials};
@@ -63,6 +63,7 @@ pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<(
     let mut run = Run::begin(cluster, &store, &backup)?;
     let result = Box::pin(holder.hold(run.all())).await;
     if let Err(error) = &result {
+        run.unreachable |= error.is::<AtDestination>();
         run.failed(&format!("{error:#}"));
     }
     if run.status.phase.as_deref() != Some(phase::FAILED) {
@@ -70,19 +71,21 @@ pub async fn take(cluster: &Cluster, which: Which<'_>, holder: &str) -> Result<(
     }
     let why = run.status.message.take().unwrap_or_default();
     run.undo().await;
-    run.status = tried(&run.status, &why);
+    run.status = tried(&run.status, &why, run.unreachable);
     run.write().await?;
     result?;
     Err(anyhow::Error::msg(why))
 }
 
-/// The status after a try that stored nothing.
-fn tried(status: &CodexBackupStatus, why: &str) -> CodexBackupStatus {
+/// The status after a try that stored nothing, by the fault of the destination or not.
+fn tried(status: &CodexBackupStatus, why: &str, unreachable: bool) -> CodexBackupStatus {
     let (message, completed) = tries::tried(why);
+    let type_ = condition::DESTINATION_UNREACHABLE;
+    let unreachable = unreachable.then(|| condition_of(type_, true, "DestinationFailed", why));
     CodexBackupStatus {
         phase: Some(phase::RUNNING.to_owned()),
         message: Some(message),
-        conditions: vec![completed],
+        conditions: [completed].into_iter().chain(unreachable).collect(),
         ..status.clone()
     }
 }
@@ -120,6 +123,8 @@ struct Run<'a> {
     manifest: Option<String>,
     /// Whether the sealed keyring goes with it.
     escrowed: Option<Condition>,
+    /// Whether the destination failed.
+    unreachable: bool,
 }
 
 impl<'a> Run<'a> {
@@ -139,7 +144,8 @@ impl<'a> Run<'a> {
             .destination
             .unwrap_or_else(|| policy.destination.clone());
         let directory = super::own_directory(cluster, backup)?;
-        let last_try = |c: &Condition| c.reason == TRY_FAILED;
+        let last_try =
+            |c: &Condition| c.reason == TRY_FAILED || c.type_ == condition::DESTINATION_UNREACHABLE;
         let status = CodexBackupStatus {
             phase: Some(phase::RUNNING.to_owned()),
             // How the last try went, until this one has ended.
@@ -159,6 +165,7 @@ impl<'a> Run<'a> {
             directory,
             manifest: None,
             escrowed: None,
+            unreachable: false,
         })
     }
 
@@ -187,6 +194,7 @@ impl<'a> Run<'a> {
                     entry(&name, file, &told)
                 }
                 Err(error) => {
+                    self.unreachable |= error.is::<AtDestination>();
                     let why = format!("{error:#}");
                     eprintln!("{name}: {why}");
                     BackupMember {
@@ -214,7 +222,8 @@ impl<'a> Run<'a> {
             let path = format!("{}/{start}{}{end}", self.directory, random()?);
             self.destination
                 .put(self.manifest.insert(path), manifest)
-                .await?;
+                .await
+                .context(AtDestination)?;
         }
         Ok(())
     }
@@ -464,7 +473,8 @@ mod tests {
             }],
             ..CodexBackupStatus::default()
         };
-        let status = tried(&running, "web-0: no answer");
+        let status = tried(&running, "web-0: no answer", false);
+        assert!(!status.unreachable());
         assert!(!status.ended() && !status.usable() && status.completed_at.is_none());
         assert_eq!(last_try(&status.conditions), Some("web-0: no answer"));
         assert_eq!(
@@ -474,7 +484,8 @@ mod tests {
         let message = status.message.unwrap();
         assert!(message.contains("web-0: no answer"), "{message}");
         // However much there is to say.
-        let long = tried(&running, &"é".repeat(2000));
+        let long = tried(&running, &"é".repeat(2000), true);
+        assert!(long.unreachable() && last_try(&long.conditions).is_some());
         assert!(long.message.unwrap().chars().count() <= 1024);
     }
 }

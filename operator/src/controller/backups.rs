@@ -16,7 +16,7 @@ use codexstore_crds::status::bounded;
 use codexstore_crds::{CodexBackup, CodexStore, names, retention};
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
@@ -359,8 +359,11 @@ impl One<'_> {
             ..status.clone()
         });
         let completed = condition_of(condition::COMPLETED, "False", phase::FAILED, why, now);
+        let unreachable = |c: &&Condition| c.type_ == condition::DESTINATION_UNREACHABLE;
+        let unreachable = status.conditions.iter().filter(unreachable).cloned();
+        let conditions: Vec<_> = [completed].into_iter().chain(unreachable).collect();
         if let Some(told) = told.as_object_mut() {
-            told.insert("conditions".to_owned(), json!([completed]));
+            told.insert("conditions".to_owned(), json!(conditions));
         }
         self.tell(told).await
     }

@@ -138,6 +138,25 @@ async fn a_job_that_has_failed_ends_its_backup_with_what_its_last_try_said() {
 }
 
 #[tokio::test]
+async fn that_it_was_the_destination_is_still_known_when_the_job_has_failed() {
+    let mut tried = failed_try();
+    let unreachable = json!({"type": "DestinationUnreachable", "status": "True", "reason": "DestinationFailed", "message": "no answer",
+        "lastTransitionTime": "2026-11-01T00:00:00Z"});
+    tried["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .push(unreachable);
+    let api = taken(tried, job_failed()).await;
+    let status = look_at(&api).await;
+    assert_eq!(status["conditions"][0]["reason"], "Failed", "{status}");
+    let status: CodexBackupStatus = serde_json::from_value(status).unwrap();
+    assert!(status.unreachable() && status.conditions.len() == 2);
+    let api = taken(failed_try(), job_failed()).await;
+    let status = serde_json::from_value(look_at(&api).await);
+    assert!(!CodexBackupStatus::unreachable(&status.unwrap()));
+}
+
+#[tokio::test]
 async fn the_end_that_a_job_wrote_wins_over_one_that_is_seen_late() {
     let api = taken(failed_try(), job_failed()).await;
     let cached: CodexBackup = serde_json::from_value(api.get(BACKUP).unwrap()).unwrap();

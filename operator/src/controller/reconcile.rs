@@ -195,7 +195,7 @@ pub async fn reconcile(
 
     problems.extend(archive.problems);
     warn_of(shared, store, &keyring, &problems, &held_up).await;
-    show_backups(shared, store, &backups);
+    show_backups(shared, store, &backups, archive.judged.as_ref());
     show_archive(shared, store, archive.judged.as_ref());
     let seen = report::Seen {
         keyring: &keyring,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use codexstore_crds::archive::Record;
-use codexstore_crds::codex_backup::phase;
+use codexstore_crds::backup::Destination;
+use codexstore_crds::codex_backup::{CodexBackupStatus, phase};
 use codexstore_crds::status::LastBackup;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, overdue, retention};
 use k8s_openapi::NamespaceResourceScope;
@@ -38,6 +39,8 @@ pub struct Backups {
     pub last: Option<LastBackup>,
     /// Whether there should be a newer one by now.
     pub overdue: bool,
+    /// Whether the latest that has ended failed at the destination that there is now.
+    pub unreachable: bool,
     /// Condition `LastBackupSucceeded`: value, reason, message. None for a store without `spec.backup`.
     pub condition: Option<(Option<bool>, &'static str, String)>,
 }
@@ -53,14 +56,15 @@ pub async fn ensure(
         last: last(backups),
         ..Backups::default()
     };
-    if store.spec.backup.is_none() {
+    let Some(policy) = &store.spec.backup else {
         let refused = remove_cron_job(shared, store).await?;
         // The condition stays until it is gone.
         seen.condition = refused.is_some().then(|| outcome(backups));
         seen.problems.extend(refused);
         return Ok(seen);
-    }
+    };
     seen.condition = Some(outcome(backups));
+    seen.unreachable = unreachable(backups, &policy.destination);
     if store.metadata.deletion_timestamp.is_some() {
         return Ok(seen);
     }
@@ -141,17 +145,27 @@ fn last(backups: &[Arc<CodexBackup>]) -> Option<LastBackup> {
     })
 }
 
-/// How the latest backup that has ended went.
-fn outcome(backups: &[Arc<CodexBackup>]) -> (Option<bool>, &'static str, String) {
+/// The latest backup that has ended: its name and status.
+fn ended(backups: &[Arc<CodexBackup>]) -> Option<(String, &CodexBackupStatus)> {
     let ended = backups.iter().filter_map(|backup| {
         let status = backup.status.as_ref().filter(|status| status.ended())?;
-        Some((
-            status.completed_at.as_ref().map(|t| t.0),
-            backup.name_any(),
-            status,
-        ))
+        Some((backup.name_any(), status))
     });
-    let Some((_, name, status)) = ended.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))) else {
+    let at = |status: &CodexBackupStatus| status.completed_at.as_ref().map(|t| t.0);
+    ended.max_by(|a, b| (at(a.1), &a.0).cmp(&(at(b.1), &b.0)))
+}
+
+/// Whether the latest backup that has ended failed at this destination. What a later try of a Job makes up for is none.
+fn unreachable(backups: &[Arc<CodexBackup>], at: &Destination) -> bool {
+    let failed = |status: &CodexBackupStatus| {
+        status.unreachable() && status.destination.as_ref() == Some(at)
+    };
+    ended(backups).is_some_and(|(_, status)| failed(status))
+}
+
+/// How the latest backup that has ended went.
+fn outcome(backups: &[Arc<CodexBackup>]) -> (Option<bool>, &'static str, String) {
+    let Some((name, status)) = ended(backups) else {
         return (None, "NoBackupYet", "no backup has ended yet".to_owned());
     };
     let message = status.message.clone().unwrap_or_default();
@@ -303,7 +317,7 @@ async fn delete_cron_job(client: &Client, store: &CodexStore) -> Result<Option<P
 
 #[cfg(test)]
 mod tests {
-    use codexstore_crds::codex_backup::{CodexBackupSpec, CodexBackupStatus};
+    use codexstore_crds::codex_backup::CodexBackupSpec;
 
     use super::*;
 
@@ -332,6 +346,35 @@ mod tests {
         assert_eq!((value, reason), (Some(false), "Failed"));
         assert_eq!(message, "c: no bucket");
         assert_eq!(outcome(&all[..1]).0, Some(true));
+    }
+
+    #[test]
+    fn a_destination_is_unreachable_by_the_latest_backup_that_has_ended_and_by_no_try_of_one() {
+        let claim = |name: &str| Destination {
+            claim: Some(name.to_owned()),
+            ..Destination::default()
+        };
+        let failed = |name: &str, at: &str, phase: &str| {
+            let mut backup = CodexBackup::clone(&backup(name, at, phase));
+            let status = backup.status.as_mut().unwrap();
+            status.destination = Some(claim("b"));
+            let told = serde_json::json!([{"type": "DestinationUnreachable", "status": "True", "reason": "DestinationFailed",
+                "message": "", "lastTransitionTime": at}]);
+            status.conditions = serde_json::from_value(told).unwrap();
+            Arc::new(backup)
+        };
+        let mut all = vec![backup("a", "2026-11-01T00:00:00Z", phase::SUCCEEDED)];
+        all.push(failed("b", "2026-11-02T00:00:00Z", phase::RUNNING));
+        assert!(!unreachable(&all, &claim("b")), "it has tries left");
+        all.push(failed("c", "2026-11-03T00:00:00Z", phase::FAILED));
+        assert!(unreachable(&all, &claim("b")));
+        assert!(!unreachable(&all, &claim("another")), "it has moved");
+        all.push(backup("d", "2026-11-04T00:00:00Z", phase::FAILED));
+        assert!(!unreachable(&all, &claim("b")), "by its members' fault");
+        all.push(failed("e", "2026-11-05T00:00:00Z", phase::FAILED));
+        assert!(unreachable(&all, &claim("b")));
+        all.push(backup("f", "2026-11-06T00:00:00Z", phase::SUCCEEDED));
+        assert!(!unreachable(&all, &claim("b")));
     }
 }
 

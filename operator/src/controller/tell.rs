@@ -160,8 +160,13 @@ pub fn show_archive(shared: &Shared, store: &CodexStore, judged: Option<&Judged>
     gauge.set(current.into());
 }
 
-/// For a store that is to have backups.
-pub fn show_backups(shared: &Shared, store: &CodexStore, backups: &schedule::Backups) {
+/// For a store that is to have backups; `judged` is what its archive comes to, if it is to have one.
+pub fn show_backups(
+    shared: &Shared,
+    store: &CodexStore,
+    backups: &schedule::Backups,
+    judged: Option<&Judged>,
+) {
     let labels = StoreLabels {
         namespace: store.namespace().unwrap_or_default(),
         store: store.name_any(),
@@ -175,6 +180,11 @@ pub fn show_backups(shared: &Shared, store: &CodexStore, backups: &schedule::Bac
         .backup_overdue
         .get_or_create(&labels)
         .set(backups.overdue.into());
+    let unreachable = backups.unreachable || judged.is_some_and(|judged| judged.unreachable);
+    let gauge = metrics
+        .backup_destination_unreachable
+        .get_or_create(&labels);
+    gauge.set(unreachable.into());
     let good = metrics.backup_succeeded.get_or_create(&labels);
     good.set((succeeded != Some(false)).into());
     if let Some(last) = &backups.last {

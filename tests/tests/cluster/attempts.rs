@@ -55,6 +55,7 @@ fn a_backup_and_a_restore_whose_first_tries_failed_are_done_by_later_ones() {
     let status = tried(&ns, "later");
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("app-0: "), "{status}");
+    assert_eq!(status["conditions"][1]["type"], "DestinationUnreachable");
     // What goes on is not what went wrong.
     ns.condition_is("orders", "LastBackupSucceeded", "True");
     ns.sh("look", "app", "chmod 700 /b/*/orders")
@@ -63,6 +64,8 @@ fn a_backup_and_a_restore_whose_first_tries_failed_are_done_by_later_ones() {
         verified(s) == Some("True")
     });
     assert_eq!(status["ready"], "1/1", "{status}");
+    let all = status["conditions"].to_string();
+    assert!(!all.contains("DestinationUnreachable"), "{status}");
 
     assert_eq!(ns.put("app-0", "late", "goes"), 201);
     ns.sh("look", "app", "chmod 000 /b/*/orders")

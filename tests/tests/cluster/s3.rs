@@ -1,6 +1,6 @@
 //! Backups in a bucket of a real S3 server, which checks signatures and takes uploads in parts.
 
-use codexstore_tests::{Namespace, namespace, objects, wait};
+use codexstore_tests::{Namespace, SYSTEM, namespace, objects, path_of, wait};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
@@ -121,6 +121,26 @@ fn fails(ns: &Namespace, name: &str) -> String {
     message
 }
 
+/// What the operator's metrics say of the destination of the store.
+#[track_caller]
+fn unreachable(ns: &Namespace, wanted: u8) {
+    let line = format!(
+        "codexstore_operator_backup_destination_unreachable{{namespace=\"{}\",store=\"orders\"}} {wanted}\n",
+        ns.name
+    );
+    wait::until(&line, wait::SHORT, || {
+        let pods = ns.cluster.operator_pods();
+        let names = pods.iter().filter_map(|p| p["metadata"]["name"].as_str());
+        let paths = names.map(|pod| path_of(SYSTEM, &format!("pods/{pod}:8080/proxy/metrics")));
+        let mut all = paths.filter_map(|path| ns.cluster.text(&path).ok());
+        if all.any(|metrics| metrics.contains(&line)) {
+            Ok(())
+        } else {
+            Err("another value, or none")
+        }
+    });
+}
+
 #[test]
 fn a_bucket_holds_backups_in_parts_over_tls_and_what_goes_wrong_is_told() {
     let Some(ns) = namespace("s3") else {
@@ -173,6 +193,7 @@ fn a_bucket_holds_backups_in_parts_over_tls_and_what_goes_wrong_is_told() {
     ns.patch("codexstores/orders", &destination(&ns, "nowhere", true));
     let why = fails(&ns, "no-bucket");
     assert!(why.contains("NoSuchBucket"), "{why}");
+    unreachable(&ns, 1);
     ns.patch("codexstores/orders", &destination(&ns, "backups", true));
     ns.patch(
         "secrets/s3",
@@ -199,6 +220,7 @@ fn a_bucket_holds_backups_in_parts_over_tls_and_what_goes_wrong_is_told() {
     backup_is(&ns, "patient", "it is verified", |s| {
         verified(s) == Some("True")
     });
+    unreachable(&ns, 0);
 
     assert_eq!(files(&ns).lines().count(), 3);
     ns.delete_and_wait("codexbackups/first");

@@ -1,6 +1,5 @@
 //! One member: asks it for what is new, stores that, and goes on.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use kube::{Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio_util::io::SyncIoBridge;
 
-use super::super::destination::Destination;
+use super::super::destination::{AtDestination, Destination};
 use super::super::{member, stored};
 use super::shelf::Reach;
 use super::{Archive, now_ms};
@@ -46,16 +45,6 @@ pub struct Member {
 struct At {
     lineage: String,
     revision: u64,
-}
-
-/// Marks what is wrong with the destination, and so with none of the members.
-#[derive(Debug)]
-struct AtDestination;
-
-impl fmt::Display for AtDestination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the destination")
-    }
 }
 
 /// What comes next.

@@ -1,11 +1,12 @@
-//! What fails first and succeeds later, and what is given up: tries of a Job, a destination that is full, a schedule that was held up, a
-//! restore that waits.
+//! What fails first and succeeds later, and what is given up: tries of a Job, steps that it dies in, a destination that is full, a schedule that
+//! was held up, a restore that waits.
 
 use codexstore_tests::{Namespace, namespace, objects, wait};
 use serde_json::{Value, json};
 
-use crate::backups::{backup, backup_is, looker, verified};
+use crate::backups::{backup, backup_is, looker, pod_of, verified};
 use crate::restores::{restore, restore_is};
+use crate::{rotation, s3};
 
 fn orders(backup: &Value) -> Value {
     let mut spec = json!({"volume": {"claim": {"size": "128Mi"}}, "backup": {"destination": {"claim": "backups"}, "verify": "Always"}});
@@ -87,6 +88,106 @@ fn a_backup_and_a_restore_whose_first_tries_failed_are_done_by_later_ones() {
         "{status}"
     );
     assert_eq!(ns.keys("app-0", ""), ["k"]);
+}
+
+/// Takes a backup of two members, verifies it and deletes it, and in the middle of each step calls `die` with the name of the Job that does it:
+/// before there is one, while it reads the first member, when that is stored and it reads the second, while it verifies, and while it deletes.
+#[track_caller]
+pub fn each_step(ns: &Namespace, die: impl Fn(Option<&str>)) {
+    s3::server(ns);
+    let mut spec = s3::destination(ns, "backups", false)["spec"].take();
+    spec["backup"]["verify"] = json!("Never");
+    ns.store("orders", spec);
+    // One process namespace and one user: so the app may stop the sidecar.
+    let mut pod = objects::pod_spec(objects::IDLE);
+    pod["shareProcessNamespace"] = json!(true);
+    pod["securityContext"]["runAsUser"] = json!(65532);
+    rotation::members(ns, 2, pod);
+    for pod in ["web-0", "web-1"] {
+        assert_eq!(ns.put(pod, "k", pod), 201);
+    }
+    rotation::signal(ns, "web-0", "STOP");
+    ns.create(&backup("orders", "now"));
+    die(None);
+    let reads = |pod: &str| {
+        let doing = format!("reading {pod}");
+        backup_is(ns, "now", &doing, |s| s["message"] == doing.as_str())
+    };
+    reads("web-0");
+    die(Some("cxb-now-backup"));
+    rotation::signal(ns, "web-1", "STOP");
+    rotation::signal(ns, "web-0", "CONT");
+    assert_eq!(reads("web-1")["ready"], "1/2");
+    die(Some("cxb-now-backup"));
+    rotation::signal(ns, "web-1", "CONT");
+    let done = backup_is(ns, "now", "it has ended", |s| s["completedAt"].is_string());
+    assert_eq!(
+        (&done["phase"], &done["ready"]),
+        (&json!("Succeeded"), &json!("2/2")),
+        "{done}"
+    );
+
+    // From here on the destination does not answer.
+    s3::signal(ns, "STOP");
+    ns.patch(
+        "codexstores/orders",
+        &json!({"spec": {"backup": {"verify": "Always"}}}),
+    );
+    // Something that makes the operator look at it.
+    let look = json!({"metadata": {"annotations": {"look": "now"}}});
+    ns.patch("codexbackups/now", &look);
+    let pod = pod_of(ns, "cxb-now-verify", "");
+    wait::until("it verifies", wait::SHORT, || {
+        let log = ns.log(&pod, "verify");
+        if log.contains("web-0: verifying") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    die(Some("cxb-now-verify"));
+    s3::signal(ns, "CONT");
+    backup_is(ns, "now", "it is verified", |s| verified(s) == Some("True"));
+
+    s3::signal(ns, "STOP");
+    ns.delete("codexbackups/now");
+    let pod = pod_of(ns, "cxb-now-prune", "");
+    wait::until("it deletes", wait::SHORT, || {
+        let lease = ns.get("leases/cxs-orders-backup");
+        let lease = lease.map_err(|e| e.to_string())?["spec"].take();
+        if lease["holderIdentity"] == pod.as_str() {
+            Ok(())
+        } else {
+            Err(lease.to_string())
+        }
+    });
+    die(Some("cxb-now-prune"));
+    s3::signal(ns, "CONT");
+    wait::until("it is gone", wait::LONG, || {
+        match ns.get("codexbackups/now") {
+            Err(gone) if gone.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(s3::files(ns), "");
+    assert_eq!(ns.value("web-1", "k"), Some("web-1".to_owned()));
+}
+
+#[test]
+fn a_backup_goes_on_whichever_of_its_steps_its_job_died_in() {
+    let Some(ns) = namespace("dies") else {
+        return;
+    };
+    each_step(&ns, |job| {
+        let Some(job) = job else {
+            return;
+        };
+        let killed = pod_of(&ns, job, "");
+        ns.cluster.kill_pod(&ns.name, &killed).unwrap();
+        // Until kubelet has done it. The Lease would run out by itself.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        ns.delete("leases/cxs-orders-backup");
+    });
 }
 
 #[test]

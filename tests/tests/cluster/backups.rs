@@ -43,6 +43,21 @@ pub fn take(ns: &Namespace, name: &str) -> Value {
     })
 }
 
+/// The pod of a Job that runs, and is another one than `not`.
+#[track_caller]
+pub fn pod_of(ns: &Namespace, job: &str, not: &str) -> String {
+    let selector = format!("batch.kubernetes.io%2Fjob-name={job}");
+    wait::until(&format!("a pod of {job}"), 2 * wait::LONG, || {
+        let pods = ns.list(&format!("pods?labelSelector={selector}"));
+        let runs = pods.iter().filter(|p| p["status"]["phase"] == "Running");
+        let mut names = runs.filter_map(|p| p["metadata"]["name"].as_str());
+        let found = names.find(|name| *name != not);
+        found
+            .map(str::to_owned)
+            .ok_or_else(|| json!(pods).to_string())
+    })
+}
+
 /// A pod that sees the destination as its owner does.
 pub fn looker(ns: &Namespace) {
     let mut spec = objects::pod_spec(IDLE);
@@ -340,19 +355,11 @@ fn two_at_once_take_turns_a_killed_run_goes_on_and_a_namespace_can_go() {
             "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 600, "renewTime": micro_time(at)}})
     };
     ns.create(&lease(0));
-    let pod_of = |name: &str| {
-        let wanted = format!("batch.kubernetes.io%2Fjob-name=cxb-{name}-backup");
-        wait::until(&format!("a pod takes {name}"), wait::LONG, || {
-            let pods = ns.list(&format!("pods?labelSelector={wanted}"));
-            let runs = pods.iter().find(|p| p["status"]["phase"] == "Running");
-            let pod = runs.and_then(|p| p["metadata"]["name"].as_str().map(str::to_owned));
-            pod.ok_or_else(|| json!(pods).to_string())
-        })
-    };
     for name in ["one", "two"] {
         ns.create(&backup("orders", name));
     }
-    let (one, _) = (pod_of("one"), pod_of("two"));
+    let one = pod_of(&ns, "cxb-one-backup", "");
+    pod_of(&ns, "cxb-two-backup", "");
     wait::until("it waits for its turn", wait::SHORT, || {
         let log = ns.log(&one, "backup");
         if log.contains("waiting for the Lease") {

@@ -98,7 +98,8 @@ pub fn destination(ns: &Namespace, bucket: &str, tls: bool) -> Value {
     json!({"spec": {"backup": {"destination": {"s3": s3}}}})
 }
 
-fn files(ns: &Namespace) -> String {
+/// The backups of members that are stored.
+pub fn files(ns: &Namespace) -> String {
     ns.sh(
         "s3",
         "app",

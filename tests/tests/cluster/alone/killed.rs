@@ -1,12 +1,13 @@
-//! An operator that dies while a rotation or a restore is under way, with members and Jobs that do.
+//! An operator that dies while a rotation, a backup or a restore is under way, with members and Jobs that do.
 
 use std::collections::BTreeSet;
 
 use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{Cluster, Namespace, SYSTEM, exclusive, wait};
+use codexstore_tests::{Cluster, Namespace, SYSTEM, exclusive};
 use serde_json::{Value, json};
 
-use crate::backups::take;
+use crate::attempts::each_step;
+use crate::backups::{pod_of, take};
 use crate::restores::restore_is;
 use crate::rotation::{keyring, member, members, rotation, rotation_is};
 use crate::{reencrypt, restores, rotation};
@@ -100,20 +101,11 @@ fn a_restore_goes_on_where_its_job_and_the_operator_died() {
     // Before the operator has made the Job, and while the Job waits: it dies either time, and so does the Job's pod.
     ns.create(&restores::restore("back", json!({})));
     kill_operator(cluster);
-    let job = |not: &str| {
-        wait::until("a pod runs the restore", 2 * wait::LONG, || {
-            let pods = ns.list("pods?labelSelector=batch.kubernetes.io%2Fjob-name");
-            let mut running = pods.iter().filter(|p| p["status"]["phase"] == "Running");
-            let name = |p: &Value| p["metadata"]["name"].as_str().unwrap().to_owned();
-            let other = running.find(|p| !name(p).starts_with("cxb-") && name(p) != not);
-            other.map(name).ok_or_else(|| json!(pods).to_string())
-        })
-    };
-    let first = job("");
+    let first = pod_of(&ns, "cxr-back", "");
     restore_is(&ns, "back", "it waits", |s| s["phase"] == "Running");
     kill_operator(cluster);
     cluster.kill_pod(&ns.name, &first).unwrap();
-    job(&first);
+    pod_of(&ns, "cxr-back", &first);
     ns.delete("leases/cxs-orders-backup");
     let back = restore_is(&ns, "back", "it has ended", |s| {
         s["completedAt"].is_string()
@@ -125,6 +117,16 @@ fn a_restore_goes_on_where_its_job_and_the_operator_died() {
     );
     assert_eq!(ns.keys("app-0", ""), ["k"]);
     assert_eq!(ns.put("app-0", "after", "it goes on"), 201);
+    cluster.operator_ready();
+}
+
+#[test]
+fn a_backup_goes_on_whichever_of_its_steps_the_operator_died_in() {
+    let Some((cluster, _alone)) = exclusive() else {
+        return;
+    };
+    let ns = Namespace::alone(cluster, "steps");
+    each_step(&ns, |_| kill_operator(cluster));
     cluster.operator_ready();
 }
 

@@ -11,7 +11,10 @@ mod lease;
 mod member;
 mod plan;
 mod restore;
+#[cfg(test)]
+mod scripted;
 mod source;
+mod stock;
 mod stored;
 mod take;
 mod tries;

@@ -1,6 +1,5 @@
 //! `job restore`: members get what a backup holds.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,12 +7,11 @@ use anyhow::{Context, Result, anyhow};
 use codexstore_api::archive::PiecePath;
 use codexstore_api::bodies::RestoreTold;
 use codexstore_api::client::RestoreInto;
-use codexstore_crds::archive::Record;
-use codexstore_crds::backup::{BackupPolicy, Destination as Place};
+use codexstore_crds::backup::BackupPolicy;
 use codexstore_crds::codex_backup::{condition, phase, took};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
-use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, status::bounded};
+use codexstore_crds::{CodexRestore, CodexStore, jobs, names, status::bounded};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -26,7 +24,8 @@ use super::feed::{Keys, Parcel, feed};
 use super::lease::Holder;
 use super::member::{self, Credentials};
 use super::plan::{Past, Plan};
-use super::source::{self, Chosen, Source};
+use super::source::{self, Source};
+use super::stock::Stock;
 use super::stored;
 use super::take::is_member;
 use super::tries::{self, condition_of};
@@ -156,23 +155,6 @@ struct Run<'a> {
     /// Whether something failed that may go well the next time.
     heals: bool,
     status: CodexRestoreStatus,
-}
-
-/// Where backups are read, and what is known of them.
-struct Stock {
-    destination: Destination,
-    place: Place,
-    location: String,
-    sources: Vec<Source>,
-    /// Those that must not be used.
-    useless: BTreeSet<String>,
-    /// Those that the cluster says are there.
-    known: Vec<CodexBackup>,
-    /// What the archiver wrote down of the archive that is here.
-    record: Option<Record>,
-    /// Directory of the archive.
-    archive: String,
-    credentials: Credentials,
 }
 
 impl Run<'_> {
@@ -523,57 +505,6 @@ impl Run<'_> {
     }
 }
 
-impl Stock {
-    /// Members that are stored, sorted.
-    fn stored(&self) -> Vec<&str> {
-        let all = self.sources.iter().flat_map(|source| &source.members);
-        let stored = all.filter(|m| m.stored).map(|m| m.pod.as_str());
-        stored.collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// The pieces of a member that are stored.
-    async fn pieces(&self, pod: &str) -> Result<Vec<PiecePath>> {
-        let found = stored::pieces(&self.destination, &self.archive, pod).await;
-        found.with_context(|| format!("look for what is archived at {}", self.location))
-    }
-
-    /// The backups of a member that a restore may begin with.
-    fn bases(&self, pod: &str) -> Vec<Chosen<'_>> {
-        source::usable(&self.sources, pod, &self.useless, &self.known)
-    }
-
-    /// The latest backup of that member, if the cluster knows of no later one that should be here.
-    fn newest(&self, pod: &str) -> Result<Option<Chosen<'_>>> {
-        let (sources, useless) = (&self.sources, &self.useless);
-        source::newest(sources, pod, useless, &self.known, &self.place).map_err(|lacks| {
-            anyhow!(
-                "cxb/{} says that it holds {pod}, and what is at {} is not what it says. Restore another with a \
-                 CodexRestore that names it, or delete this one",
-                lacks.name_any(),
-                self.location
-            )
-        })
-    }
-
-    /// An error if the cluster knows of a backup that should be here: a member must not begin empty then.
-    fn check_none(&self, pod: &str) -> Result<()> {
-        let said = self.known.iter().find(|backup| {
-            let status = backup.status.as_ref();
-            let members = status.map(|s| s.members.as_slice()).unwrap_or_default();
-            !source::is_broken(backup) && members.iter().any(|m| m.pod == pod && m.stored)
-        });
-        match said {
-            None => Ok(()),
-            Some(backup) => Err(anyhow!(
-                "cxb/{} says that it holds {pod}, and is not at {}: is that the right destination? Restore it with a \
-                 CodexRestore that names it, or delete it",
-                backup.name_any(),
-                self.location
-            )),
-        }
-    }
-}
-
 /// In short, for people.
 fn words(member: &RestoredMember) -> String {
     match (&member.message, &member.backup) {
@@ -609,23 +540,5 @@ fn entry(source: &Source, told: &RestoreTold) -> RestoredMember {
 }
 
 #[cfg(test)]
-mod tests {
-    use codexstore_crds::codex_backup::last_try;
-
-    use super::*;
-
-    #[test]
-    fn a_try_that_restored_nothing_has_not_ended_and_keeps_its_backup() {
-        let failed = CodexRestoreStatus {
-            phase: Some(phase::FAILED.to_owned()),
-            ready: Some("0/1".to_owned()),
-            ..CodexRestoreStatus::default()
-        };
-        let status = tried(&failed, Some("monday"), "web-0: no answer");
-        assert!(!status.ended() && status.completed_at.is_none());
-        assert_eq!(last_try(&status.conditions), Some("web-0: no answer"));
-        // What retention leaves alone.
-        assert_eq!(status.backup.as_deref(), Some("monday"));
-        assert_eq!(status.ready, failed.ready);
-    }
-}
+#[path = "restore_tests.rs"]
+mod tests;

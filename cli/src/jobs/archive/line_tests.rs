@@ -1,23 +1,21 @@
 //! A member and an API server that answer by a script.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use codexstore::format::Lineage;
 use codexstore::{Encryption, Options, Store};
 use codexstore_api::archive::PieceName;
-use codexstore_api::header;
 use codexstore_crds::archive::{Continuous, Record};
 use codexstore_crds::{CodexStore, names};
 use futures::FutureExt as _;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::super::super::cluster::Cluster;
 use super::super::super::destination::Destination;
+use super::super::super::scripted::{Answer, Asked, serve};
 use super::super::base::Bases;
 use super::super::book::Book;
 use super::super::shelf::Shelf;
@@ -25,73 +23,6 @@ use super::*;
 
 const LINE: &str = "00000000000000aa";
 const DIRECTORY: &str = "shop/orders/_archive";
-
-/// Status, what is told in the header, and the body.
-type Answer = (u16, Option<Value>, Vec<u8>);
-/// What was asked, and the body.
-type Asked = Arc<Mutex<Vec<(String, String)>>>;
-
-/// A server of plain HTTP/1.1 that answers each request as it is told to.
-async fn serve(
-    answer: impl Fn(&str, &str) -> Answer + Send + Sync + 'static,
-) -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let asked = Asked::default();
-    let (log, answer) = (Arc::clone(&asked), Arc::new(answer));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                while let Some((line, body)) = request(&mut stream).await {
-                    log.lock().unwrap().push((line.clone(), body.clone()));
-                    let (status, told, body) = answer(&line, &body);
-                    let told = told.map(|told| {
-                        let code = told["code"].as_str().unwrap_or_default().to_owned();
-                        format!(
-                            "{}: {told}\r\n{}: {code}\r\n",
-                            header::ARCHIVE,
-                            header::CODE
-                        )
-                    });
-                    let length = match status {
-                        204 => String::new(),
-                        _ => format!("content-length: {}\r\n", body.len()),
-                    };
-                    let head = format!(
-                        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{length}{}\r\n",
-                        told.unwrap_or_default()
-                    );
-                    stream.write_all(head.as_bytes()).await.unwrap();
-                    stream.write_all(&body).await.unwrap();
-                }
-            });
-        }
-    });
-    (address, asked)
-}
-
-async fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, String)> {
-    let mut first = String::new();
-    stream.read_line(&mut first).await.ok().filter(|n| *n > 0)?;
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).await.ok()?;
-        let line = line.trim().to_lowercase();
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        if line.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
-    let first = first.trim_end_matches(" HTTP/1.1\r\n").to_owned();
-    Some((first, String::from_utf8(body).unwrap()))
-}
 
 fn position(revision: u64, first: u64) -> Value {
     json!({"store": "00", "lineage": LINE, "epoch": 1, "revision": revision, "first": first})

@@ -109,7 +109,7 @@ pub struct Options {
     /// A larger jump is not believed: the store's time goes on from the log's, so that a wrong
     /// clock cannot expire everything, until [`crate::Store::accept_clock`]. 366 days by default.
     pub max_clock_jump: Duration,
-    /// The store's strategy may be another one, and becomes this one.
+    /// The store's strategy may be another one, and becomes this one; a store that is made of a backup has the one that this had.
     pub(crate) convert: bool,
     /// Most frames of one file, hence messages under one data key: see [`crate::format::MAX_FRAMES`].
     pub(crate) max_frames: u64,

@@ -41,6 +41,7 @@ pub(crate) fn make<R: Read>(
         disk,
         env,
         options,
+        strategy: options.strategy,
         claim: Epoch {
             epoch: higher.ok_or_else(|| Error::corrupt("epoch: no higher one is left"))?,
             store: header.store,
@@ -63,7 +64,7 @@ pub(crate) fn make<R: Read>(
     };
     let image = maker.files(&mut backup, header.first_revision, first)?;
     let (backup, rest) = backup.finish_in_row().map_err(reading)?;
-    let strategy = options.strategy;
+    let strategy = maker.strategy;
     if backup.contents.history.is_some() != (strategy == Strategy::Ledger) {
         return Err(other_strategy(strategy));
     }
@@ -87,6 +88,7 @@ pub(crate) fn make<R: Read>(
     maker.claim.publish(disk)?;
     Ok(Restored {
         lineage: maker.claim.lineage,
+        strategy,
         next_revision,
         backup,
         sha256,
@@ -117,6 +119,8 @@ pub(super) struct Maker<'a> {
     disk: &'a dyn Disk,
     env: &'a Env,
     options: &'a Options,
+    /// What the store becomes: known before its log begins.
+    strategy: Strategy,
     claim: Epoch,
     created_ms: u64,
     /// Bytes written so far.
@@ -160,8 +164,11 @@ impl Maker<'_> {
         while let Some(piece) = backup.step().map_err(reading)? {
             match piece {
                 Piece::Batches(payload, revisions) => {
-                    if self.options.strategy != Strategy::Ledger {
-                        return Err(other_strategy(self.options.strategy));
+                    if segment.is_none() && self.options.convert {
+                        self.strategy = Strategy::Ledger;
+                    }
+                    if self.strategy != Strategy::Ledger {
+                        return Err(other_strategy(self.strategy));
                     }
                     segment = Some(self.batches(segment, payload, revisions)?);
                 }
@@ -173,7 +180,15 @@ impl Maker<'_> {
                     self.frame(&mut part, FrameKind::Entries, payload)?;
                     image = Some(part);
                 }
-                Piece::Summary => {}
+                Piece::Summary(ledger) => {
+                    if segment.is_none() && image.is_none() && self.options.convert {
+                        self.strategy = if ledger {
+                            Strategy::Ledger
+                        } else {
+                            Strategy::Snapshot
+                        };
+                    }
+                }
             }
         }
         let image = match image {
@@ -234,7 +249,7 @@ impl Maker<'_> {
 
     /// The log's next file.
     fn segment(&mut self, first_revision: u64) -> Result<Part> {
-        let kind = self.options.strategy.log();
+        let kind = self.strategy.log();
         let name = layout::log(kind, self.log.len() as u64 + 1);
         self.log.push(name.clone());
         self.part(kind, name, first_revision, self.link)

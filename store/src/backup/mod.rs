@@ -51,7 +51,7 @@ pub use info::{BackupInfo, Contents, Envelope};
 pub use local::{LocalBackup, list, rotate};
 pub use read::{verify, verify_chain};
 pub(crate) use restore::restore_all;
-pub use restore::{ArchiveRestored, Restored, restore, restore_on};
+pub use restore::{ArchiveRestored, Restored, restore, restore_as_it_was, restore_on};
 pub use write::BackupOptions;
 
 use crate::disk::OsDisk;

@@ -70,8 +70,8 @@ pub(crate) enum Piece<'a> {
     Entries(&'a [u8]),
     /// A payload of batches: all revisions from the one to the other.
     Batches(&'a [u8], RangeInclusive<u64>),
-    /// What the backup says of itself.
-    Summary,
+    /// What the backup says of itself; true if it is a ledger's.
+    Summary(bool),
 }
 
 /// What was read so far.
@@ -128,7 +128,10 @@ impl<R: Read> Backup<R> {
         Ok(Some(match frame.kind {
             FrameKind::Entries => Piece::Entries(payload),
             FrameKind::Batches => Piece::Batches(payload, revisions),
-            FrameKind::Summary | FrameKind::Close => Piece::Summary,
+            FrameKind::Summary | FrameKind::Close => {
+                let summary = self.content.summary.as_ref();
+                Piece::Summary(summary.is_some_and(|summary| summary.history.is_some()))
+            }
         }))
     }
 

@@ -21,7 +21,7 @@ use crate::env::Env;
 use crate::error::{Code, Error, Result};
 use crate::format::{Digest, Lineage};
 use crate::layout::{self, Name};
-use crate::options::Options;
+use crate::options::{Options, Retention, Strategy};
 
 /// A store that was made of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Restored {
     pub backup: BackupInfo,
     /// Its own line of history.
     pub lineage: Lineage,
+    /// What it is opened with.
+    pub strategy: Strategy,
     /// The revision that its first batch will get.
     pub next_revision: u64,
     /// SHA-256 of all bytes that came: of the backup, and of the pieces behind it.
@@ -74,6 +76,27 @@ impl ArchiveRestored {
 /// store, and the restore can be run again; only if the very last sync failed, there is all of it.
 pub fn restore(dir: &Path, from: impl Read, options: &Options) -> Result<Restored> {
     restore_on(&OsDisk::open(dir)?, &Env::system(), from, options)
+}
+
+/// As [`restore`], or with `until` as [`crate::archive::restore`], but with the strategy of the store that was backed up, whatever
+/// that of `options` is: [`Restored::strategy`] says it.
+///
+/// A ledger that has entries and has kept no history shows what it is at the end only, and is an `invalid-argument` here: restore
+/// it anew with [`Options::strategy`].
+pub fn restore_as_it_was(
+    dir: &Path,
+    from: impl Read,
+    until: Option<Until>,
+    options: &Options,
+) -> Result<Restored> {
+    let options = Options {
+        strategy: Strategy::Snapshot,
+        retention: Retention::default(),
+        anchor: None,
+        convert: true,
+        ..options.clone()
+    };
+    restore_all(&OsDisk::open(dir)?, &Env::system(), from, until, &options)
 }
 
 /// The same on a disk and in an environment of the caller's: for simulations.

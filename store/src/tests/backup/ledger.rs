@@ -180,6 +180,89 @@ fn a_backup_is_restored_with_the_strategy_that_it_was_made_with() {
     assert!(copy.content().is_empty() && changes(&copy).is_empty());
 }
 
+#[test]
+fn a_backup_says_itself_with_which_strategy_it_is_restored() {
+    // Of one that nobody wrote to, and of one that somebody did.
+    for (strategy, writes) in [
+        (Strategy::Snapshot, 0),
+        (Strategy::Ledger, 0),
+        (Strategy::Snapshot, 3),
+        (Strategy::Ledger, 3),
+    ] {
+        let (data, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut options = super::super::options();
+        options.strategy = strategy;
+        let store = Store::open(data.path(), options.clone()).unwrap();
+        for n in 0..writes {
+            store.set(b"k", &[n]).unwrap();
+        }
+        let mut stream = Vec::new();
+        store.backup(&mut stream).unwrap();
+        let piece = |n: u8| {
+            let position = store.archive_position();
+            store.set(b"k", &[n]).unwrap();
+            let piece = store.archive(position.lineage, position.revision).unwrap();
+            let crate::archive::Archived::Piece(piece) = piece else {
+                unreachable!("nothing was archived")
+            };
+            piece.bytes
+        };
+        let row = [&stream[..], &piece(9)].concat();
+        // What the options say of the strategy is not asked.
+        for (from, until, last) in [
+            (&stream, None, writes),
+            (&row, Some(crate::archive::Until::End), 10),
+        ] {
+            let new = new.path().join(last.to_string());
+            let restored = backup::restore_as_it_was(&new, &from[..], until, &ledger()).unwrap();
+            assert_eq!(restored.strategy, strategy);
+            let copy = Store::open(&new, options.clone()).unwrap();
+            let found = copy.get(b"k").unwrap();
+            let found = found.map(|found| found.value().to_vec());
+            assert_eq!(found, last.checked_sub(1).map(|n| vec![n]));
+            if strategy == Strategy::Ledger {
+                let writes = if until.is_some() { writes + 1 } else { writes };
+                assert_eq!(
+                    copy.history(b"k", 0, 99).unwrap().len(),
+                    usize::from(writes)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ledger_without_a_history_is_restored_with_its_strategy_only() {
+    let (data, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(data.path(), super::super::options()).unwrap();
+    store.set(b"k", b"v").unwrap();
+    store.close().unwrap();
+    // What a store had kept for watchers is a ledger's history: none is left after a restore.
+    let mut stream = Vec::new();
+    let store = Store::open(data.path(), super::super::options()).unwrap();
+    store.backup(&mut stream).unwrap();
+    let copy = new.path().join("copy");
+    backup::restore(&copy, &stream[..], &super::super::options()).unwrap();
+    crate::convert(&copy, ledger()).unwrap();
+    let mut stream = Vec::new();
+    let store = Store::open(&copy, ledger()).unwrap();
+    let info = store.backup(&mut stream).unwrap();
+    assert_eq!((info.contents.entries, info.contents.history), (1, Some(0)));
+
+    let again = new.path().join("again");
+    let restored = backup::restore_as_it_was(&again, &stream[..], None, &ledger());
+    let error = restored.unwrap_err();
+    assert!(error.is(Code::InvalidArgument) && error.to_string().contains("strategy ledger"));
+    backup::restore(&again, &stream[..], &ledger()).unwrap();
+    assert!(
+        Store::open(&again, ledger())
+            .unwrap()
+            .get(b"k")
+            .unwrap()
+            .is_some()
+    );
+}
+
 /// A backup of the first version with all kinds of frames, kept in `tests/golden/`. To make it
 /// anew: remove it, and run this with `CODEXSTORE_WRITE_GOLDEN=1`.
 #[test]

@@ -9,8 +9,9 @@ use crate::{
     backups::Backup,
     jobs::Job,
     kv::args as kv,
-    offline::{archive::Archive, args as offline, backup::Restore, key::KeyCommand, keys},
+    offline::{archive::Archive, args as offline, key::KeyCommand, keys},
     output::Format,
+    restores::Restore,
 };
 
 const ABOUT: &str = "Talk to a CodexStore, run one on a laptop, and explain what the cluster does";
@@ -250,14 +251,18 @@ pub enum Command {
         after_help = "Example:\n  codexctl archive verify ./orders-0 --keyring /keyring"
     )]
     Archive(Archive),
-    /// Make a store of a backup, and of what was archived since
+    /// Make a store of a backup, or give a store's members what a backup holds
     ///
-    /// Offline. The directory must hold nothing of a store. The store has the backup's entries, and a ledger's history,
+    /// With `--into`, offline, of a file. The directory must hold nothing of a store. The store has the backup's entries, and a ledger's history,
     /// in a new lineage far above every revision that may have been given out. With `--archive` it has what was committed behind the
     /// backup too: all that is there, or up to a revision or a time. All of it is there or none: until this
     /// has ended well the directory does not open, and this can be run again.
+    ///
+    /// With `--store`, in a cluster. Creates a CodexRestore, says how it goes, and ends with it: members run on, and what they had is
+    /// set aside on their volumes. Exits with 1 if any member is not restored, which then has what it had.
     #[command(
-        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup\n  codexctl restore orders.backup --archive ./orders-0 --until-time 2026-11-30T08:15:00Z --into /data/orders --keyring /keyring"
+        after_help = "Examples:\n  codexctl restore orders.backup --into /data/orders --keyring /keyring\n  codexctl restore - --into /data/orders --keyring /keyring < orders.backup\n  codexctl restore orders.backup --archive ./orders-0 --until-time 2026-11-30T08:15:00Z --into /data/orders --keyring /keyring\n  codexctl restore before-the-upgrade --store orders -n shop\n  codexctl restore --at 2026-11-30T12:00:00Z --store orders -n shop --member web-0\n  codexctl restore --latest --store copy --from-store orders --wait=false",
+        override_usage = "codexctl restore <FILE> --into <DIR> <--keyring <DIR>|--passphrase-file <FILE>|--unencrypted> [OPTIONS]\n       codexctl restore <NAME|--latest|--at <TIME>|--at-revision <REVISION>> --store <NAME> [OPTIONS]"
     )]
     Restore(Restore),
     /// What the Jobs of a CodexStore run

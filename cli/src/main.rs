@@ -7,11 +7,12 @@
 //! - [`keyring`]: a keyring as a directory.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`backups`]: backups as files, and what a cluster says of its own.
+//! - [`restores`]: a store made of a file, and a CodexRestore that is followed to its end.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
 //! - [`jobs`]: what a store's Jobs run in the cluster.
 //! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
 //!
-//! **Nothing but [`jobs`] changes anything in a cluster, and nothing reads a Secret from it.**
+//! **Nothing but [`jobs`] and [`restores`] changes anything in a cluster, and nothing reads a Secret from it.**
 
 mod args;
 mod backups;
@@ -23,6 +24,7 @@ mod keyring;
 mod kv;
 mod offline;
 mod output;
+mod restores;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
@@ -110,7 +112,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Passphrase(passphrase) => offline::passphrase(&passphrase, format),
         Command::Backup(command) => backups::backup(&command, format).await,
         Command::Archive(command) => offline::archive(&command, format),
-        Command::Restore(restore) => offline::restore(&restore, format),
+        Command::Restore(restore) => Box::pin(restores::restore(&restore, format)).await,
         Command::Job(job) => Box::pin(jobs::job(&job)).await,
         Command::Explain(explain) => explain::explain(&explain, format).await,
         Command::Dev(dev) => dev::dev(&dev, format).await,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Ran, codexctl, run};
 
-/// Answers GET by path; what it has no answer for is not found.
+/// Answers by path; what it has no answer for is not found.
 pub struct Server {
     kubeconfig: PathBuf,
+    /// First lines of requests.
     pub asked: Arc<Mutex<Vec<String>>>,
+    /// Bodies of those that had one.
+    pub sent: Arc<Mutex<Vec<String>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -29,10 +32,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let (log, bodies) = (Arc::clone(&asked), Arc::clone(&sent));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                serve(stream, &answers, &log);
+                serve(stream, &answers, &log, &bodies);
             }
         });
         let dir = tempfile::tempdir().unwrap();
@@ -47,6 +51,7 @@ impl Server {
         Self {
             kubeconfig,
             asked,
+            sent,
             _dir: dir,
         }
     }
@@ -63,15 +68,34 @@ impl Server {
     }
 }
 
-fn serve(stream: TcpStream, answers: &HashMap<String, (u16, Value)>, log: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+fn serve(
+    stream: TcpStream,
+    answers: &HashMap<String, (u16, Value)>,
+    log: &Mutex<Vec<String>>,
+    bodies: &Mutex<Vec<String>>,
+) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = reader.by_ref().lines();
     let Some(Ok(first)) = lines.next() else {
         return;
     };
+    let mut length = 0;
     for line in lines.by_ref() {
-        if line.is_ok_and(|line| line.is_empty()) {
+        let line = line.unwrap_or_default().to_lowercase();
+        if line.is_empty() {
             break;
         }
+        if let Some(count) = line.strip_prefix("content-length:") {
+            length = count.trim().parse().unwrap();
+        }
+    }
+    if length > 0 {
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        bodies
+            .lock()
+            .unwrap()
+            .push(String::from_utf8(body).unwrap());
     }
     let url = first.split(' ').nth(1).unwrap_or_default().to_owned();
     let path = url.split('?').next().unwrap_or_default().to_owned();
@@ -87,7 +111,7 @@ fn serve(stream: TcpStream, answers: &HashMap<String, (u16, Value)>, log: &Mutex
     );
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Value {
+pub fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
            "code": code, "reason": reason, "message": message})
 }

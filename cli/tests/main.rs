@@ -18,5 +18,6 @@ mod explain;
 mod kv;
 mod offline;
 mod past;
+mod restores;
 mod running;
 mod shell;

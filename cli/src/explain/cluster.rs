@@ -1,9 +1,9 @@
-//! What is read from the cluster: objects by GET, lists of one namespace. Never a Secret.
+//! What is asked of the cluster: objects by GET, lists of one namespace. Never a Secret.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Context, Result};
-use codexstore_crds::{CodexBackup, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -13,10 +13,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config,
-    api::ListParams,
+    api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{Selector, SelectorExt},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{args::InCluster, failure::Coded};
 
@@ -93,6 +94,25 @@ impl Cluster {
         read(found, || format!("read cxb/{name}"))
     }
 
+    /// A restore.
+    pub async fn restore(&self, name: &str) -> Result<Option<CodexRestore>> {
+        let found = self.api::<CodexRestore>().get_opt(name).await;
+        read(found, || format!("read cxr/{name}"))
+    }
+
+    /// Makes an object.
+    pub async fn create<K>(&self, object: &K, doing: &str) -> Result<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let made = self.api().create(&PostParams::default(), object).await;
+        read(made, || doing.to_owned())
+    }
+
     /// All backups.
     pub async fn backups(&self) -> Result<Vec<CodexBackup>> {
         let list = self.api::<CodexBackup>().list(&ListParams::default()).await;
@@ -166,6 +186,11 @@ fn read<T>(result: kube::Result<T>, what: impl FnOnce() -> String) -> Result<T> 
         match &error {
             kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
                 Coded::denied(text).into()
+            }
+            kube::Error::Api(status) if status.code == 404 => Coded::not_found(text).into(),
+            kube::Error::Api(status) if status.code == 409 => Coded::conflict(text).into(),
+            kube::Error::Api(status) if matches!(status.code, 400 | 422) => {
+                Coded::invalid(text).into()
             }
             kube::Error::Api(_) => anyhow::Error::msg(text),
             _ => Coded::unreachable(text).into(),

@@ -1,4 +1,4 @@
-//! `backup verify`, `backup list DIR` and `restore`: backups as files, and a store made of one.
+//! `backup verify FILE`, `backup list DIR` and `restore FILE`: backups as files, and a store made of one.
 
 use std::{
     fs::File,
@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use codexstore::{
-    Options, archive,
-    backup::{self, Contents, Envelope},
+    Options, Strategy, archive,
+    backup::{self, Contents, Envelope, Restored},
     format::{Header, PAGE},
 };
 use codexstore_api::{archive::Until, encoding::hex, time::rfc3339};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     archive::Pieces,
-    args::{Keys, KeysIfAny, StrategyName},
+    args::{KeysIfAny, StrategyName},
     progress::Bar,
 };
 use crate::{
@@ -26,22 +26,27 @@ use crate::{
     output::{self, Format, Table, size},
 };
 
-/// `restore`.
+/// `restore` of a file.
 #[derive(Debug, Args)]
-pub struct Restore {
-    /// The backup, or `-` for stdin
-    pub file: PathBuf,
+#[group(skip)]
+#[command(next_help_heading = "From a file")]
+pub struct IntoDirectory {
     /// Directory of the new store, which must hold nothing of a store
-    #[arg(long, value_name = "DIR")]
-    pub into: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "store",
+        conflicts_with_all = ["store", "latest", "at", "at_revision", "member", "from_store", "name", "namespace", "context", "kubeconfig"]
+    )]
+    pub into: Option<PathBuf>,
     /// With which keys; the new store has the same
     #[command(flatten)]
-    pub keys: Keys,
-    /// The strategy of the store that was backed up
-    #[arg(long, value_enum, default_value = "snapshot")]
-    pub strategy: StrategyName,
+    pub keys: KeysIfAny,
+    /// The strategy of the store that was backed up, where it cannot be read from the backup itself
+    #[arg(long, value_enum, requires = "into")]
+    pub strategy: Option<StrategyName>,
     /// Directory of the member's archive as it was downloaded: take what was committed behind the backup
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "into")]
     pub archive: Option<PathBuf>,
     /// Of the archive, up to this revision and with it
     #[arg(
@@ -56,11 +61,12 @@ pub struct Restore {
     pub until_time: Option<u64>,
 }
 
-fn point_in_time(text: &str) -> Result<u64, String> {
+/// A time, in milliseconds since 1970.
+pub fn point_in_time(text: &str) -> Result<u64, String> {
     Until::time_ms(text).ok_or_else(|| "a time is like 2026-11-30T08:15:00Z".to_owned())
 }
 
-impl Restore {
+impl IntoDirectory {
     /// How far the archive is taken.
     fn until(&self) -> Until {
         match (self.until_revision, self.until_time) {
@@ -119,27 +125,24 @@ pub fn list(dir: &Path, format: Format) -> Result<()> {
     output::raw(table.render().as_bytes())
 }
 
-/// `restore`.
-pub fn restore(args: &Restore, format: Format) -> Result<()> {
-    let mut options = Options::new(args.keys.encryption()?);
-    options.strategy = args.strategy.into();
-    let mut from = Watched::open(&args.file, "restoring")?;
-    let restored = match &args.archive {
-        None => backup::restore(&args.into, from, &options),
-        Some(dir) => {
-            let until = args.until();
-            from.add_pieces(dir, until)?;
-            let until = match until {
-                Until::End => archive::Until::End,
-                Until::Revision(revision) => archive::Until::Revision(revision),
-                Until::Time(ms) => archive::Until::Time(ms),
-            };
-            archive::restore(&args.into, from, until, &options)
+/// `restore` of a file, or of stdin.
+pub fn restore(file: &Path, args: &IntoDirectory, format: Format) -> Result<()> {
+    let options = Options::new(args.keys.needed()?);
+    let into = args.into.as_deref();
+    let into = into.ok_or_else(|| Coded::invalid("into which directory? Add --into DIR"))?;
+    let given = args.strategy.map(Strategy::from);
+    let again = given.is_none() && file != Path::new("-");
+    let restored = match make(file, into, args, given, &options)? {
+        // A ledger without a history shows at the end of its backup only, and can be read once more if it is a file.
+        Err(error) if error.code() == "invalid-argument" && again => {
+            make(file, into, args, Some(Strategy::Ledger), &options)?
         }
+        made => made,
     };
-    let restored = restored.with_context(|| format!("restore into {}", args.into.display()))?;
+    let restored = restored.with_context(|| format!("restore into {}", into.display()))?;
     let mut more = vec![
-        ("Restored to", "restoredTo", json!(args.into)),
+        ("Restored to", "restoredTo", json!(into)),
+        ("Strategy", "strategy", json!(restored.strategy.as_str())),
         (
             "Its lineage",
             "newLineage",
@@ -166,6 +169,35 @@ pub fn restore(args: &Restore, format: Format) -> Result<()> {
     }
     let backup = restored.backup;
     show(&backup.envelope, Some(&backup.contents), more, format)
+}
+
+/// Makes the store, with this strategy or with that of the store that was backed up.
+fn make(
+    file: &Path,
+    into: &Path,
+    args: &IntoDirectory,
+    strategy: Option<Strategy>,
+    options: &Options,
+) -> Result<Result<Restored, codexstore::Error>> {
+    let mut from = Watched::open(file, "restoring")?;
+    let mut until = None;
+    if let Some(dir) = &args.archive {
+        from.add_pieces(dir, args.until())?;
+        until = Some(match args.until() {
+            Until::End => archive::Until::End,
+            Until::Revision(revision) => archive::Until::Revision(revision),
+            Until::Time(ms) => archive::Until::Time(ms),
+        });
+    }
+    let Some(strategy) = strategy else {
+        return Ok(backup::restore_as_it_was(into, from, until, options));
+    };
+    let mut options = options.clone();
+    options.strategy = strategy;
+    Ok(match until {
+        None => backup::restore(into, from, &options),
+        Some(until) => archive::restore(into, from, until, &options),
+    })
 }
 
 /// Name for people, name in JSON, value.

@@ -21,7 +21,6 @@ mod verify;
 
 pub use archive::archive;
 pub use args::Conflict;
-pub use backup::restore;
 pub use convert::convert;
 pub use export::export;
 pub use import::{Done, import};

@@ -5,7 +5,7 @@ use std::{fs, io::Write, path::PathBuf, process::Stdio};
 use codexstore::{Store, Strategy, backup::BackupOptions};
 
 use super::place::{Place, flip};
-use crate::support::codexctl;
+use crate::support::{codexctl, run_with};
 
 /// A backup of the store, and what the store said of it.
 fn backed_up(place: &Place) -> (PathBuf, codexstore::backup::BackupInfo) {
@@ -127,10 +127,45 @@ fn a_ledger_is_restored_with_its_history() {
         .backup_to(&place.path("backups"), &BackupOptions::default())
         .unwrap();
     let path = path.to_str().unwrap();
-    let keys = ["--keyring", "keyring", "--strategy", "ledger"];
-    place
-        .run(["restore", path, "--into", "new"].iter().chain(&keys))
-        .ok();
-    let copy = Store::open(&place.path("new"), options).unwrap();
-    assert_eq!(copy.history(b"a", 0, 9).unwrap().len(), 2);
+    // It says itself what it is, from a pipe too.
+    let into = |file, dir| ["restore", file, "--into", dir, "--keyring", "keyring"];
+    let told = place.run(into(path, "new").iter().chain(&["-o", "json"]));
+    assert_eq!(told.json()["strategy"], "ledger");
+    let mut command = codexctl();
+    command.current_dir(place.path("")).args(into("-", "piped"));
+    let text = run_with(&mut command, &fs::read(path).unwrap()).ok();
+    assert!(text.contains("ledger"), "{text}");
+    for dir in ["new", "piped"] {
+        let copy = Store::open(&place.path(dir), options.clone()).unwrap();
+        assert_eq!(copy.history(b"a", 0, 9).unwrap().len(), 2);
+    }
+    let snapshot = ["--strategy", "snapshot"];
+    let ran = place.run(into(path, "other").iter().chain(&snapshot));
+    let complaint = ran.fails(2);
+    assert!(complaint.contains("with strategy ledger"), "{complaint}");
+}
+
+#[test]
+fn a_ledger_that_has_no_history_yet_is_restored_as_one() {
+    let place = Place::with_store();
+    let (path, _) = backed_up(&place);
+    let into = |file, dir| ["restore", file, "--into", dir, "--keyring", "keyring"];
+    place.run(into(path.to_str().unwrap(), "copy")).ok();
+    let keys = ["--strategy", "ledger", "--keyring", "keyring"];
+    place.run(["convert", "copy"].iter().chain(&keys)).ok();
+    let mut options = place.options();
+    options.strategy = Strategy::Ledger;
+    let store = Store::open(&place.path("copy"), options.clone()).unwrap();
+    let mut bytes = Vec::new();
+    let info = store.backup(&mut bytes).unwrap();
+    assert_eq!(info.contents.history, Some(0));
+    fs::write(place.path("ledger.backup"), &bytes).unwrap();
+    let told = place.run(into("ledger.backup", "new").iter().chain(&["-o", "json"]));
+    assert_eq!(told.json()["strategy"], "ledger");
+    Store::open(&place.path("new"), options).unwrap();
+    // What comes through a pipe comes once.
+    let mut command = codexctl();
+    command.current_dir(place.path("")).args(into("-", "piped"));
+    let complaint = run_with(&mut command, &bytes).fails(2);
+    assert!(complaint.contains("with strategy ledger"), "{complaint}");
 }

@@ -277,7 +277,7 @@ fn without_a_cluster(ns: &Namespace, lineage: &Value, between: &str) {
     ] {
         let into = at(into);
         let mut args = vec!["restore", &backup, "--archive", &archive];
-        args.extend(["--strategy", "ledger", "--into", &into]);
+        args.extend(["--into", &into]);
         args.extend(until.iter().flat_map(|time| ["--until-time", time]));
         run(&args);
         let exported = run(&["export", &into]);

@@ -239,10 +239,10 @@ pub enum Command {
         after_help = "Examples:\n  codexctl passphrase /data/orders\n  codexctl passphrase /data/orders --change\n  codexctl passphrase /data/orders --passphrase-file old --new-passphrase-file new"
     )]
     Passphrase(keys::ChangePassphrase),
-    /// Verify, list or show backups
+    /// Verify, list, show or download backups
     #[command(
         subcommand,
-        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups\n  codexctl backup list -n shop"
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup list /backups\n  codexctl backup list -n shop\n  codexctl backup download before-the-upgrade -n shop --to ./backup"
     )]
     Backup(Backup),
     /// Verify the pieces of an archive

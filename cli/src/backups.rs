@@ -1,19 +1,23 @@
-//! `backup`: of files by [`files`]; `list` and `show` in a cluster: what each CodexBackup says. Nothing is read from where those are stored.
+//! `backup`: of files by [`files`]; `list` and `show` in a cluster: what each CodexBackup says, and nothing is read from where those are
+//! stored; `download` by [`downloads`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Subcommand;
-use codexstore_crds::CodexBackup;
 use codexstore_crds::codex_backup::{BackupMember, StoredKeyring, condition};
+use codexstore_crds::{CodexBackup, CodexBackupStatus, jobs};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
 use crate::{
     args::InCluster,
+    downloads::{self, Download},
     explain::cluster::Cluster,
     failure::Coded,
+    follow::{Seen, follow},
     offline::{args::KeysIfAny, backup as files},
     output::{self, Format, Table, size},
 };
@@ -21,20 +25,26 @@ use crate::{
 /// `backup`.
 #[derive(Debug, Subcommand)]
 pub enum Backup {
-    /// Verify a backup
+    /// Verify a backup: a file, or one in a cluster
     ///
-    /// With keys, opens all of it and compares it with what the store said when it wrote it. Without keys, checks its
+    /// In a cluster (with -n, or as cxb/NAME) a Job opens what is stored with the store's keys, compares it with what the members said, and writes
+    /// the condition Verified, whatever was there before. No key leaves the cluster. Exits with 1 if nobody could say.
+    ///
+    /// Of a file: with keys, opens all of it and compares it with what the store said when it wrote it. Without keys, checks its
     /// chain of hashes, which tells damage but not a forgery: compare the SHA-256 with what the store told. Exits
     /// with 7 when anything is wrong.
     #[command(
-        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup verify - < orders.backup"
+        after_help = "Examples:\n  codexctl backup verify orders.backup --keyring /keyring\n  codexctl backup verify - < orders.backup\n  codexctl backup verify before-the-upgrade -n shop"
     )]
     Verify {
-        /// The backup, or `-` for stdin
+        /// A file, or `-` for stdin. In a cluster, the CodexBackup
+        #[arg(value_name = "FILE|NAME")]
         file: PathBuf,
-        /// With which keys
+        /// With which keys, of a file
         #[command(flatten)]
         keys: KeysIfAny,
+        #[command(flatten)]
+        place: InCluster,
     },
     /// List the backups in a directory, or in a cluster
     ///
@@ -63,15 +73,36 @@ pub enum Backup {
         #[command(flatten)]
         place: InCluster,
     },
+    /// Download the files of a backup in a cluster
+    ///
+    /// Of each member one, and the sealed keyring if there is one, as they are stored: encrypted. Each is compared with the SHA-256
+    /// in the CodexBackup before it has its name, and is for its owner alone. What is there already is compared and not
+    /// downloaded; nothing is overwritten (8). A bucket is read with the Secret that the store names, if you may read that, or
+    /// else with the credentials of the environment. A claim is read by a pod that is made for it, and deleted at the end, which takes the
+    /// right to make one and to run a command in it. Exits with 3 if nothing is stored, 4 without a right or credentials, 7 if a file is not
+    /// what was stored.
+    #[command(
+        after_help = "Examples:\n  codexctl backup download before-the-upgrade -n shop --to ./backup\n  codexctl backup download orders-29367390 --to . --member web-0\n  codexctl backup download orders-29367390 --to . --endpoint http://localhost:9000"
+    )]
+    Download(Download),
 }
 
 /// `backup`.
 pub async fn backup(command: &Backup, format: Format) -> Result<()> {
     match command {
-        Backup::Verify { file, keys } => files::verify(file, keys, format),
+        Backup::Verify { file, keys, place } => match named(file, place) {
+            None => files::verify(file, keys, format),
+            Some(_) if keys.are_given() => {
+                let what =
+                    "the Job that verifies a backup in a cluster has the store's keys: name none";
+                Err(Coded::invalid(what).into())
+            }
+            Some(name) => Box::pin(verify(name, place, format)).await,
+        },
         Backup::List { dir: Some(dir), .. } => files::list(dir, format),
         Backup::List { store, place, .. } => list(store.as_deref(), place, format).await,
         Backup::Show { name, place } => show(name, place, format).await,
+        Backup::Download(download) => Box::pin(downloads::download(download, format)).await,
     }
 }
 
@@ -129,6 +160,69 @@ impl Facts {
     }
 }
 
+/// The name of a CodexBackup, if that is what is to be verified and not a file.
+fn named<'a>(file: &'a Path, place: &InCluster) -> Option<&'a str> {
+    let text = file.to_str()?;
+    let name = text.strip_prefix("cxb/");
+    let elsewhere =
+        place.namespace.is_some() || place.context.is_some() || place.kubeconfig.is_some();
+    name.or(elsewhere.then_some(text))
+}
+
+/// Has the operator verify a backup, and waits for the answer.
+async fn verify(name: &str, place: &InCluster, format: Format) -> Result<()> {
+    let cluster = Cluster::connect(place).await?;
+    let backup = cluster.backup_there(name).await?;
+    if !backup
+        .status
+        .as_ref()
+        .is_some_and(CodexBackupStatus::usable)
+    {
+        return Err(Coded::not_found(format!("cxb/{name} has nothing stored")).into());
+    }
+    let mark = Timestamp::now().to_string();
+    cluster.ask_to_verify(&backup, &mark).await?;
+    eprintln!("cxb/{name}: a Job is to open it, and does so too if this is interrupted");
+    let hint = format!(
+        "there is no answer yet: job/cxb-{name}-verify, which the operator makes, says how it is"
+    );
+    let verified = follow(
+        &cluster,
+        &backup,
+        &hint,
+        |backup: CodexBackup| match jobs::verify_asked(&backup) {
+            Some(_) => Seen::Going(None),
+            None => Seen::Ended(Facts::of(backup)),
+        },
+    );
+    let facts = verified.await?;
+    let message = facts.verified_message.clone().unwrap_or_default();
+    let verified = facts.verified.clone();
+    if format == Format::Json {
+        output::json(&facts)?;
+    } else {
+        let mut table = Table::bare();
+        for (label, value) in [
+            ("Backup", Some(facts.name)),
+            ("Verified", facts.verified),
+            ("", facts.verified_message),
+        ] {
+            table.row(vec![label.to_owned(), value.unwrap_or_default()]);
+        }
+        table.print()?;
+    }
+    match verified.as_deref() {
+        Some("True") => Ok(()),
+        Some("False") => {
+            let what = format!("cxb/{name} is not what was stored: {message}");
+            Err(codexstore::Error::corrupt(what).into())
+        }
+        _ => Err(anyhow!(
+            "nobody can say whether cxb/{name} is good: {message}"
+        )),
+    }
+}
+
 async fn list(store: Option<&str>, place: &InCluster, format: Format) -> Result<()> {
     let all = Cluster::connect(place).await?.backups().await?;
     let mut all: Vec<_> = all.into_iter().map(Facts::of).collect();
@@ -164,12 +258,7 @@ async fn list(store: Option<&str>, place: &InCluster, format: Format) -> Result<
 
 async fn show(name: &str, place: &InCluster, format: Format) -> Result<()> {
     let cluster = Cluster::connect(place).await?;
-    let Some(backup) = cluster.backup(name).await? else {
-        let namespace = &cluster.namespace;
-        let what = format!("cxb/{name} is not there in namespace {namespace}");
-        return Err(Coded::not_found(what).into());
-    };
-    let facts = Facts::of(backup);
+    let facts = Facts::of(cluster.backup_there(name).await?);
     if format == Format::Json {
         return output::json(&facts);
     }

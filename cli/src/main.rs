@@ -7,18 +7,23 @@
 //! - [`keyring`]: a keyring as a directory.
 //! - [`dev`]: the same resource without a cluster.
 //! - [`backups`]: backups as files, and what a cluster says of its own.
+//! - [`downloads`]: a backup's files, from where the cluster keeps them.
 //! - [`restores`]: a store made of a file, and a CodexRestore that is followed to its end.
+//! - [`follow`]: what the operator makes of what was asked for.
 //! - [`explain`]: facts from the cluster first, then a pure judgement on them.
 //! - [`jobs`]: what a store's Jobs run in the cluster.
 //! - [`output`], [`failure`]: what goes to stdout, and what to stderr and the shell.
 //!
-//! **Nothing but [`jobs`] and [`restores`] changes anything in a cluster, and nothing reads a Secret from it.**
+//! **Nothing but [`jobs`], [`restores`], [`downloads`] and `backup verify` changes anything in a cluster, and nothing but [`downloads`] reads a
+//! Secret from it: the credentials of the bucket.**
 
 mod args;
 mod backups;
 mod dev;
+mod downloads;
 mod explain;
 mod failure;
+mod follow;
 mod jobs;
 mod keyring;
 mod kv;

@@ -1,11 +1,9 @@
 //! `restore`: of a file into a directory by [`files`]; in a cluster by a CodexRestore, which is created and followed to its end.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use codexstore_api::codes;
 use codexstore_crds::backup::LocalRef;
 use codexstore_crds::codex_backup::phase;
 use codexstore_crds::codex_restore::{PointInTime, RestoreTarget};
@@ -18,17 +16,14 @@ use serde_json::json;
 use crate::{
     args::InCluster,
     explain::cluster::Cluster,
-    failure::{self, Coded},
+    failure::Coded,
+    follow::{Seen, follow},
     offline::backup as files,
     output::{self, Format, Table},
 };
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long an API server that answered before may be away.
-const AWAY: Duration = Duration::from_mins(1);
-/// How long nothing may be said of it before that is told.
-const SILENCE: Duration = Duration::from_secs(30);
+/// What is told where nothing is said of it.
+const HINT: &str = "nothing is said of it yet: does the operator run?";
 
 /// `restore`.
 #[derive(Debug, Args)]
@@ -128,7 +123,7 @@ fn wanted(store: &str, backup: Option<&Path>, args: &IntoMembers) -> Result<Code
         Some(Ok(ms)) => Timestamp::from_millisecond(ms).ok().map(MicroTime),
         _ => None,
     };
-    let point_in_time = (args.at.is_some() || args.at_revision.is_some()).then(|| PointInTime {
+    let point_in_time = (args.at.is_some() || args.at_revision.is_some()).then_some(PointInTime {
         time,
         revision: args.at_revision,
     });
@@ -159,7 +154,7 @@ async fn in_cluster(wanted: &CodexRestore, args: &IntoMembers, format: Format) -
         };
     }
     eprintln!("cxr/{name} is created, and goes on if this is interrupted");
-    let status = follow(&cluster, &made).await?;
+    let status = follow(&cluster, &made, HINT, seen).await?;
     show(&name, &status, format)?;
     match status.phase.as_deref() {
         Some(phase::SUCCEEDED) => Ok(()),
@@ -171,43 +166,14 @@ async fn in_cluster(wanted: &CodexRestore, args: &IntoMembers, format: Format) -
     }
 }
 
-/// Says how it goes, until it has ended.
-async fn follow(cluster: &Cluster, made: &CodexRestore) -> Result<CodexRestoreStatus> {
-    let name = made.name_any();
-    let (mut told, mut heard, begun) = (None, Instant::now(), Instant::now());
-    let mut warned = false;
-    loop {
-        match cluster.restore(&name).await {
-            Ok(Some(found)) if found.metadata.uid == made.metadata.uid => {
-                heard = Instant::now();
-                let status = found.status.unwrap_or_default();
-                if status.ended() {
-                    return Ok(status);
-                }
-                let line = status.phase.as_ref().map(|phase| {
-                    let message = status.message.as_deref().unwrap_or_default();
-                    format!("{phase}: {message}")
-                });
-                if line.is_none() && begun.elapsed() > SILENCE && !warned {
-                    warned = true;
-                    eprintln!("nothing is said of it yet: does the operator run?");
-                }
-                if line.is_some() && line != told {
-                    eprintln!("{}", line.as_deref().unwrap_or_default());
-                    told = line;
-                }
-            }
-            Ok(_) => {
-                let what = format!("cxr/{name} was deleted before it had ended");
-                return Err(Coded::not_found(what).into());
-            }
-            Err(error)
-                if failure::report(&error).1 == codes::EXIT_UNREACHABLE
-                    && heard.elapsed() < AWAY => {}
-            Err(error) => return Err(error),
-        }
-        tokio::time::sleep(LOOK).await;
+/// What is seen of it.
+fn seen(restore: CodexRestore) -> Seen<CodexRestoreStatus> {
+    let status = restore.status.unwrap_or_default();
+    if status.ended() {
+        return Seen::Ended(status);
     }
+    let line = |phase: &String| format!("{phase}: {}", status.message.as_deref().unwrap_or("…"));
+    Seen::Going(status.phase.as_ref().map(line))
 }
 
 fn show(name: &str, status: &CodexRestoreStatus, format: Format) -> Result<()> {

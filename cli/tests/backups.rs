@@ -1,9 +1,11 @@
 //! `codexctl backup` against an API server that answers by a script.
 
+use codexstore_api::encoding::{base64, hex};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::explain::Server;
-use crate::support::Ran;
+use crate::support::{Ran, run};
 
 const BACKUPS: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups";
 
@@ -89,4 +91,133 @@ fn a_directory_and_a_cluster_are_not_mixed_up() {
     ran(&server, &["list", "/backups", "--store", "orders"]).fails_with_usage();
     ran(&server, &["list", "/no/such/directory"]).fails(3);
     assert!(server.asked.lock().unwrap().is_empty());
+}
+
+/// A server on which a backup is verified, with this outcome.
+fn verified(status: &str) -> Server {
+    let mut tuesday = backup("tuesday", "orders", Some("2026-11-01T09:00:00Z"));
+    tuesday["metadata"]["uid"] = json!("b1");
+    tuesday["status"]["conditions"][0]["status"] = json!(status);
+    let path = format!("{BACKUPS}/tuesday");
+    Server::start(&[(&path, 200, tuesday)])
+}
+
+#[test]
+fn a_backup_of_a_cluster_is_verified_by_whoever_has_the_keys_and_the_exit_code_says_how_it_is() {
+    for (status, code) in [("True", 0), ("False", 7), ("Unknown", 1)] {
+        for args in [
+            ["verify", "cxb/tuesday"].as_slice(),
+            &["verify", "tuesday", "-n", "shop"],
+        ] {
+            let server = verified(status);
+            let ran = ran(&server, args);
+            assert_eq!(ran.code, Some(code), "{ran:?}");
+            let text = String::from_utf8(ran.out).unwrap();
+            assert!(
+                text.contains(status) && text.contains("1 members opened"),
+                "{text}"
+            );
+            let sent: Value = serde_json::from_str(&server.sent.lock().unwrap()[0]).unwrap();
+            let mark = &sent["metadata"]["annotations"]["codexstore.dev/verify"];
+            assert!(
+                mark.is_string() && sent["metadata"]["uid"] == "b1",
+                "{sent}"
+            );
+        }
+    }
+    let server = server();
+    let keys = ["verify", "tuesday", "-n", "shop", "--unencrypted"];
+    ran(&server, &keys).fails(2);
+    ran(&server, &["verify", "/no/such/file"]).fails(3);
+    assert!(server.asked.lock().unwrap().is_empty());
+    assert!(
+        ran(&server, &["verify", "sunday", "-n", "shop"])
+            .fails(3)
+            .contains("cxb/sunday")
+    );
+}
+
+const SECRET: &str = "/api/v1/namespaces/shop/secrets/s3";
+
+/// A server that is the cluster, and the one with the bucket; what it has stored is JSON.
+fn bucket(secret: u16) -> (Server, String) {
+    let content = json!({"backup": true});
+    let mut tuesday = backup("tuesday", "orders", Some("2026-11-01T09:00:00Z"));
+    tuesday["status"]["destination"] = json!({"s3": {"bucket": "bkt", "prefix": "team",
+        "endpoint": "http://s3.invalid", "credentialsRef": {"name": "s3"}}});
+    let sha256 = hex(&Sha256::digest(content.to_string()));
+    tuesday["status"]["members"][0]["sha256"] = json!(sha256);
+    let data =
+        json!({"AWS_ACCESS_KEY_ID": base64(b"me"), "AWS_SECRET_ACCESS_KEY": base64(b"hush-hush")});
+    let answer = match secret {
+        200 => {
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": data})
+        }
+        code => crate::explain::status(code, "No", "no, for a reason"),
+    };
+    let one = format!("{BACKUPS}/tuesday");
+    let file = "/bkt/team/shop/orders/tuesday/web-0-1a.backup";
+    let server = Server::start(&[
+        (&one, 200, tuesday),
+        (SECRET, secret, answer),
+        (file, 200, content.clone()),
+    ]);
+    (server, content.to_string())
+}
+
+/// Downloads it, with these variables and no other of the cloud's.
+fn download(server: &Server, to: &std::path::Path, env: &[(&str, &str)]) -> Ran {
+    let to = to.to_str().unwrap();
+    let args = ["download", "tuesday", "--to", to, "--endpoint", &server.url];
+    let mut command = server.command("backup", &args);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AWS_") {
+            command.env_remove(name);
+        }
+    }
+    run(command.envs(env.iter().copied()))
+}
+
+#[test]
+fn a_file_in_a_bucket_is_downloaded_with_the_secret_or_with_ones_own_credentials() {
+    let (server, content) = bucket(200);
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("to");
+    let file = to.join("web-0-1a.backup");
+    let ran = download(&server, &to, &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ran.err, "of web-1 nothing is stored: no answer\n");
+    let table = String::from_utf8(ran.out).unwrap();
+    assert!(
+        table.contains("web-0") && table.contains(file.to_str().unwrap()),
+        "{table}"
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
+    // What is there is compared, without asking for anything else.
+    let asked = server.asked.lock().unwrap().len();
+    assert_eq!(download(&server, &to, &[]).code, Some(0));
+    assert_eq!(server.asked.lock().unwrap().len(), asked + 1);
+    std::fs::write(&file, "another").unwrap();
+    let ran = download(&server, &to, &[]);
+    assert!(
+        ran.code == Some(8) && ran.err.contains("is not what is stored"),
+        "{ran:?}"
+    );
+
+    let (server, _) = bucket(403);
+    let to = dir.path().join("own");
+    let ran = download(&server, &to, &[]);
+    let words = [
+        "no, for a reason",
+        "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+    ];
+    let said = words.iter().all(|word| ran.err.contains(word));
+    assert!(ran.code == Some(4) && said, "{ran:?}");
+    let own = [
+        ("AWS_ACCESS_KEY_ID", "me"),
+        ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
+    ];
+    let ran = download(&server, &to, &own);
+    assert!(ran.code == Some(0) && !ran.err.contains("hush"), "{ran:?}");
+    assert!(to.join("web-0-1a.backup").is_file());
 }

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -16,6 +17,8 @@ use crate::support::{Ran, codexctl, run};
 /// Answers by path; what it has no answer for is not found.
 pub struct Server {
     kubeconfig: PathBuf,
+    /// Its address.
+    pub url: String,
     /// First lines of requests.
     pub asked: Arc<Mutex<Vec<String>>>,
     /// Bodies of those that had one.
@@ -50,6 +53,7 @@ impl Server {
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
         Self {
             kubeconfig,
+            url: format!("http://{address}"),
             asked,
             sent,
             _dir: dir,
@@ -61,10 +65,16 @@ impl Server {
     }
 
     pub fn run(&self, command: &str, args: &[&str]) -> Ran {
-        run(codexctl()
+        run(&mut self.command(command, args))
+    }
+
+    pub fn command(&self, command: &str, args: &[&str]) -> Command {
+        let mut codexctl = codexctl();
+        codexctl
             .env("KUBECONFIG", &self.kubeconfig)
             .arg(command)
-            .args(args))
+            .args(args);
+        codexctl
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod archiver;
 mod pod;
+mod reader;
 mod restore;
 
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobTemplateSpec};
@@ -23,6 +24,7 @@ pub use archiver::{
     ARCHIVE, archive_binding, archive_directory, archive_record, archive_role, archiver,
 };
 use pod::{job_spec, pod_labels};
+pub use reader::reader;
 pub use restore::{
     Origin, SOURCE_KEYRING_DIR, copy_job, recorded, restore_job, restore_job_name, restored_from,
 };
@@ -209,6 +211,12 @@ pub fn cron_job(store: &CodexStore, cfg: &JobConfig) -> Option<CronJob> {
     })
 }
 
+/// What somebody wrote who has a backup verified now, until there is an answer.
+pub fn verify_asked(backup: &CodexBackup) -> Option<&str> {
+    let all = backup.metadata.annotations.as_ref()?;
+    all.get(names::VERIFY_ANNOTATION).map(String::as_str)
+}
+
 /// The Job that does this to a backup; `None` without a destination.
 pub fn job(store: &CodexStore, backup: &CodexBackup, task: Task, cfg: &JobConfig) -> Option<Job> {
     let policy = store.spec.backup.as_ref();
@@ -225,11 +233,14 @@ pub fn job(store: &CodexStore, backup: &CodexBackup, task: Task, cfg: &JobConfig
     all.remove(names::STORE_LABEL);
     all.insert(names::BACKUP_LABEL.to_owned(), name.to_owned());
     let owner: Option<OwnerReference> = backup.controller_owner_ref(&());
+    let asked = verify_asked(backup).filter(|_| task == Task::Verify);
+    let asked = asked.map(|asked| [(names::VERIFY_ANNOTATION.to_owned(), asked.to_owned())]);
     Some(Job {
         metadata: ObjectMeta {
             name: Some(job_name(name, task)),
             namespace: store.metadata.namespace.clone(),
             labels: Some(all),
+            annotations: asked.map(Into::into),
             owner_references: Some(owner.into_iter().collect()),
             ..ObjectMeta::default()
         },
@@ -366,6 +377,21 @@ mod tests {
             .spec
             .unwrap();
         assert!(mounted(&pod(spec)).is_empty());
+    }
+
+    #[test]
+    fn a_job_that_somebody_asked_for_says_so() {
+        let store = store(CLAIM);
+        let mut backup = backup(&store, "now");
+        let asked = |backup: &CodexBackup, task| {
+            let made = job(&store, backup, task, &cfg()).unwrap();
+            made.metadata.annotations
+        };
+        assert_eq!(asked(&backup, Task::Verify), None);
+        let wanted = [(names::VERIFY_ANNOTATION.to_owned(), "7".to_owned())];
+        backup.metadata.annotations = Some(wanted.clone().into());
+        assert_eq!(asked(&backup, Task::Verify), Some(wanted.into()));
+        assert_eq!(asked(&backup, Task::Prune), None);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub const BACKUP_LABEL: &str = "codexstore.dev/backup";
 pub const RESTORE_LABEL: &str = "codexstore.dev/restore";
 /// Label of a CodexBackup that a scheduled Job made and takes: the Job's name. No other Job is made for it.
 pub const JOB_LABEL: &str = "codexstore.dev/job";
+/// Annotation of a CodexBackup by which somebody has it verified now, whatever the store's policy says, and of the Job that does so: any text that
+/// was not there before. The operator takes it away once the condition `Verified` has the answer.
+pub const VERIFY_ANNOTATION: &str = "codexstore.dev/verify";
 /// Label of a CodexBackup that the archiver asked for, since the pieces that it stores need one that they follow.
 pub const ARCHIVE_BASE_LABEL: &str = "codexstore.dev/archive-base";
 /// Label of the archiver's pod: the store's name.

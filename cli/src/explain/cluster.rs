@@ -1,9 +1,9 @@
-//! What is asked of the cluster: objects by GET, lists of one namespace. Never a Secret.
+//! What is asked of the cluster: objects by GET, lists of one namespace. `explain` asks for no Secret.
 
 use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Context, Result};
-use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexStore, names};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -12,12 +12,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
-    Api, Client, Config,
-    api::{ListParams, PostParams},
+    Api, Client, Config, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{Selector, SelectorExt},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
 
 use crate::{args::InCluster, failure::Coded};
 
@@ -94,12 +95,6 @@ impl Cluster {
         read(found, || format!("read cxb/{name}"))
     }
 
-    /// A restore.
-    pub async fn restore(&self, name: &str) -> Result<Option<CodexRestore>> {
-        let found = self.api::<CodexRestore>().get_opt(name).await;
-        read(found, || format!("read cxr/{name}"))
-    }
-
     /// Makes an object.
     pub async fn create<K>(&self, object: &K, doing: &str) -> Result<K>
     where
@@ -111,6 +106,38 @@ impl Cluster {
     {
         let made = self.api().create(&PostParams::default(), object).await;
         read(made, || doing.to_owned())
+    }
+
+    /// A backup that has to be there.
+    pub async fn backup_there(&self, name: &str) -> Result<CodexBackup> {
+        let namespace = &self.namespace;
+        let missing = || format!("cxb/{name} is not there in namespace {namespace}");
+        let found = self.backup(name).await?;
+        found.ok_or_else(|| Coded::not_found(missing()).into())
+    }
+
+    /// Has a backup verified now: see [`names::VERIFY_ANNOTATION`].
+    pub async fn ask_to_verify(&self, backup: &CodexBackup, mark: &str) -> Result<()> {
+        let name = backup.name_any();
+        let patch = json!({"metadata": {
+            "uid": backup.metadata.uid,
+            "annotations": {names::VERIFY_ANNOTATION: mark},
+        }});
+        let (api, params) = (self.api::<CodexBackup>(), PatchParams::default());
+        let patched = api.patch(&name, &params, &Patch::Merge(patch)).await;
+        read(patched, || format!("ask for cxb/{name} to be verified")).map(drop)
+    }
+
+    /// An object of any kind.
+    pub async fn get<K>(&self, name: &str) -> Result<Option<K>>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let found = self.api::<K>().get_opt(name).await;
+        read(found, || format!("read {} {name}", K::kind(&())))
     }
 
     /// All backups.
@@ -171,7 +198,8 @@ impl Cluster {
         }
     }
 
-    fn api<K>(&self) -> Api<K>
+    /// Objects of a kind in the namespace.
+    pub fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {

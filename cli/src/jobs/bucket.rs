@@ -1,8 +1,10 @@
 //! The clients of the services that keep buckets: S3, Google Cloud Storage, Azure Blob Storage.
 //!
-//! Credentials come from the environment: those that a Secret gives, or the identity that the platform gives the Job.
+//! Credentials come from the environment: those that a Secret gives, or the identity that the platform gives the Job. Who reads a bucket
+//! from elsewhere brings what the Secret holds.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,17 +24,49 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// How long a server may say nothing.
 const REQUEST: Duration = Duration::from_mins(2);
 
-/// The client of the bucket that a destination names; `ca` has the certificates that it names, if it does.
-pub fn of(destination: &crd::Destination, ca: &Path) -> Result<Arc<dyn ObjectStore>> {
-    let ca = destination.ca_ref().is_some().then_some(ca);
+/// How a bucket is reached.
+pub struct Access {
+    /// Credentials by the names of environment variables; without them the environment of this process has them, or the platform.
+    pub credentials: Option<BTreeMap<String, String>>,
+    /// Certificates that the server's is checked against, as PEM; without them the well-known ones.
+    pub ca: Option<Vec<u8>>,
+    /// How long a server may be away.
+    pub away: Duration,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access {
+            credentials: None,
+            ca: None,
+            away: AWAY,
+        }
+    }
+}
+
+impl Access {
+    /// Gives a builder the credentials, by its names for them.
+    fn to<B, K: FromStr>(&self, builder: B, with: impl Fn(B, K, String) -> B) -> B {
+        let all = self.credentials.iter().flatten();
+        all.fold(builder, |builder, (name, value)| {
+            match name.to_ascii_lowercase().parse() {
+                Ok(key) => with(builder, key, value.clone()),
+                Err(_) => builder,
+            }
+        })
+    }
+}
+
+/// The client of the bucket that a destination names.
+pub fn of(destination: &crd::Destination, access: &Access) -> Result<Arc<dyn ObjectStore>> {
     if let Some(wanted) = &destination.s3 {
-        return s3(wanted, ca).with_context(|| format!("use the bucket {}", wanted.bucket));
+        return s3(wanted, access).with_context(|| format!("use the bucket {}", wanted.bucket));
     }
     if let Some(wanted) = &destination.gcs {
-        return gcs(wanted, ca).with_context(|| format!("use the bucket {}", wanted.bucket));
+        return gcs(wanted, access).with_context(|| format!("use the bucket {}", wanted.bucket));
     }
     if let Some(wanted) = &destination.azure {
-        return azure(wanted, ca)
+        return azure(wanted, access)
             .with_context(|| format!("use the container {}", wanted.container));
     }
     Err(Coded::invalid("the destination names no claim and no bucket").into())
@@ -53,8 +87,12 @@ pub fn told(error: impl Into<anyhow::Error>) -> anyhow::Error {
     error
 }
 
-fn s3(s3: &crd::S3, ca: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = AmazonS3Builder::from_env()
+fn s3(s3: &crd::S3, access: &Access) -> Result<Arc<dyn ObjectStore>> {
+    let builder = match access.credentials {
+        Some(_) => access.to(AmazonS3Builder::new(), AmazonS3Builder::with_config),
+        None => AmazonS3Builder::from_env(),
+    };
+    let mut builder = builder
         .with_bucket_name(&s3.bucket)
         .with_region(s3.region.as_deref().unwrap_or("us-east-1"))
         .with_virtual_hosted_style_request(
@@ -75,30 +113,46 @@ fn s3(s3: &crd::S3, ca: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
     if let Some(endpoint) = &s3.endpoint {
         builder = builder.with_endpoint(address(endpoint));
     }
-    let options = options(s3.endpoint.as_deref(), ca)?;
-    let builder = builder.with_client_options(options).with_retry(retry());
+    let options = options(s3.endpoint.as_deref(), access)?;
+    let builder = builder
+        .with_client_options(options)
+        .with_retry(retry(access));
     Ok(Arc::new(builder.build()?))
 }
 
-fn gcs(gcs: &crd::Gcs, ca: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&gcs.bucket);
+fn gcs(gcs: &crd::Gcs, access: &Access) -> Result<Arc<dyn ObjectStore>> {
+    let new = GoogleCloudStorageBuilder::new;
+    let builder = match access.credentials {
+        Some(_) => access.to(new(), GoogleCloudStorageBuilder::with_config),
+        None => GoogleCloudStorageBuilder::from_env(),
+    };
+    let mut builder = builder.with_bucket_name(&gcs.bucket);
     if let Some(endpoint) = &gcs.endpoint {
         builder = builder.with_config(GoogleConfigKey::BaseUrl, address(endpoint));
     }
-    let options = options(gcs.endpoint.as_deref(), ca)?;
-    let builder = builder.with_client_options(options).with_retry(retry());
+    let options = options(gcs.endpoint.as_deref(), access)?;
+    let builder = builder
+        .with_client_options(options)
+        .with_retry(retry(access));
     Ok(Arc::new(builder.build()?))
 }
 
-fn azure(azure: &crd::Azure, ca: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
+fn azure(azure: &crd::Azure, access: &Access) -> Result<Arc<dyn ObjectStore>> {
+    let new = MicrosoftAzureBuilder::new;
+    let builder = match access.credentials {
+        Some(_) => access.to(new(), MicrosoftAzureBuilder::with_config),
+        None => MicrosoftAzureBuilder::from_env(),
+    };
+    let mut builder = builder
         .with_account(&azure.account)
         .with_container_name(&azure.container);
     if let Some(endpoint) = &azure.endpoint {
         builder = builder.with_endpoint(address(endpoint).to_owned());
     }
-    let options = options(azure.endpoint.as_deref(), ca)?;
-    let builder = builder.with_client_options(options).with_retry(retry());
+    let options = options(azure.endpoint.as_deref(), access)?;
+    let builder = builder
+        .with_client_options(options)
+        .with_retry(retry(access));
     Ok(Arc::new(builder.build()?))
 }
 
@@ -107,17 +161,16 @@ fn address(endpoint: &str) -> &str {
     endpoint.trim_end_matches('/')
 }
 
-fn options(endpoint: Option<&str>, ca: Option<&Path>) -> Result<ClientOptions> {
+fn options(endpoint: Option<&str>, access: &Access) -> Result<ClientOptions> {
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let mut options = ClientOptions::new()
         .with_timeout_disabled()
         .with_read_timeout(REQUEST)
         .with_connect_timeout(Duration::from_secs(10))
         .with_allow_http(plain);
-    if let Some(ca) = ca {
+    if let Some(pem) = &access.ca {
         let what = "read the certificates of the destination's server";
-        let pem = std::fs::read(ca).context(what)?;
-        for certificate in Certificate::from_pem_bundle(&pem).context(what)? {
+        for certificate in Certificate::from_pem_bundle(pem).context(what)? {
             options = options.with_root_certificate(certificate);
         }
         options = options.with_no_system_certificates(true);
@@ -125,10 +178,10 @@ fn options(endpoint: Option<&str>, ca: Option<&Path>) -> Result<ClientOptions> {
     Ok(options)
 }
 
-fn retry() -> RetryConfig {
+fn retry(access: &Access) -> RetryConfig {
     RetryConfig {
         max_retries: usize::MAX,
-        retry_timeout: AWAY,
+        retry_timeout: access.away,
         backoff: BackoffConfig {
             max_backoff: PAUSE,
             ..BackoffConfig::default()
@@ -145,6 +198,70 @@ mod tests {
 
     use super::*;
     use crate::jobs::destination::Destination;
+
+    #[test]
+    fn what_a_secret_holds_reaches_the_client_and_nothing_of_it_the_messages() {
+        use object_store::azure::AzureConfigKey;
+        let access = |all: &[(&str, &str)]| Access {
+            credentials: Some(
+                all.iter()
+                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                    .collect(),
+            ),
+            ..Access::default()
+        };
+        let aws = access(&[
+            ("AWS_ACCESS_KEY_ID", "me"),
+            ("AWS_SECRET_ACCESS_KEY", "hush"),
+            ("AWS_SESSION_TOKEN", "now"),
+            ("SOMETHING_ELSE", "x"),
+        ]);
+        let builder = aws.to(AmazonS3Builder::new(), AmazonS3Builder::with_config);
+        for (key, value) in [
+            (AmazonS3ConfigKey::AccessKeyId, "me"),
+            (AmazonS3ConfigKey::SecretAccessKey, "hush"),
+            (AmazonS3ConfigKey::Token, "now"),
+        ] {
+            assert_eq!(builder.get_config_value(&key).as_deref(), Some(value));
+        }
+        let google = access(&[("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")]);
+        let new = GoogleCloudStorageBuilder::new;
+        let builder = google.to(new(), GoogleCloudStorageBuilder::with_config);
+        let key = builder.get_config_value(&GoogleConfigKey::ServiceAccountKey);
+        assert_eq!(key.as_deref(), Some("{}"));
+        let azure = access(&[
+            ("AZURE_STORAGE_ACCOUNT_KEY", "a"),
+            ("AZURE_STORAGE_SAS_KEY", "b"),
+            ("AZURE_STORAGE_CLIENT_ID", "c"),
+            ("AZURE_STORAGE_CLIENT_SECRET", "d"),
+            ("AZURE_STORAGE_TENANT_ID", "e"),
+        ]);
+        let new = MicrosoftAzureBuilder::new;
+        let builder = azure.to(new(), MicrosoftAzureBuilder::with_config);
+        for (key, value) in [
+            (AzureConfigKey::AccessKey, "a"),
+            (AzureConfigKey::SasKey, "b"),
+            (AzureConfigKey::ClientId, "c"),
+            (AzureConfigKey::ClientSecret, "d"),
+            (AzureConfigKey::AuthorityId, "e"),
+        ] {
+            assert_eq!(builder.get_config_value(&key).as_deref(), Some(value));
+        }
+        let broken = access(&[("GOOGLE_SERVICE_ACCOUNT_KEY", "hush: not JSON")]);
+        let destination = crd::Destination {
+            gcs: Some(crd::Gcs {
+                bucket: "backups".to_owned(),
+                ..crd::Gcs::default()
+            }),
+            ..crd::Destination::default()
+        };
+        let error = of(&destination, &broken).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("use the bucket backups") && !error.contains("hush"),
+            "{error}"
+        );
+    }
 
     /// What Jobs do to a destination.
     async fn check(wanted: &crd::Destination) {

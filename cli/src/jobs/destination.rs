@@ -7,7 +7,7 @@ mod upload;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use tokio::fs::File;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
-use super::bucket;
+use super::bucket::{self, Access};
 use dir::{Partial, files, is_there, make_dirs, sync_dir, told};
 pub use upload::Upload;
 
@@ -63,8 +63,19 @@ impl Destination {
         if destination.claim.is_some() {
             return Ok(Destination::Dir(PathBuf::from(DESTINATION_DIR)));
         }
+        let read = || std::fs::read(CA_FILE);
+        let ca = destination.ca_ref().map(|_| read()).transpose();
+        let access = Access {
+            ca: ca.context("read the certificates of the destination's server")?,
+            ..Access::default()
+        };
+        Destination::bucket(destination, &access)
+    }
+
+    /// The bucket that a store names, from anywhere.
+    pub fn bucket(destination: &crd::Destination, access: &Access) -> Result<Destination> {
         Ok(Destination::Bucket {
-            store: bucket::of(destination, Path::new(CA_FILE))?,
+            store: bucket::of(destination, access)?,
             prefix: destination.prefix(),
         })
     }

@@ -10,6 +10,7 @@ mod feed;
 mod lease;
 mod member;
 mod plan;
+mod read;
 mod restore;
 #[cfg(test)]
 mod scripted;
@@ -91,6 +92,18 @@ pub enum Job {
         #[command(flatten)]
         place: Place,
     },
+    /// Be there, so that others can read what is at the destination
+    #[command(after_help = "Example:\n  codexctl job hold")]
+    Hold,
+    /// Write a file of the destination, which is a directory, to stdout
+    #[command(
+        after_help = "Example:\n  codexctl job read --path shop/orders/now/web-0-1a2b3c4d.backup"
+    )]
+    Read {
+        /// The file, from the destination on
+        #[arg(long)]
+        path: String,
+    },
     /// Restore members of a store, as a CodexRestore says
     ///
     /// Reads the backups that are at the destination and streams each member its own; what a member had is set aside.
@@ -159,6 +172,8 @@ pub async fn job(job: &Job) -> Result<()> {
             };
             Box::pin(archive::archive(cluster, store, policy, &place.pod_name)).await
         }
+        Job::Hold => read::hold().await,
+        Job::Read { path } => read::read(path).await,
         Job::Restore {
             restore,
             backup,
@@ -183,7 +198,7 @@ async fn prune(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
         eprintln!("cxb/{} has nothing stored", backup.name_any());
         return Ok(());
     };
-    let directory = own_directory(cluster, &backup)?;
+    let directory = own_directory(&cluster.namespace, &backup)?;
     let destination = Destination::of(named)?;
     let lease = names::backup_lease(&backup.spec.store_ref.name);
     let holder = Holder::new(
@@ -199,9 +214,9 @@ async fn prune(cluster: &Cluster, name: &str, holder: &str) -> Result<()> {
 
 /// The directory of a backup. The status says it too, but a status is anybody's who may write one: what is read and deleted
 /// is this backup's own.
-fn own_directory(cluster: &Cluster, backup: &CodexBackup) -> Result<String> {
+pub fn own_directory(namespace: &str, backup: &CodexBackup) -> Result<String> {
     let store = &backup.spec.store_ref.name;
-    let own = jobs::directory(&cluster.namespace, store, &backup.name_any());
+    let own = jobs::directory(namespace, store, &backup.name_any());
     let told = backup.status.as_ref().and_then(|s| s.directory.as_ref());
     if told.is_some_and(|told| *told != own) {
         let what = format!(

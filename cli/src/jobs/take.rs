@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         let named = before
             .destination
             .unwrap_or_else(|| policy.destination.clone());
-        let directory = super::own_directory(cluster, backup)?;
+        let directory = super::own_directory(&cluster.namespace, backup)?;
         let last_try =
             |c: &Condition| c.reason == TRY_FAILED || c.type_ == condition::DESTINATION_UNREACHABLE;
         let status = CodexBackupStatus {

@@ -30,7 +30,7 @@ pub async fn verify(cluster: &Cluster, name: &str) -> Result<()> {
     let (Some(named), true) = (&status.destination, status.usable()) else {
         return Err(Coded::invalid(format!("cxb/{name} has nothing stored")).into());
     };
-    let directory = super::own_directory(cluster, &found)?;
+    let directory = super::own_directory(&cluster.namespace, &found)?;
     let destination = Destination::of(named)?;
     let mut wrong = Vec::new();
     let mut opened = 0_usize;

@@ -118,9 +118,14 @@ impl KeysIfAny {
         })
     }
 
+    /// Whether any are named, or none are asked for in so many words.
+    pub fn are_given(&self) -> bool {
+        self.keyring.is_some() || self.passphrase_file.is_some() || self.unencrypted
+    }
+
     /// An error if keys are named: a store that runs has its own.
     pub fn none_for_live(&self) -> Result<()> {
-        if self.keyring.is_none() && self.passphrase_file.is_none() && !self.unencrypted {
+        if !self.are_given() {
             return Ok(());
         }
         let what = "a store that runs has its keys: name none for a socket";
@@ -129,7 +134,7 @@ impl KeysIfAny {
 
     /// Reads the keys, if any are named.
     pub fn encryption(&self) -> Result<Option<Encryption>> {
-        if self.keyring.is_none() && self.passphrase_file.is_none() && !self.unencrypted {
+        if !self.are_given() {
             return Ok(None);
         }
         let keys = Keys {

@@ -27,6 +27,7 @@ pub use import::{Done, import};
 pub use inspect::inspect;
 pub use key::key;
 pub use keys::{migrate_encryption, passphrase};
+pub use progress::Bar;
 pub use salvage::salvage;
 pub use source::Record;
 pub use verify::verify;

@@ -157,8 +157,8 @@ fn a_ledger_that_has_no_history_yet_is_restored_as_one() {
     options.strategy = Strategy::Ledger;
     let store = Store::open(&place.path("copy"), options.clone()).unwrap();
     let mut bytes = Vec::new();
-    let info = store.backup(&mut bytes).unwrap();
-    assert_eq!(info.contents.history, Some(0));
+    let told = store.backup(&mut bytes).unwrap();
+    assert_eq!(told.contents.history, Some(0));
     fs::write(place.path("ledger.backup"), &bytes).unwrap();
     let told = place.run(into("ledger.backup", "new").iter().chain(&["-o", "json"]));
     assert_eq!(told.json()["strategy"], "ledger");

@@ -135,7 +135,7 @@ pub(super) fn template(
 
 /// A claim that one node mounts at a time is mounted where the archiver has it. Preferred only: one that many nodes mount is
 /// mounted anywhere.
-fn beside_the_archiver(store: &CodexStore) -> Affinity {
+pub(super) fn beside_the_archiver(store: &CodexStore) -> Affinity {
     let archiver = (
         names::ARCHIVER_LABEL.to_owned(),
         store_name(store).to_owned(),

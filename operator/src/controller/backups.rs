@@ -181,7 +181,13 @@ impl One<'_> {
         if !status.ended() {
             return self.take(&status).await;
         }
-        if !status.usable() || status.verified().is_some() {
+        if !status.usable() {
+            return Ok(None);
+        }
+        if let Some(asked) = jobs::verify_asked(self.backup) {
+            return Box::pin(self.verify_as_asked(asked)).await;
+        }
+        if status.verified().is_some() {
             return Ok(None);
         }
         let job = jobs::job_name(&self.backup.name_any(), Task::Verify);
@@ -207,6 +213,54 @@ impl One<'_> {
                 Ok(Some(LATER))
             }
         }
+    }
+
+    /// Verifies once more, by a Job that was made for it, and takes the wish away once there is an answer. One that goes on answers another
+    /// question: what it has read already may have changed since.
+    async fn verify_as_asked(&self, asked: &str) -> Result<Option<Duration>, Error> {
+        let name = jobs::job_name(&self.backup.name_any(), Task::Verify);
+        let found = self.jobs().get_opt(&name).await?;
+        let run = found.as_ref().map_or(Run::None, job_run::state);
+        let made_for = found
+            .as_ref()
+            .and_then(|job| job.annotations().get(names::VERIFY_ANNOTATION));
+        let own = made_for.is_some_and(|of| of == asked);
+        match run {
+            Run::Going => Ok(Some(LATER)),
+            Run::None => {
+                let Some(store) = self.store().await? else {
+                    let why = "the CodexStore is gone, so nobody may read what is stored";
+                    return self.unanswered(why).await;
+                };
+                self.start(&store, Task::Verify).await
+            }
+            Run::Done | Run::Failed(_) if !own => {
+                job_run::delete(&self.jobs(), &name).await?;
+                Ok(Some(SOON))
+            }
+            Run::Done => self.answered().await,
+            Run::Failed(why) => {
+                self.unanswered(&format!("could not be verified: {why}"))
+                    .await
+            }
+        }
+    }
+
+    /// Says that nobody knows, and takes the wish away when that is written.
+    async fn unanswered(&self, why: &str) -> Result<Option<Duration>, Error> {
+        if self.unverified(why).await? {
+            self.warn("BackupNotVerified", why).await;
+            // What was seen is older than that.
+            return Ok(Some(SOON));
+        }
+        self.answered().await
+    }
+
+    /// Takes away the wish to have it verified.
+    async fn answered(&self) -> Result<Option<Duration>, Error> {
+        let gone = json!({"annotations": {names::VERIFY_ANNOTATION: null}});
+        self.change(gone).await?;
+        Ok(Some(SOON))
     }
 
     async fn is_to_be_verified(&self, verify: Verify) -> Result<bool, Error> {
@@ -368,16 +422,18 @@ impl One<'_> {
         self.tell(told).await
     }
 
-    async fn unverified(&self, why: &str) -> Result<(), Error> {
+    /// Writes that nobody can say whether it is good. False if that is written already.
+    async fn unverified(&self, why: &str) -> Result<bool, Error> {
         let known = self.backup.status.iter().flat_map(|s| &s.conditions);
         let mut known = known.filter(|c| c.type_ == condition::VERIFIED && c.status == "Unknown");
         // A new time each time would be a change, by which it is looked at again.
         if known.any(|c| c.message == bounded(why)) {
-            return Ok(());
+            return Ok(false);
         }
         let now = Time(Timestamp::now());
         let unknown = condition_of(condition::VERIFIED, "Unknown", "VerifyFailed", why, now);
-        self.tell(json!({"conditions": [unknown]})).await
+        self.tell(json!({"conditions": [unknown]})).await?;
+        Ok(true)
     }
 
     async fn tell(&self, status: Value) -> Result<(), Error> {
@@ -407,11 +463,19 @@ impl One<'_> {
     async fn finalizers(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), Error> {
         let mut all = self.backup.finalizers().to_vec();
         change(&mut all);
-        let patch = json!({"metadata": {
-            "resourceVersion": self.backup.resource_version(),
-            "uid": self.backup.metadata.uid,
-            "finalizers": all,
-        }});
+        self.change(json!({"finalizers": all})).await
+    }
+
+    /// Changes the metadata of what was seen, and of nothing newer.
+    async fn change(&self, mut metadata: Value) -> Result<(), Error> {
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert(
+                "resourceVersion".to_owned(),
+                json!(self.backup.resource_version()),
+            );
+            metadata.insert("uid".to_owned(), json!(self.backup.metadata.uid));
+        }
+        let patch = json!({"metadata": metadata});
         let params = PatchParams::default();
         let name = self.backup.name_any();
         match self

@@ -302,3 +302,100 @@ async fn a_job_that_was_seen_to_go_on_is_not_asked_for_and_one_that_ended_is() {
     assert_eq!(api.count("GET", JOB), 1);
     assert_eq!(api.get(BACKUP).unwrap()["status"]["phase"], "Running");
 }
+
+const VERIFY: &str = "/apis/batch/v1/namespaces/shop/jobs/cxb-now-verify";
+
+fn verify_job(asked: Option<&str>, conditions: &Value) -> Value {
+    let annotations = asked.map(|asked| json!({names::VERIFY_ANNOTATION: asked}));
+    json!({"metadata": {"name": "cxb-now-verify", "namespace": "shop", "annotations": annotations},
+        "status": {"conditions": conditions}})
+}
+
+/// A backup that was verified, of a store that has none verified by itself.
+async fn verified() -> FakeApi {
+    let good = json!({"type": "Verified", "status": "True", "reason": "Opened", "message": "1 member",
+        "lastTransitionTime": "2026-11-01T00:02:00Z"});
+    let status = json!({"phase": "Succeeded", "completedAt": "2026-11-01T00:01:00Z", "destination": {"claim": "b"},
+        "directory": "shop/orders/now", "conditions": [good]});
+    taken(status, json!([])).await
+}
+
+/// Somebody asks for it to be verified.
+fn ask(api: &FakeApi, mark: &str) {
+    let mut backup = api.get(BACKUP).unwrap();
+    backup["metadata"]["annotations"] = json!({names::VERIFY_ANNOTATION: mark});
+    api.put(BACKUP, &backup);
+}
+
+fn asked(api: &FakeApi) -> Value {
+    api.get(BACKUP).unwrap()["metadata"]["annotations"][names::VERIFY_ANNOTATION].take()
+}
+
+fn made_for(api: &FakeApi) -> Value {
+    let job = api.get(VERIFY).unwrap_or_default();
+    job["metadata"]["annotations"][names::VERIFY_ANNOTATION].clone()
+}
+
+fn condition(api: &FakeApi) -> Value {
+    api.get(BACKUP).unwrap()["status"]["conditions"][0].take()
+}
+
+#[tokio::test]
+async fn a_backup_is_verified_anew_for_whoever_asks() {
+    let api = verified().await;
+    looks(&api, 2).await;
+    assert_eq!(api.get(VERIFY), None);
+    ask(&api, "1");
+    looks(&api, 1).await;
+    assert_eq!(made_for(&api), "1");
+    // One that was there before answers nothing: while it goes on it is waited for.
+    api.put(VERIFY, &verify_job(Some("0"), &json!([])));
+    looks(&api, 2).await;
+    assert_eq!(made_for(&api), "0");
+    let complete = json!([{"type": "Complete", "status": "True"}]);
+    api.put(VERIFY, &verify_job(None, &complete));
+    looks(&api, 2).await;
+    assert_eq!((made_for(&api), asked(&api)), (json!("1"), json!("1")));
+    api.put(VERIFY, &verify_job(Some("1"), &complete));
+    looks(&api, 1).await;
+    assert_eq!(
+        (asked(&api), condition(&api)["status"].take()),
+        (Value::Null, json!("True"))
+    );
+    let calls = api.writes();
+    looks(&api, 2).await;
+    assert_eq!(api.writes(), calls, "it was asked for once");
+}
+
+#[tokio::test]
+async fn who_asks_hears_that_nobody_can_say() {
+    let failed = json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}]);
+    for gone in [false, true] {
+        let api = verified().await;
+        ask(&api, "1");
+        if gone {
+            api.remove(STORE);
+        } else {
+            api.put(VERIFY, &verify_job(Some("1"), &failed));
+        }
+        let before = api.get(BACKUP).unwrap();
+        looks(&api, 1).await;
+        // What its Job wrote stays beside it.
+        let mut backup = before;
+        backup["status"]["conditions"] = json!([condition(&api)]);
+        api.put(BACKUP, &backup);
+        looks(&api, 1).await;
+        let condition = condition(&api);
+        assert_eq!(condition["status"], "Unknown", "{condition}");
+        let why = if gone { "CodexStore is gone" } else { "limit" };
+        assert!(
+            condition["message"].as_str().unwrap().contains(why),
+            "{condition}"
+        );
+        assert_eq!(asked(&api), Value::Null);
+        assert_eq!(
+            api.events(),
+            [("BackupNotVerified".to_owned(), "now".to_owned())]
+        );
+    }
+}

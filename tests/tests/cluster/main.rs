@@ -14,6 +14,7 @@ mod attempts;
 mod backups;
 mod chart;
 mod clones;
+mod ctl;
 mod durability;
 mod escrow;
 mod keys;

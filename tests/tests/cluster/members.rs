@@ -9,7 +9,12 @@ use crate::protocol::sidecar_memory;
 
 /// codexctl on this machine, with the test cluster.
 pub fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
-    let path = std::env::var("CODEXSTORE_TEST_CODEXCTL").unwrap_or_else(|_| {
+    run::run(&mut run::command(&binary(), args, &cluster.kubeconfig))
+}
+
+/// Where codexctl is.
+pub fn binary() -> String {
+    std::env::var("CODEXSTORE_TEST_CODEXCTL").unwrap_or_else(|_| {
         let target = run::root().join("target");
         let built = [
             "x86_64-unknown-linux-gnu/release/codexctl",
@@ -22,8 +27,7 @@ pub fn codexctl(cluster: &Cluster, args: &[&str]) -> Output {
             .expect("codexctl is built: make images")
             .to_string_lossy()
             .into_owned()
-    });
-    run::run(&mut run::command(&path, args, &cluster.kubeconfig))
+    })
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Directories as destinations; buckets are tested in `bucket`.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use tokio::io::AsyncReadExt as _;
 

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Resource;
 use kube::api::{Api, AttachParams, AttachedProcess, DeleteParams, ListParams};
+use kube::client::UpgradeConnectionError;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt as _;
 
@@ -100,7 +101,7 @@ impl Reader {
             .max_stderr_buf_size(BUFFER);
         let command = [CODEXCTL, "job", "read", "--path", path];
         let process = self.pods.exec(&name, command, &params).await;
-        let mut process = process.with_context(|| format!("read {path} by pod/{name}"))?;
+        let mut process = process.map_err(|error| no_exec(&name, error))?;
         let bytes = process.stdout().context("a process without stdout")?;
         Ok(Open {
             bytes: Box::pin(bytes),
@@ -121,6 +122,19 @@ impl Reader {
                 eprintln!("pod/{name} is not deleted, and ends by itself within the hour: {error}");
             }
         }
+    }
+}
+
+/// Why nothing is run in a pod: who may not is told of the right.
+fn no_exec(name: &str, error: kube::Error) -> anyhow::Error {
+    let what = format!("run codexctl in pod/{name}");
+    match error {
+        kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code))
+            if matches!(code.as_u16(), 401 | 403) =>
+        {
+            Coded::denied(format!("{what}: it takes the right to create pods/exec")).into()
+        }
+        error => anyhow::Error::new(error).context(what),
     }
 }
 

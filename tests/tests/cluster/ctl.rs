@@ -19,7 +19,7 @@ fn ctl(ns: &Namespace, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn fails(output: Output, code: i32, words: &str) {
+fn fails(output: &Output, code: i32, words: &str) {
     let last = output.err.lines().last().unwrap_or_default();
     assert!(output.code == code && last.contains(words), "{output:?}");
 }
@@ -64,7 +64,7 @@ fn a_backup_in_a_claim_is_verified_restored_and_downloaded() {
     let left = &first["metadata"]["annotations"]["codexstore.dev/verify"];
     assert!(left.is_null(), "{first}");
     fails(
-        ctl(&ns, &["backup", "verify", "second"]),
+        &ctl(&ns, &["backup", "verify", "second"]),
         3,
         "cxb/second is not there",
     );
@@ -83,7 +83,7 @@ fn a_backup_in_a_claim_is_verified_restored_and_downloaded() {
     let made = ns.get(&format!("codexrestores/{}", told["name"].as_str().unwrap()));
     assert_eq!(made.unwrap()["spec"]["backupRef"]["name"], "first");
     let nothing = ctl(&ns, &["restore", "second", "--store", "orders"]);
-    fails(nothing, 1, "there is no backup second");
+    fails(&nothing, 1, "there is no backup second");
     let refused = ctl(
         &ns,
         &[
@@ -96,12 +96,12 @@ fn a_backup_in_a_claim_is_verified_restored_and_downloaded() {
             "then",
         ],
     );
-    fails(refused, 1, "cxr/then has ended as Failed");
+    fails(&refused, 1, "cxr/then has ended as Failed");
     let again = ctl(
         &ns,
         &["restore", "--latest", "--store", "orders", "--name", "then"],
     );
-    fails(again, 8, "then");
+    fails(&again, 8, "then");
 
     // What is in a claim is read by a pod, which is gone then.
     let dir = tempfile::tempdir().unwrap();
@@ -129,7 +129,7 @@ fn a_backup_in_a_claim_is_verified_restored_and_downloaded() {
         "f=$(ls /b/*/orders/first/*.backup) && printf X | dd of=$f bs=1 seek=9000 conv=notrunc";
     ns.sh("look", "app", flip).success("flip");
     fails(
-        ctl(&ns, &["backup", "verify", "first"]),
+        &ctl(&ns, &["backup", "verify", "first"]),
         7,
         "cxb/first is not what was stored",
     );
@@ -137,10 +137,10 @@ fn a_backup_in_a_claim_is_verified_restored_and_downloaded() {
     assert_eq!(verified(&first["status"]), Some("False"), "{first}");
     let to = dir.path().join("flipped");
     let download = ["backup", "download", "first", "--to", to.to_str().unwrap()];
-    fails(ctl(&ns, &download), 7, "not what was stored");
+    fails(&ctl(&ns, &download), 7, "not what was stored");
     let gone = "mv /b/*/orders/first/*.backup /b/gone";
     ns.sh("look", "app", gone).success("mv");
-    fails(ctl(&ns, &download), 1, "No such file");
+    fails(&ctl(&ns, &download), 1, "No such file");
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
     no_reader(&ns);
 }
@@ -265,7 +265,7 @@ fn a_backup_in_a_bucket_is_downloaded_with_the_secret_or_with_ones_own_credentia
     download("one", &["--member", "app-1"]).success("download of one");
     assert!(to("one").join(file(1)).is_file() && !to("one").join(file(0)).exists());
     fails(
-        download("none", &["--member", "app-7"]),
+        &download("none", &["--member", "app-7"]),
         3,
         "not among its members",
     );
@@ -273,7 +273,7 @@ fn a_backup_in_a_bucket_is_downloaded_with_the_secret_or_with_ones_own_credentia
     // Who may not read the Secret has credentials of his own.
     let secret = ns.get("secrets/s3").unwrap();
     ns.delete("secrets/s3");
-    fails(download("own", &[]), 4, "AWS_SECRET_ACCESS_KEY");
+    fails(&download("own", &[]), 4, "AWS_SECRET_ACCESS_KEY");
     let own = to("own");
     let args = [
         "backup",
@@ -305,7 +305,7 @@ fn a_backup_in_a_bucket_is_downloaded_with_the_secret_or_with_ones_own_credentia
     ns.sh("s3", "app", &flip).success("flip");
     ns.create(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": secret["data"]}));
     fails(
-        download("flipped", &["--member", "app-0"]),
+        &download("flipped", &["--member", "app-0"]),
         7,
         "not what was stored",
     );

@@ -1,6 +1,6 @@
 //! Starting a sidecar, asking it, ending it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -96,14 +96,17 @@ impl Place {
         sidecar
     }
 
-    /// Name and content of every file of the store.
+    /// Name and content of every file of the store, but those that it deletes meanwhile.
     pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
         let files = std::fs::read_dir(self.path("data")).unwrap();
         let mut files: Vec<_> = files
-            .map(|file| {
+            .filter_map(|file| {
                 let file = file.unwrap();
                 let name = file.file_name().into_string().unwrap();
-                (name, std::fs::read(file.path()).unwrap())
+                match std::fs::read(file.path()) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => None,
+                    content => Some((name, content.unwrap())),
+                }
             })
             .collect();
         files.sort();

@@ -32,6 +32,15 @@ fn files(place: &Place) -> BTreeSet<FileId> {
     opened.map(|open| open.header.file).collect()
 }
 
+/// Stops who looks at it, when dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn told(s: &Sidecar) -> Option<Reencryption> {
     s.status().reencryption
 }
@@ -104,6 +113,8 @@ fn under_load(strategy: &str) {
     let stop = AtomicBool::new(false);
     let mut refused = 0;
     let wrote = thread::scope(|scope| {
+        // What fails below would wait for the writers for ever.
+        let stopped = Stop(&stop);
         let events = Events::open(&s, "?prefix=w0-", "");
         let watcher = scope.spawn(move || watcher(events));
         let writers = [0, 1, 2].map(|name| {
@@ -135,7 +146,7 @@ fn under_load(strategy: &str) {
             assert_eq!(again.state, ReencryptionState::Done, "done is done");
             assert!(again.done_bytes > 12_000 && again.done_bytes == again.total_bytes);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         let wrote = writers.map(|writer| writer.join().unwrap());
         assert_eq!(s.put("w0-end", b"").status, 201);
         assert_eq!(watcher.join().unwrap(), wrote[0]);

@@ -3,12 +3,12 @@
 mod ends;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind::NotFound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
-use super::basic::bytes_of;
 use super::disk::{Fault, Keep, SimDisk};
 use super::keyring;
 use super::rewrap::both;
@@ -392,6 +392,15 @@ fn a_log_file_that_does_not_verify_ends_it_and_nothing_else() {
     );
 }
 
+/// Stops who looks at it, when dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
     for strategy in [Strategy::Snapshot, Strategy::Ledger] {
@@ -407,14 +416,20 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
                 .unwrap();
         }
         let ids = || -> BTreeSet<FileId> {
-            let files = bytes_of(dir.path()).into_iter();
-            let prefixes = files.filter_map(|(_, bytes)| bytes.get(..12_288).map(<[u8]>::to_vec));
+            // Who writes has files deleted meanwhile.
+            let files = std::fs::read_dir(dir.path()).unwrap();
+            let read = files.map(|file| std::fs::read(file.unwrap().path()));
+            let there = read.filter(|bytes| !matches!(bytes, Err(e) if e.kind() == NotFound));
+            let prefixes =
+                there.filter_map(|bytes| bytes.unwrap().get(..12_288).map(<[u8]>::to_vec));
             let opened = prefixes.filter_map(|prefix| open_without_key(&prefix).ok());
             opened.map(|open| open.header.file).collect()
         };
         let old = ids();
         let stop = AtomicBool::new(false);
         let wrote = std::thread::scope(|scope| {
+            // What fails below would wait for the writer for ever.
+            let stopped = Stop(&stop);
             let writer = scope.spawn(|| {
                 let mut n = 0_u32;
                 while !stop.load(Ordering::Relaxed) {
@@ -460,7 +475,7 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
             assert!(ids().is_disjoint(&between));
             assert_eq!(store.reencrypting(), None);
             std::thread::sleep(Duration::from_millis(50));
-            stop.store(true, Ordering::Relaxed);
+            drop(stopped);
             let wrote = writer.join().unwrap();
             for watcher in watchers {
                 let seen = watcher.join().unwrap();

@@ -383,6 +383,24 @@ pub fn first_few<T: AsRef<str>>(
     }
 }
 
+/// A condition whose status is `True`, `False` or `Unknown`, since `now`.
+pub fn condition_of(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Time,
+) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: bounded(message),
+        observed_generation: None,
+        last_transition_time: now,
+    }
+}
+
 /// `text`, cut to what a message has room for.
 pub fn bounded(text: &str) -> String {
     if text.chars().count() <= MAX_MESSAGE {

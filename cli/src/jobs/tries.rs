@@ -2,7 +2,7 @@
 //! ended, and once there is no other the operator says that it failed.
 
 use codexstore_crds::codex_backup::{TRY_FAILED, condition};
-use codexstore_crds::status::bounded;
+use codexstore_crds::status::{self, bounded};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -15,12 +15,6 @@ pub fn tried(why: &str) -> (String, Condition) {
 
 /// A condition, as of now.
 pub fn condition_of(type_: &str, status: bool, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: type_.to_owned(),
-        status: if status { "True" } else { "False" }.to_owned(),
-        reason: reason.to_owned(),
-        message: bounded(message),
-        observed_generation: None,
-        last_transition_time: Time(Timestamp::now()),
-    }
+    let status = if status { "True" } else { "False" };
+    status::condition_of(type_, status, reason, message, Time(Timestamp::now()))
 }

@@ -12,7 +12,7 @@ use codexstore_crds::codex_backup::{
     CodexBackupStatus, DeletionPolicy, condition, last_try, phase, took,
 };
 use codexstore_crds::jobs::{self, Task};
-use codexstore_crds::status::bounded;
+use codexstore_crds::status::{bounded, condition_of};
 use codexstore_crds::{CodexBackup, CodexStore, names, retention};
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::job_run::{self, Run, condition_of, run_of};
+use super::job_run::{self, Run, run_of};
 use super::reconcile::jitter;
 use super::told::{self, Over};
 use super::{Error, Shared, api};

@@ -1,8 +1,6 @@
 //! Jobs, as far as what they are for need not be known.
 
-use codexstore_crds::status::bounded;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Api, DeleteParams, PostParams};
 
 use super::Error;
@@ -82,23 +80,5 @@ pub async fn delete(jobs: &Api<Job>, name: &str) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// A condition.
-pub fn condition_of(
-    type_: &str,
-    status: &str,
-    reason: &str,
-    message: &str,
-    now: Time,
-) -> Condition {
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: bounded(message),
-        observed_generation: None,
-        last_transition_time: now,
     }
 }

@@ -10,7 +10,7 @@ use codexstore_api::status::State;
 use codexstore_crds::backup::LocalRef;
 use codexstore_crds::codex_backup::{condition, last_try, phase, took};
 use codexstore_crds::codex_restore::RestoreTarget;
-use codexstore_crds::status::bounded;
+use codexstore_crds::status::{bounded, condition_of};
 use codexstore_crds::{
     CodexBackup, CodexRestore, CodexRestoreSpec, CodexRestoreStatus, CodexStore, desired, jobs,
     names,
@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 
 use super::archive;
 use super::copies::{self, Not};
-use super::job_run::{self, Run, condition_of, run_of};
+use super::job_run::{self, Run, run_of};
 use super::members::Member;
 use super::problem::{self, Problem};
 use super::reconcile::jitter;

@@ -19,6 +19,8 @@ mod modes_tests;
 mod own;
 mod own_step;
 mod plan;
+#[cfg(test)]
+mod played;
 mod progress;
 mod reencrypt;
 mod retire;

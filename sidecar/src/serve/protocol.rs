@@ -36,13 +36,13 @@ const WINDOW: u32 = 64 << 10;
 /// then keeps its buffers until it has been quiet for longer.
 const KEPT_MILLIS: u64 = 250;
 
-/// HTTP as every listener here speaks it.
+/// HTTP as every listener here speaks it: both versions.
 pub struct Protocol {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }
 
-/// HTTP as every listener here speaks it.
+/// The bounds that hold on each of them.
 pub fn protocol() -> Protocol {
     let mut http1 = http1::Builder::new();
     http1

@@ -5,23 +5,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::harness::{Answer, Place};
+use crate::harness::{Answer, Place, many_connections};
 
 /// Longer than a connection keeps its buffers for.
 const LONG: Duration = Duration::from_millis(400);
 
 #[test]
 fn thousands_of_connections_that_were_served_cost_little() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
-    // Ten thousand, where this machine allows as many descriptors.
-    let room = limit.maximum.unwrap_or(u64::MAX).saturating_sub(500);
-    let count = usize::try_from(room.min(10_000)).unwrap();
+    let count = many_connections();
     let place = Place::new();
     let s = place.ready(&["--max-connections", "11000"]);
     let before = s.memory();

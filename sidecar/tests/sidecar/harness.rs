@@ -319,6 +319,19 @@ impl Answer {
     }
 }
 
+/// Lets this process have as many descriptors as the machine allows; how many connections that is, ten thousand at most.
+pub fn many_connections() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let room = most.unwrap_or(u64::MAX).saturating_sub(500);
+    usize::try_from(room.min(10_000)).unwrap()
+}
+
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::Place;
+use crate::harness::{Place, many_connections};
 use crate::redis::check;
 
 #[test]
@@ -154,15 +154,7 @@ fn beyond_the_bound_the_longest_idle_connection_gives_way_of_whichever_protocol(
 
 #[test]
 fn thousands_of_connections_that_were_served_cost_little() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
-    let room = limit.maximum.unwrap_or(u64::MAX).saturating_sub(500);
-    let count = usize::try_from(room.min(10_000)).unwrap();
+    let count = many_connections();
     let place = Place::new();
     let s = place.ready(&["--max-connections", "11000"]);
     let before = s.memory();

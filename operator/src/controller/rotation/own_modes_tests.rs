@@ -5,7 +5,7 @@ use codexstore_api::status::ReencryptionState;
 use codexstore_crds::{CodexStore, desired};
 use serde_json::{Value, json};
 
-use super::super::modes_tests::{Cluster, LOOKS, states};
+use super::super::played::{Cluster, LOOKS, states};
 use super::tests::{MINE, own, untouched, write};
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fake_member::Inside;

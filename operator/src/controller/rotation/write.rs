@@ -7,7 +7,7 @@ use codexstore_crds::codex_key_rotation::{
     COMPLETED, REENCRYPTED, RotationMember, RotationReason, member, phase,
 };
 use codexstore_crds::rotation::Mode;
-use codexstore_crds::status::bounded;
+use codexstore_crds::status::{bounded, condition_of};
 use codexstore_crds::{
     CodexKeyRotation, CodexKeyRotationSpec, CodexKeyRotationStatus, desired, names,
 };
@@ -19,6 +19,7 @@ use kube::api::{Api, DeleteParams, Patch, PostParams};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
+use super::super::Error;
 use super::super::keyring::{
     Facts, MAX_KEYS, conflict, facts as facts_of, patch_params, random_key,
 };
@@ -26,7 +27,6 @@ use super::super::ownership::{Ownership, keyring_ownership};
 use super::super::problem;
 use super::super::reconcile::Memory;
 use super::super::told::{self, Over};
-use super::super::{Error, job_run};
 use super::plan::named;
 use super::{Look, exposed};
 
@@ -310,7 +310,7 @@ impl<'a> Writer<'a> {
             phase: Some(phase.to_owned()),
             completed_at: Some(now.clone()),
             message: Some(bounded(message)),
-            conditions: vec![job_run::condition_of(COMPLETED, good, phase, message, now)],
+            conditions: vec![condition_of(COMPLETED, good, phase, message, now)],
             ..status
         };
         set_reencrypted(&mut status);
@@ -383,7 +383,7 @@ fn set_reencrypted(status: &mut CodexKeyRotationStatus) -> Option<bool> {
         || Time(Timestamp::now()),
         |c| c.last_transition_time.clone(),
     );
-    let condition = job_run::condition_of(REENCRYPTED, value, reason, &message, since);
+    let condition = condition_of(REENCRYPTED, value, reason, &message, since);
     status.conditions.retain(|c| c.type_ != REENCRYPTED);
     status.conditions.push(condition);
     Some(all)

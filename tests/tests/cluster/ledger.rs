@@ -34,7 +34,7 @@ fn a_ledger_tells_history_and_a_watch_goes_on_behind_the_last_event() {
 
     // A watch that ends after a while, and one that goes on behind its first event.
     let watch = |more: &str| {
-        let script = format!("{CURL} -N --max-time 2 {more} http://s/v1/watch?from={first}");
+        let script = format!("{CURL} -N --max-time 5 {more} http://s/v1/watch?from={first}");
         ns.sh("app", "app", &script).out
     };
     let seen = watch("");

@@ -87,7 +87,7 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap();
             let container = pod["spec"]["containers"][0]["name"].as_str().unwrap();
-            places.push((format!("log of {name}"), ns.log(name, container)));
+            places.push((format!("log of {name}"), log_of(&ns, name, container)));
         }
     }
     for (pod, log) in ns.cluster.operator_logs() {
@@ -111,6 +111,17 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
     }
     // The search can find: the name of the store is in the status.
     assert!(places.iter().any(|(_, text)| text.contains("orders")));
+}
+
+/// What a container has said: something, since the archiver may have asked for a backup just now, whose pod does not run yet.
+#[track_caller]
+fn log_of(ns: &Namespace, pod: &str, container: &str) -> String {
+    wait::until(&format!("{pod} says something"), wait::SHORT, || {
+        match ns.log(pod, container) {
+            none if none.is_empty() => Err("its log is empty"),
+            log => Ok(log),
+        }
+    })
 }
 
 /// Requests of each kind, good and bad, with canaries in them; returns what must not be found again.

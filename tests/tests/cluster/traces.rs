@@ -56,14 +56,8 @@ fn spans_of_a_member_reach_a_collector_by_its_name_and_tell_no_key_or_value() {
     );
     assert_eq!(put.status, 201, "{put:?}");
     assert_eq!(ns.put("app", "canary-other", "canary-value"), 201);
-    let printed = wait::until("the span is there", wait::SHORT, || {
-        let printed = ns.log("otel", "app");
-        if printed.contains("Name           : PUT /v1/keys/{key}") {
-            return Ok(printed);
-        }
-        Err(format!("{printed}\n{}", ns.log("app", "codexstore")))
-    });
-    for line in [
+    let lines = [
+        "Name           : PUT /v1/keys/{key}".to_owned(),
         format!("Trace ID       : {TRACE}"),
         format!("Parent ID      : {PARENT}"),
         "Name           : commit".to_owned(),
@@ -71,9 +65,18 @@ fn spans_of_a_member_reach_a_collector_by_its_name_and_tell_no_key_or_value() {
         format!("-> k8s.namespace.name: Str({})", ns.name),
         "-> k8s.pod.name: Str(app)".to_owned(),
         "-> codexstore.store.name: Str(orders)".to_owned(),
-    ] {
-        assert!(printed.contains(&line), "{line} is not in {printed}");
-    }
+    ];
+    // A log is written line by line.
+    let printed = wait::until("the spans are there", wait::SHORT, || {
+        let printed = ns.log("otel", "app");
+        match lines.iter().find(|line| !printed.contains(line.as_str())) {
+            None => Ok(printed),
+            Some(line) => {
+                let said = ns.log("app", "codexstore");
+                Err(format!("{line} is not in {printed}\n{said}"))
+            }
+        }
+    });
     assert_eq!(
         printed.matches("Kind           : Server").count(),
         1,

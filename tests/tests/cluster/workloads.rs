@@ -132,11 +132,18 @@ fn the_first_and_the_last_action_of_an_app_reach_its_store() {
     ns.create(&objects::stateful_set("web", "orders", spec));
     let pod = ns.pod_ready("web-0");
     let uid = pod["metadata"]["uid"].as_str().map(String::from);
+    // The pod is ready as soon as its app runs.
+    wait::until("the first action is done", wait::SHORT, || {
+        match ns.value("web-0", "first") {
+            found if found == uid => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    });
+    let pod = ns.get("pods/web-0").unwrap();
     assert_eq!(
         pod["status"]["containerStatuses"][0]["restartCount"], 0,
         "the first action failed"
     );
-    assert_eq!(ns.value("web-0", "first"), uid);
     ns.delete_and_wait("pods/web-0");
     ns.pod_ready("web-0");
     assert_eq!(

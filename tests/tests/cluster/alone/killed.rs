@@ -27,11 +27,17 @@ fn an_operator_that_dies_again_and_again_and_a_member_that_dies_meanwhile_lose_n
     let ns = Namespace::alone(cluster, "reencrypt-deaths");
     ns.create(&objects::claim("backups", "2Gi"));
     ns.store("orders", reencrypt::spec("20m"));
-    members(&ns, 2, objects::pod_spec(IDLE));
+    // One process namespace and one user: so the app may stop the sidecar, on any cluster.
+    let mut pod = objects::pod_spec(IDLE);
+    pod["shareProcessNamespace"] = json!(true);
+    pod["securityContext"]["runAsUser"] = json!(65532);
+    members(&ns, 2, pod);
     for pod in ["web-0", "web-1"] {
         assert_eq!(ns.put(pod, "first", pod), 201);
         reencrypt::fill(&ns, pod);
     }
+    // While no operator is there kubelet may bring both the new key, and nobody would be waited for: one loads it later.
+    rotation::signal(&ns, "web-1", "STOP");
     ns.create(&rotation("now"));
     let mut seen = BTreeSet::new();
     for phase in [
@@ -56,6 +62,9 @@ fn an_operator_that_dies_again_and_again_and_a_member_that_dies_meanwhile_lose_n
         });
         seen.insert(now["phase"].as_str().unwrap().to_owned());
         kill_operator(cluster);
+        if phase == "Distributing" {
+            rotation::signal(&ns, "web-1", "CONT");
+        }
         if phase == "Rewriting" {
             cluster.kill_pod(&ns.name, "web-0").unwrap();
         }

@@ -1,6 +1,6 @@
 //! The admin listener: who may talk to it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codexstore_api::Client;
@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
-use crate::harness::{Place, Sidecar, runtime};
+use crate::harness::{Place, Sidecar, free, runtime};
 
 pub type Ca = CertifiedIssuer<'static, KeyPair>;
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -60,10 +60,7 @@ pub fn spawn(place: &Place) -> (Sidecar, SocketAddr) {
 
 /// The same with more flags.
 pub fn spawn_with(place: &Place, flags: &[&str]) -> (Sidecar, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = free();
     let tls = place.path("tls");
     let address_text = address.to_string();
     let mut args = vec!["--admin-listen", &address_text, "--pod-uid", "u-1"];

@@ -1,8 +1,8 @@
 //! What was acknowledged is there, whatever happens to the process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use codexstore_api::client::{Client, Put};
 
@@ -10,16 +10,27 @@ use crate::harness::{Place, runtime};
 
 const WRITERS: usize = 8;
 
+/// What all writers share.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    /// Writes that were acknowledged.
+    done: AtomicU64,
+}
+
 /// Writes numbers to a key of its own until told to stop; the last acknowledged one is the
 /// answer, and the one after it may or may not be there.
-async fn write(client: Client, key: Vec<u8>, from: u64, stop: Arc<AtomicBool>) -> u64 {
+async fn write(client: Client, key: Vec<u8>, from: u64, load: Arc<Load>) -> u64 {
     let mut last = from;
-    while !stop.load(Ordering::Relaxed) {
+    while !load.stop.load(Ordering::Relaxed) {
         match client
             .set(&key, (last + 1).to_string(), &Put::default())
             .await
         {
-            Ok(_) => last += 1,
+            Ok(_) => {
+                last += 1;
+                load.done.fetch_add(1, Ordering::Relaxed);
+            }
             Err(_) => break,
         }
     }
@@ -43,19 +54,24 @@ fn every_acknowledged_write_is_there_after_kill_9_under_load() {
                 );
                 *last = found;
             }
-            let stop = Arc::new(AtomicBool::new(false));
+            let load = Arc::new(Load::default());
             let client = s.client();
             let writers: Vec<_> = acknowledged
                 .iter()
                 .enumerate()
                 .map(|(n, from)| {
                     let key = format!("w{n}").into_bytes();
-                    tokio::spawn(write(client.clone(), key, *from, Arc::clone(&stop)))
+                    tokio::spawn(write(client.clone(), key, *from, Arc::clone(&load)))
                 })
                 .collect();
             tokio::time::sleep(Duration::from_millis(150 + 70 * round)).await;
+            // However slow the disk is, there is something to be lost.
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while load.done.load(Ordering::Relaxed) < 20 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             s.kill();
-            stop.store(true, Ordering::Relaxed);
+            load.stop.store(true, Ordering::Relaxed);
             for (writer, last) in writers.into_iter().zip(&mut acknowledged) {
                 let now = writer.await.unwrap();
                 assert!(now >= *last);

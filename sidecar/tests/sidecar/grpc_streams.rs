@@ -1,5 +1,7 @@
 //! Streams of gRPC: lists, watches and histories.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use codexstore_api::grpc::change::operation::Operation as Did;
 use codexstore_api::grpc::operation::{self, Operation as Op};
@@ -11,7 +13,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::grpc::{client, get, refused, set};
-use crate::harness::{Place, runtime};
+use crate::harness::{Place, Sidecar, runtime};
 
 #[test]
 fn a_list_streams_pages_in_order_up_to_its_limit() {
@@ -110,6 +112,10 @@ fn a_list_streams_pages_in_order_up_to_its_limit() {
 fn a_client_that_leaves_a_list_or_takes_it_slowly_holds_up_nobody() {
     let place = Place::new();
     let s = place.ready(&["--io-timeout", "1s"]);
+    let turned_away = |s: &Sidecar| {
+        let metrics = s.get("/metrics").text();
+        metrics.contains(r#"codexstore_rejected_total{reason="slow_reader"} 1"#)
+    };
     runtime().block_on(async {
         let mut kv = client(&s).await;
         for n in 0..64 {
@@ -129,7 +135,11 @@ fn a_client_that_leaves_a_list_or_takes_it_slowly_holds_up_nobody() {
         let mut other = client(&s).await;
         let mut slow = other.list(all).await.unwrap().into_inner();
         assert!(slow.message().await.unwrap().is_some());
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !turned_away(&s) {
+            assert!(Instant::now() < deadline, "it is never ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         kv.set(set("x", "v")).await.unwrap();
         // Its connection was ended, as a slow reader's is.
         let mut left = 0;
@@ -139,11 +149,7 @@ fn a_client_that_leaves_a_list_or_takes_it_slowly_holds_up_nobody() {
         assert!(left < 63, "{left}");
         assert!(other.get(get("x")).await.is_err());
     });
-    let metrics = String::from_utf8(s.get("/metrics").body).unwrap();
-    assert!(
-        metrics.contains(r#"codexstore_rejected_total{reason="slow_reader"} 1"#),
-        "{metrics}"
-    );
+    assert!(turned_away(&s), "{}", s.get("/metrics").text());
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Starting a sidecar, asking it, ending it.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use codexstore_api::{Client, Problem, Status};
@@ -48,6 +52,13 @@ impl Place {
         }
         std::os::unix::fs::symlink(&version, root.join("..tmp")).unwrap();
         std::fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
+    }
+
+    /// Writes a file whole: whoever looks meanwhile sees what was there before, or all of it.
+    pub fn write_whole(&self, path: &Path, content: &[u8]) {
+        let new = self.path("new");
+        std::fs::write(&new, content).unwrap();
+        std::fs::rename(new, path).unwrap();
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -316,6 +327,27 @@ impl Answer {
             (status, code),
             "{self:?}"
         );
+    }
+}
+
+/// Stops who looks at it, when dropped.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An address that nobody listens on, and that no other test is given.
+pub fn free() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
     }
 }
 

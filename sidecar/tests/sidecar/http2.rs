@@ -89,7 +89,7 @@ fn an_answer_for_which_no_window_is_granted_is_ended() {
 #[test]
 fn answers_that_wait_for_a_window_count_as_in_work() {
     let place = Place::new();
-    let s = place.ready(&["--io-timeout", "2s", "--max-requests", "2"]);
+    let s = place.ready(&["--io-timeout", "5s", "--max-requests", "2"]);
     s.put("small", b"value");
     let mut client = Http2::connect(&s, 0);
     for stream in [1, 3] {
@@ -105,7 +105,7 @@ fn answers_that_wait_for_a_window_count_as_in_work() {
 #[test]
 fn an_answer_that_is_taken_bit_by_bit_is_sent_whole() {
     let place = Place::new();
-    let s = place.ready(&["--io-timeout", "500ms", "--idle-timeout", "500ms"]);
+    let s = place.ready(&["--io-timeout", "2s", "--idle-timeout", "2s"]);
     s.put("big", &vec![1; 1 << 20]);
     let mut client = Http2::connect(&s, 0);
     client.get(1, b"/v1/keys/big");
@@ -114,7 +114,8 @@ fn an_answer_that_is_taken_bit_by_bit_is_sent_whole() {
     let mut granted = 0;
     while got < 1 << 20 {
         if got >= granted {
-            std::thread::sleep(Duration::from_millis(120));
+            // All pauses together are longer than either, and each is a good deal shorter.
+            std::thread::sleep(Duration::from_millis(400));
             client.frame(WINDOW_UPDATE, 0, 0, &grant);
             client.frame(WINDOW_UPDATE, 0, 1, &grant);
             granted += 80 << 10;

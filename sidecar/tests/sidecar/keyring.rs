@@ -86,8 +86,8 @@ fn a_changed_keyring_is_loaded_live_and_a_broken_one_is_not() {
 
     // Put right behind the same link, which shows no change: it is tried again.
     let dir = place.path("keyring/..data");
-    std::fs::write(dir.join(KEY_ID), [7; 32]).unwrap();
-    std::fs::write(dir.join("second"), [9; 16]).unwrap();
+    place.write_whole(&dir.join(KEY_ID), &[7; 32]);
+    place.write_whole(&dir.join("second"), &[9; 16]);
     s.until("it is well again", |s| s.status().message.is_none());
     let said = s.log().matches("was not loaded anew; trying").count();
     assert_eq!(said, 1, "once for a reason");
@@ -125,9 +125,9 @@ fn every_key_size_works() {
 #[test]
 fn a_passphrase_opens_what_it_wrote_and_another_one_does_not() {
     let place = Place::new();
-    let write = |text: &str| std::fs::write(place.path("passphrase"), text).unwrap();
-    write("correct horse battery\n");
     let path = place.path("passphrase");
+    let write = |text: &str| place.write_whole(&path, text.as_bytes());
+    write("correct horse battery\n");
     let args = ["--passphrase-file", path.to_str().unwrap()];
     let mut s = place.ready(&args);
     s.put("k", b"value");

@@ -77,7 +77,11 @@ fn a_second_sidecar_waits_for_the_first_and_takes_over() {
     let other = place.path("other.sock");
     let socket = ["--socket", other.to_str().unwrap()];
     let mut command = place.command(&[&socket[..], &["--redis-socket", ""]].concat());
-    let mut second = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut second = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let (code, said) = ping(&other, &["--ready"]);

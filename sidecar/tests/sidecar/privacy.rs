@@ -97,7 +97,11 @@ fn another_process_of_the_same_user_cannot_look_into_it() {
     let place = Place::new();
     // Somewhere that the other user can get to, whatever the way to the build is.
     let binary = place.path("codexstore-sidecar");
-    std::fs::copy(env!("CARGO_BIN_EXE_codexstore-sidecar"), &binary).unwrap();
+    // Not by this process: what a test beside this starts meanwhile would have it open for writing for a moment, and no
+    // such file can be run.
+    let mut copy = Command::new("cp");
+    copy.arg(env!("CARGO_BIN_EXE_codexstore-sidecar"));
+    assert!(copy.arg(&binary).status().unwrap().success());
     let root = rustix::process::geteuid().is_root();
     let user = |command: &mut Command| {
         if root {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Place, Sidecar};
 
@@ -61,19 +62,36 @@ fn values_are_set_told_and_changed() {
     check(&s, "FLUSHALL | DBSIZE", "+OK|:0|");
 }
 
+/// The same where seconds that are left are told, which are others half a second later: once more if it took as long. The
+/// commands can be repeated.
+#[track_caller]
+fn check_in_time(s: &Sidecar, commands: &str, expected: &str) {
+    let lines: Vec<&str> = commands.split('|').map(str::trim).collect();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let answer = s.redis(format!("{}\r\n", lines.join("\r\n")));
+        let answer = answer.replace("\r\n", "|");
+        if answer == expected || begun.elapsed() < Duration::from_millis(500) {
+            assert_eq!(answer, expected, "{commands}");
+            return;
+        }
+    }
+    panic!("never within half a second: {commands}");
+}
+
 #[test]
 fn keys_expire_as_they_are_told() {
     let place = Place::new();
     let s = place.ready(&[]);
-    check(
+    check_in_time(
         &s,
         "SET a 1 EX 100 | TTL a | PERSIST a | TTL a | EXPIRE a 50 | SET a 2 KEEPTTL | TTL a | SET a 3 | TTL a | TTL none",
         "+OK|:100|:1|:-1|:1|+OK|:50|+OK|:-1|:-2|",
     );
-    check(
+    check_in_time(
         &s,
-        "EXPIRE a 100 NX | EXPIRE a 50 NX | EXPIRE a 50 GT | EXPIRE a 50 LT | EXPIRE a 90 XX | TTL a | INCR a | TTL a",
-        ":1|:0|:0|:1|:1|:90|:4|:90|",
+        "SET a 3 | EXPIRE a 100 NX | EXPIRE a 50 NX | EXPIRE a 50 GT | EXPIRE a 50 LT | EXPIRE a 90 XX | TTL a | INCR a | TTL a",
+        "+OK|:1|:0|:0|:1|:1|:90|:4|:90|",
     );
     check(
         &s,

@@ -11,7 +11,7 @@ use codexstore_api::status::{Reencryption, ReencryptionState};
 
 use crate::admin::{Ca, TLS13, ca, connect, identity, install, spawn_with};
 use crate::backup::noise;
-use crate::harness::{KEY_ID, Place, Sidecar, runtime};
+use crate::harness::{KEY_ID, Place, Sidecar, Stop, runtime};
 use crate::watch::Events;
 
 const OLD: &[u8] = &[7; 32];
@@ -30,15 +30,6 @@ fn files(place: &Place) -> BTreeSet<FileId> {
     let prefixes = contents.filter_map(|(_, bytes)| bytes.get(..12_288).map(<[u8]>::to_vec));
     let opened = prefixes.filter_map(|prefix| open_without_key(&prefix).ok());
     opened.map(|open| open.header.file).collect()
-}
-
-/// Stops who looks at it, when dropped.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn told(s: &Sidecar) -> Option<Reencryption> {

@@ -362,10 +362,14 @@ fn beyond_the_bounds_requests_are_refused_as_overloaded() {
     let busy: Vec<UnixStream> = (0..4)
         .map(|n| {
             let mut stream = s.connect();
-            let head =
-                format!("PUT /v1/keys/b{n} HTTP/1.1\r\nHost: l\r\nContent-Length: 4\r\n\r\n");
+            let head = format!(
+                "PUT /v1/keys/b{n} HTTP/1.1\r\nHost: l\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+            );
             stream.write_all(head.as_bytes()).unwrap();
-            std::thread::sleep(Duration::from_millis(50));
+            // It is in work once its body is asked for.
+            let mut asked = [0; 25];
+            stream.read_exact(&mut asked).unwrap();
+            assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
             stream
         })
         .collect();

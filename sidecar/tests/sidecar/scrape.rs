@@ -1,16 +1,13 @@
 //! The metrics listener: metrics over the network, and nothing else.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Answer, Place, Sidecar};
+use crate::harness::{Answer, Place, Sidecar, free};
 
 fn start(place: &Place) -> (Sidecar, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = free();
     let s = place.ready(&["--metrics-listen", &address.to_string()]);
     s.until("the metrics listener is bound", |_| {
         TcpStream::connect(address).is_ok()

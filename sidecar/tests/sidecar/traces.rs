@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 
 use crate::grpc::{client, get, set};
-use crate::harness::{Place, Sidecar, runtime};
+use crate::harness::{Place, Sidecar, free, runtime};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -130,12 +130,6 @@ impl Collector {
     }
 }
 
-/// An address that nobody listens on.
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 fn start(place: &Place, address: SocketAddr, per_million: &str) -> Sidecar {
     let s = place.spawn(command(place, address, per_million));
     s.until("it is ready", |s| s.get("/readyz").status == 200);
@@ -155,6 +149,13 @@ fn command(place: &Place, address: SocketAddr, per_million: &str) -> Command {
         "--store",
         "orders",
     ])
+}
+
+/// One that samples nothing by itself, and has time at its end for what it has to send, however busy the machine is.
+fn patient(place: &Place, address: SocketAddr) -> Command {
+    let mut command = command(place, address, "0");
+    command.args(["--shutdown-timeout", "20s"]);
+    command
 }
 
 fn parent(span: &str, flags: &str) -> String {
@@ -182,7 +183,8 @@ fn requests_of_an_apps_trace_are_spans_under_it_and_tell_no_key_or_value() {
     let Some(collector) = Collector::start(&place, address) else {
         return;
     };
-    let mut s = start(&place, address, "0");
+    let mut s = place.spawn(patient(&place, address));
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
     let sampled = parent(PARENT, "01");
     let put = s.request("PUT", "/v1/keys/canary-key", &sampled, b"canary-value");
     assert_eq!(put.status, 201);
@@ -255,7 +257,7 @@ fn what_a_platform_sets_for_the_app_neither_stops_the_sidecar_nor_its_spans() {
     let Some(collector) = Collector::start(&place, address) else {
         return;
     };
-    let mut command = command(&place, address, "0");
+    let mut command = patient(&place, address);
     let broken = OsStr::from_bytes(b"\xff\xfe");
     for (name, value) in [
         ("ENDPOINT", "https://nowhere.invalid:1/v1/traces"),
@@ -356,7 +358,8 @@ fn of_requests_without_a_trace_as_many_begin_one_as_was_asked_for() {
     assert!(!spans.iter().any(health), "probes have none");
     assert!(!collector.text().contains("canary"), "{}", collector.text());
     assert_eq!(metric(&s, QUEUE_FULL) + metric(&s, NOT_SENT), 0);
-    assert!(metric(&s, SENT) >= 9);
+    // Counted once the collector has answered, which is after it printed them.
+    s.until("they are counted", |s| metric(s, SENT) >= 9);
 }
 
 #[test]
@@ -430,10 +433,9 @@ fn without_a_collector_there_is_no_thread_and_no_metric_for_it() {
     assert!(!s.get("/metrics").text().contains("codexstore_spans"));
     drop(s);
     let s = start(&place, free(), "0");
-    assert!(
-        threads(&s).contains(&"spans\n".to_owned()),
-        "{:?}",
-        threads(&s)
-    );
+    // A thread takes its name when it first runs.
+    s.until("the thread is there", |s| {
+        threads(s).contains(&"spans\n".to_owned())
+    });
     assert_eq!(metric(&s, QUEUE_FULL), 0);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use codexstore_api::bodies::Changed;
 use codexstore_api::status::State;
 
-use crate::harness::{Answer, KEY_ID, Place, Sidecar};
+use crate::harness::{Answer, KEY_ID, Place, Sidecar, many_connections};
 
 /// One event of a stream.
 #[derive(Debug, Default, Clone)]
@@ -290,6 +290,8 @@ fn a_slow_reader_holds_little_memory_and_is_ended() {
 
 #[test]
 fn an_event_reaches_a_thousand_watchers() {
+    // With the usual limit there would be none left for the tests beside this.
+    many_connections();
     let place = Place::new();
     let s = place.ready(&["--max-connections", "1100"]);
     let mut watchers: Vec<_> = (0..1000)

@@ -30,7 +30,18 @@ mod untouched;
 mod watch;
 mod workload;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::{Encryption, Key, KeyId, Keyring, Options};
+
+/// Stops who looks at it, when dropped.
+pub(crate) struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A keyring of one key.
 pub(crate) fn keyring(id: &str, byte: u8) -> Keyring {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
+use super::Stop;
 use super::disk::{Fault, Keep, SimDisk};
 use super::keyring;
 use super::rewrap::both;
@@ -392,15 +393,6 @@ fn a_log_file_that_does_not_verify_ends_it_and_nothing_else() {
     );
 }
 
-/// Stops who looks at it, when dropped.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
     for strategy in [Strategy::Snapshot, Strategy::Ledger] {
@@ -426,10 +418,10 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
             opened.map(|open| open.header.file).collect()
         };
         let old = ids();
-        let stop = AtomicBool::new(false);
+        let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
         let wrote = std::thread::scope(|scope| {
-            // What fails below would wait for the writer for ever.
-            let stopped = Stop(&stop);
+            // What fails below would wait for the writer and the watchers for ever.
+            let (stopped, ended) = (Stop(&stop), Stop(&over));
             let writer = scope.spawn(|| {
                 let mut n = 0_u32;
                 while !stop.load(Ordering::Relaxed) {
@@ -444,11 +436,11 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
             // One that reads files all the way, and one that is up to date.
             let watchers = [1, store.status().revision].map(|from| {
                 let mut watch = store.watch(Some(from), "").unwrap();
-                let stop = &stop;
+                let over = &over;
                 scope.spawn(move || {
                     let mut expected = from;
                     loop {
-                        let ending = stop.load(Ordering::Relaxed);
+                        let ending = over.load(Ordering::Relaxed);
                         while let Some(change) = watch.next(Duration::from_millis(20)).unwrap() {
                             assert_eq!(change.revision, expected);
                             expected += 1;
@@ -477,6 +469,8 @@ fn a_running_store_is_sealed_anew_while_it_is_written_and_watched() {
             std::thread::sleep(Duration::from_millis(50));
             drop(stopped);
             let wrote = writer.join().unwrap();
+            // Only now: the last writes may take the disk longer than a watcher waits for them.
+            drop(ended);
             for watcher in watchers {
                 let seen = watcher.join().unwrap();
                 assert_eq!(seen, store.status().revision + 1);

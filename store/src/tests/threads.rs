@@ -4,8 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use super::options;
+use super::{Stop, options};
 use crate::{Batch, Code, Store, Txn};
+
+/// Tries until it holds, and not for ever.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
 
 #[test]
 fn concurrent_programs_are_serial_and_readers_see_them_in_order() {
@@ -23,6 +33,8 @@ fn concurrent_programs_are_serial_and_readers_see_them_in_order() {
     };
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        // What fails below would wait for the readers for ever.
+        let _stopped = Stop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut last = 0;
@@ -55,8 +67,9 @@ fn concurrent_programs_are_serial_and_readers_see_them_in_order() {
         for writer in writers {
             writer.join().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
+    // The numbers are brought up to date behind an answer, and before the next one.
+    store.run(|_: &mut Txn<'_>| Ok(())).unwrap();
     let status = store.status();
     assert_eq!(status.commits, 400);
     assert!(status.groups < 400, "concurrent commits share a sync");
@@ -117,7 +130,8 @@ fn writes_go_on_during_folds_and_all_survive() {
             });
         }
     });
-    assert!(store.status().folds > 0);
+    // One that was under way is taken in when it is done.
+    until("a fold", || store.status().folds > 0);
     assert!(store.status().disk_bytes <= 64 << 20);
     let before: Vec<_> = store.scan(&crate::Scan::all()).unwrap().items;
     store.close().unwrap();
@@ -179,8 +193,11 @@ fn a_lone_caller_runs_its_own_program_and_nobody_passes_whoever_waits() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), options()).unwrap();
     let me = thread::current().id();
-    let alone = store.run(|_: &mut Txn<'_>| Ok(thread::current().id()));
-    assert_eq!(alone.unwrap(), me);
+    // Until it is alone: the committer takes in what the open had prepared beside it.
+    until("it runs here", || {
+        let alone = store.run(|_: &mut Txn<'_>| Ok(thread::current().id()));
+        alone.unwrap() == me
+    });
     // One program holds the committer up, a second waits behind it: a caller comes third.
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let (tell, told) = std::sync::mpsc::channel();
@@ -203,7 +220,11 @@ fn a_lone_caller_runs_its_own_program_and_nobody_passes_whoever_waits() {
                 Ok((before, thread::current().id()))
             })
         });
-        thread::sleep(std::time::Duration::from_millis(50));
+        // It waits behind the second. What fails here would wait for it for ever.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while store.status().queued < 2 && std::time::Instant::now() < deadline {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
         go.send(()).unwrap();
         let own = third.thread().id();
         let (before, ran) = third.join().unwrap().unwrap();
@@ -238,15 +259,13 @@ fn what_waits_for_the_disk_is_left_to_the_committer_and_what_does_not_is_done_at
     options.durability = crate::Durability::Interval(std::time::Duration::from_secs(3));
     options.max_disk = 64 << 20;
     let store = Store::open(dir.path(), options).unwrap();
-    assert_eq!(answered_by(&store, "small", 1), me);
+    // But for the moment in which the committer takes in what the open had prepared.
+    until("it is done here", || answered_by(&store, "small", 1) == me);
     let large = answered_by(&store, "large", 2 << 20);
     assert_ne!(large, me, "a frame is written, and room made for it");
     assert!(store.has(b"small").unwrap() && store.has(b"large").unwrap());
     // It is answered before the committer has done what is due, and lets go.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while answered_by(&store, "small", 1) != me {
-        assert!(std::time::Instant::now() < deadline);
-    }
+    until("it is done here", || answered_by(&store, "small", 1) == me);
 }
 
 /// A store whose callers run what they submit themselves, if they may.
@@ -282,7 +301,8 @@ fn what_may_take_long_is_left_to_the_committer_however_small_it_is() {
         ran.unwrap()
     };
     let me = thread::current().id();
-    assert_eq!(ran_by(&[false, false]), [me, me]);
+    // But for the moment in which the committer takes in what the open had prepared.
+    until("they run here", || ran_by(&[false, false]) == [me, me]);
     assert!(
         !ran_by(&[false, true, false]).contains(&me),
         "they are one group"
@@ -296,8 +316,12 @@ fn a_panic_while_a_caller_leads_poisons_the_store_and_spares_the_caller() {
     let dir = tempfile::tempdir().unwrap();
     let store = with_interval(dir.path());
     let me = thread::current().id();
-    store.submit(Batch::new().set("a", "1"), move |_| {
-        assert_ne!(thread::current().id(), me, "on purpose");
+    // Until this thread leads: the committer takes in what the open had prepared.
+    until("it panics here", || {
+        store.submit(Batch::new().set("a", "1"), move |_| {
+            assert_ne!(thread::current().id(), me, "on purpose");
+        });
+        store.status().poisoned.is_some()
     });
     let error = store.set(b"b", b"2").unwrap_err();
     assert!(error.is(Code::Poisoned), "{error:?}");

@@ -143,9 +143,17 @@ impl Command {
 
     /// What it needs to be allowed as it is asked: a condition, or the old value, tells what is there.
     pub fn needs(&self, args: Args<'_>) -> u8 {
-        let telling = ["GET", "NX", "XX", "IFEQ"];
-        let tells = |word: &[u8]| telling.iter().any(|telling| is(word, telling));
-        if self.name == "set" && args.from(3).any(tells) {
+        let tells = match self.name {
+            "set" => {
+                let telling = ["GET", "NX", "XX", "IFEQ"];
+                let tells = |word: &[u8]| telling.iter().any(|telling| is(word, telling));
+                args.from(3).any(tells)
+            }
+            // Each option that there is asks for the expiry that a key has.
+            "expire" | "pexpire" | "expireat" | "pexpireat" => args.len() > 3,
+            _ => false,
+        };
+        if tells {
             return self.verbs | verb::READ;
         }
         self.verbs

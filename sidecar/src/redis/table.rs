@@ -98,7 +98,7 @@ table! {
     "msetnx", -3, PAIRS, WRITE | GROWS, RW, "string", "1.0.1", Run::Write(strings::mset_nx), "Sets several values if none of the keys is there";
     "multi", 1, NONE, FAST | LOADING, 0, "transactions", "1.2.0", Run::Session(Session::Multi), "Begins a transaction";
     "object", -2, SECOND, READ, R, "generic", "2.2.3", Run::Read(keys::object), "Tells how a value looks";
-    "persist", 2, ONE, WRITE | FAST, W, "generic", "2.2.0", Run::Write(expiry::persist), "Keeps a key for ever";
+    "persist", 2, ONE, WRITE | FAST, RW, "generic", "2.2.0", Run::Write(expiry::persist), "Keeps a key for ever";
     "pexpire", -3, ONE, WRITE | FAST, W, "generic", "2.6.0", Run::Write(expiry::pexpire), "Lets a key expire after milliseconds";
     "pexpireat", -3, ONE, WRITE | FAST, W, "generic", "2.6.0", Run::Write(expiry::pexpire_at), "Lets a key expire at a millisecond";
     "pexpiretime", 2, ONE, READ | FAST, R, "generic", "7.0.0", Run::Read(expiry::pexpire_time), "Tells at which millisecond a key expires";
@@ -132,6 +132,7 @@ table! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::request::{Args, Span, Spans};
 
     #[test]
     fn the_table_is_in_order_and_says_what_each_command_needs() {
@@ -153,24 +154,47 @@ mod tests {
         assert!(find(b"").is_none() && find(&[b'x'; 1000]).is_none());
     }
 
+    /// Runs `check` with the command of a line, and its arguments.
+    fn with<T>(line: &str, check: impl FnOnce(&Command, Args<'_>) -> T) -> T {
+        let mut spans = Spans::new();
+        let mut at = 0;
+        for word in line.split(' ') {
+            let end = at + u32::try_from(word.len()).unwrap();
+            spans.push(Span { start: at, end });
+            at = end + 1;
+        }
+        let args = Args::new(line.as_bytes(), &spans);
+        check(find(args.get(0)).unwrap(), args)
+    }
+
+    #[test]
+    fn what_tells_what_is_there_wants_to_read_as_well() {
+        let needs = |line| with(line, Command::needs);
+        for line in [
+            "set k v nx",
+            "set k v PX 5 get",
+            "expire k 10 NX",
+            "pexpire k 10 xx",
+            "expireat k 10 gt",
+            "pexpireat k 10 LT",
+            "persist k",
+            "getex k",
+        ] {
+            assert_eq!(needs(line), RW, "{line}");
+        }
+        for line in ["set k v", "set k v EX 5 KEEPTTL", "expire k 10", "del k"] {
+            assert_eq!(needs(line), W, "{line}");
+        }
+    }
+
     #[test]
     fn keys_are_found_among_the_arguments() {
-        use crate::redis::request::{Span, Spans};
         let keys = |line: &str| -> String {
-            let mut spans = Spans::new();
-            let mut at = 0;
-            for word in line.split(' ') {
-                let end = at + u32::try_from(word.len()).unwrap();
-                spans.push(Span { start: at, end });
-                at = end + 1;
-            }
-            let args = crate::redis::request::Args::new(line.as_bytes(), &spans);
-            let command = find(args.get(0)).unwrap();
-            let keys: Vec<_> = command
-                .keys_of(args)
-                .map(|key| String::from_utf8_lossy(key).into_owned())
-                .collect();
-            keys.join(" ")
+            with(line, |command, args| {
+                let keys = command.keys_of(args);
+                let keys: Vec<_> = keys.map(String::from_utf8_lossy).collect();
+                keys.join(" ")
+            })
         };
         assert_eq!(keys("get a"), "a");
         assert_eq!(keys("mset a 1 b 2"), "a b");

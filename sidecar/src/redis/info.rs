@@ -6,13 +6,14 @@ use super::Redis;
 use super::commands::is;
 use super::reply::Reply;
 use super::request::Args;
+use crate::access::{Grant, Scope};
 use crate::engine::{Engine, Health};
 
 /// The version of Redis whose commands are offered, by which clients decide what they send.
 pub const LEVEL: &str = "7.2.4";
 
-/// `INFO [section …]`
-pub fn info<E: Engine>(redis: &Redis<E>, args: Args<'_>) -> Reply {
+/// `INFO [section …]`, for a connection that may do what `grant` says.
+pub fn info<E: Engine>(redis: &Redis<E>, grant: &Grant, args: Args<'_>) -> Reply {
     let asked = |section: &str| {
         let all = ["default", "all", "everything"];
         args.len() == 1
@@ -103,14 +104,11 @@ pub fn info<E: Engine>(redis: &Redis<E>, args: Args<'_>) -> Reply {
         ],
     );
     section("cluster", &[("cluster_enabled", "0".to_owned())]);
-    let keys = format!("keys={},expires=0,avg_ttl=0", stats.keys);
-    let keyspace = [("db0", keys)];
-    section(
-        "keyspace",
-        keyspace
-            .get(usize::from(stats.keys == 0)..)
-            .unwrap_or_default(),
-    );
+    // Of keys that it may not read, a connection is not told how many there are: `DBSIZE` counts the others.
+    let told = grant.read == Scope::All && stats.keys > 0;
+    let keys = told.then(|| format!("keys={},expires=0,avg_ttl=0", stats.keys));
+    let keyspace: Vec<_> = keys.into_iter().map(|keys| ("db0", keys)).collect();
+    section("keyspace", &keyspace);
     Reply::Verbatim(sections.join("\r\n"))
 }
 

@@ -93,7 +93,7 @@ impl<E: Engine> Dialogue<E> {
             Session::Client => self.about_client(args),
             Session::Command => introspect::command(args),
             Session::Config => info::config(&self.redis, args),
-            Session::Info => info::info(&self.redis, args),
+            Session::Info => info::info(&self.redis, &self.grant, args),
             Session::Time => match self.now_ms() {
                 Ok(now) => Reply::Array(vec![
                     Reply::text((now / 1000).to_string()),

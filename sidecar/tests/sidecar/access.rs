@@ -277,6 +277,11 @@ fn the_redis_protocol_goes_by_the_same_rules() {
     );
     assert_eq!(redis(&s, bob, &["keys a*", "scan 0 match [ac]*"]), ["0"]);
     assert_eq!(redis(&s, eve, &["dbsize", "keys *"]), ["0"]);
+    let told = |who| redis(&s, who, &["info keyspace"]).concat();
+    assert!(told(root).contains("db0:keys="), "{}", told(root));
+    for who in [alice, bob, carol, eve] {
+        assert_eq!(told(who).trim(), "# Keyspace", "{who:?}");
+    }
     // A cursor of others leads nowhere else.
     let page = redis(&s, root, &["scan 0 count 3"]);
     let next = redis(&s, bob, &[&format!("scan {} count 1000", page[0])]);

@@ -258,6 +258,7 @@ pub enum ReclaimPolicy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(has(self.uids) && self.uids.size() > 0) || (has(self.gids) && self.gids.size() > 0)").message("a rule holds for nobody: give it uids, gids or both"))]
+#[x_kube(validation = Rule::new("!(has(self.uids) && 65534 in self.uids) && !(has(self.gids) && 65534 in self.gids)").message("65534 is as whom the kernel shows every user and group that it cannot name: run the container as another one, and give the rule that"))]
 pub struct AccessRule {
     /// Users that it holds for: the `runAsUser` of containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -287,6 +287,17 @@ fn wrong_combinations_are_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn no_rule_is_for_those_that_the_kernel_cannot_name() {
+    valid("{access: [{uids: [65533, 65535], gids: [65533], verbs: [Read]}]}");
+    for rules in [
+        "[{uids: [1, 65534], verbs: [Read]}]",
+        "[{uids: [1], verbs: [Read]}, {gids: [65534], verbs: [Read]}]",
+    ] {
+        invalid(&format!("{{access: {rules}}}"), "that it cannot name");
+    }
+}
+
+#[test]
 fn a_collector_is_a_host_and_a_port_without_tls_and_nothing_more() {
     let tracing = |endpoint: &str| format!("{{tracing: {{endpoint: \"{endpoint}\"}}}}");
     for endpoint in [

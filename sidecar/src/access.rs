@@ -16,6 +16,10 @@ use serde::Deserialize;
 /// Most rules.
 const MAX_RULES: usize = 32;
 
+/// As whom Linux shows every user and group that has no number here, such as one of another user
+/// namespace: nobody in particular.
+const OVERFLOW: u32 = 65_534;
+
 /// What a rule allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Verb {
@@ -74,6 +78,10 @@ impl Access {
                 "rule {n} holds for nobody: give it uids or gids"
             );
             ensure!(
+                !rule.uids.iter().chain(&rule.gids).any(|id| *id == OVERFLOW),
+                "rule {n} holds for {OVERFLOW}, as whom the kernel shows every user and group that it cannot name: run the container as another one, and give the rule that"
+            );
+            ensure!(
                 !rule.verbs.is_empty(),
                 "rule {n} allows nothing: give it verbs"
             );
@@ -95,8 +103,9 @@ impl Access {
         if self.0.is_empty() {
             return Grant::everything();
         }
+        let has = |ids: &[u32], id| id != OVERFLOW && ids.contains(&id);
         let holds = |rule: &&Rule| {
-            peer.is_some_and(|peer| rule.uids.contains(&peer.uid) || rule.gids.contains(&peer.gid))
+            peer.is_some_and(|peer| has(&rule.uids, peer.uid) || has(&rule.gids, peer.gid))
         };
         let scope = |verb| {
             let rules = self.0.iter().filter(holds);
@@ -287,6 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn whom_the_kernel_cannot_name_no_rule_holds_for() {
+        // Such a rule is refused where rules are read; and were there one, it would give nothing.
+        let rule = Rule {
+            uids: vec![1000, OVERFLOW],
+            gids: vec![100, OVERFLOW],
+            prefixes: None,
+            verbs: vec![Verb::Read],
+        };
+        let access = Access(vec![rule]);
+        let reads = |uid, gid| {
+            let grant = access.grant(Some(Peer { uid, gid }));
+            grant.check(Verb::Read, b"k").is_ok()
+        };
+        assert!(!reads(OVERFLOW, OVERFLOW) && !reads(OVERFLOW, 7) && !reads(7, OVERFLOW));
+        assert!(reads(1000, OVERFLOW) && reads(OVERFLOW, 100));
+    }
+
+    #[test]
     fn a_denial_says_which_rule_is_missing_and_not_the_key() {
         let error = rules()
             .grant(Some(EVE))
@@ -331,6 +358,14 @@ mod tests {
             ("{}", "not a list of rules"),
             (r#"[{"verbs": ["Read"]}]"#, "rule 0 holds for nobody"),
             (r#"[{"uids": [1], "verbs": []}]"#, "rule 0 allows nothing"),
+            (
+                r#"[{"uids": [1, 65534], "verbs": ["Read"]}]"#,
+                "rule 0 holds for 65534",
+            ),
+            (
+                r#"[{"uids": [1], "verbs": ["Read"]}, {"gids": [65534], "verbs": ["Read"]}]"#,
+                "rule 1 holds for 65534",
+            ),
             (
                 r#"[{"uids": [1], "verbs": ["Read"], "prefixes": []}]"#,
                 "rule 0 holds for no key",

@@ -53,4 +53,8 @@ fn containers_with_different_users_have_the_access_that_rules_give_them() {
     let nobody = objects::store("nobody", json!({"access": [{"verbs": ["Read"]}]}));
     let refused = ns.refused(&nobody);
     assert!(refused.contains("give it uids, gids or both"), "{refused}");
+    // So is one for those that the kernel cannot name.
+    let overflow = json!({"access": [{"uids": [65_534], "verbs": ["Read"]}]});
+    let refused = ns.refused(&objects::store("overflow", overflow));
+    assert!(refused.contains("that it cannot name"), "{refused}");
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::harness::{Place, Sidecar};
+use crate::harness::{Place, Sidecar, not_run};
 
 const RULES: &str = r#"[
     {"uids": [4001], "prefixes": ["a/", "c/"], "verbs": ["Read", "Write"]},
@@ -12,6 +12,15 @@ const RULES: &str = r#"[
     {"uids": [4003], "verbs": ["Write"]},
     {"uids": [0], "verbs": ["Read", "Write"]}
 ]"#;
+
+/// Whether this may be other users.
+fn others() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        not_run("to be other users wants root");
+    }
+    root
+}
 
 /// A request by a user: status and body.
 fn ask(s: &Sidecar, (uid, gid): (u32, u32), arguments: &[&str]) -> (u16, String) {
@@ -45,8 +54,7 @@ fn names(body: &str) -> Vec<String> {
 
 #[test]
 fn users_do_what_rules_give_them_and_see_no_other_keys() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: to be other users wants root");
+    if !others() {
         return;
     }
     let place = Place::new();
@@ -120,8 +128,7 @@ fn users_do_what_rules_give_them_and_see_no_other_keys() {
 
 #[test]
 fn a_list_goes_through_permitted_keys_page_by_page_and_its_cursor_names_no_others() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: to be other users wants root");
+    if !others() {
         return;
     }
     let place = Place::new();
@@ -197,10 +204,11 @@ fn redis(s: &Sidecar, (uid, gid): (u32, u32), lines: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_redis_protocol_goes_by_the_same_rules() {
-    let there = Command::new("redis-cli").arg("--version").output();
-    if !rustix::process::geteuid().is_root() || there.is_err() {
-        eprintln!("SKIPPED: to be other users wants root, and redis-cli");
+    if !others() {
         return;
+    }
+    if Command::new("redis-cli").arg("--version").output().is_err() {
+        return not_run("there is no redis-cli");
     }
     let place = Place::new();
     std::fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();

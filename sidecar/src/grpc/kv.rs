@@ -15,14 +15,14 @@ use codexstore_api::grpc::{
     StatusRequest, StatusResponse, WatchRequest, WatchResponse,
 };
 use tokio::sync::mpsc;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, permitted};
 use super::intake::Share;
-use super::past::{History, Watching};
+use super::past::{self, History, Watching};
 use super::{Terms, status};
 use crate::access::Verb;
 use crate::engine::follow::Follow;
@@ -47,22 +47,13 @@ pub struct Kv<E>(pub Arc<App<E>>);
 impl<E: Engine> Service for Kv<E> {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let terms = Terms::of(&request)?;
-        let key = request.into_inner().key;
+        let GetRequest { key, revision } = request.into_inner();
         permitted(terms.grant.check(Verb::Read, &key))?;
-        // The answer is a copy. Its size is known only once it is read, so it is read again after a wait.
-        let (mut share, mut reserved) = (None, body::SMALL);
-        let value = loop {
-            let found = self.0.engine.get(&key).await.map_err(status::of_failure)?;
-            let value = found.ok_or_else(missing)?;
-            let size = value.bytes.len();
-            if size <= reserved {
-                break value;
-            }
-            drop((value, share.take()));
-            let waited = body::reserve(&self.0, size, terms.deadline).await;
-            share = waited.map_err(|_| status::of("overloaded", "too many bytes are in flight"))?;
-            reserved = size;
+        let (value, share) = match revision {
+            None => self.present(&key, terms.deadline).await?,
+            Some(revision) => past::get(&self.0, key.clone(), revision, terms.deadline).await?,
         };
+        let value = value.ok_or_else(missing)?;
         let entry = Entry {
             key,
             value: value.bytes,
@@ -306,6 +297,22 @@ impl<E: Engine> Service for Kv<E> {
 }
 
 impl<E: Engine> Kv<E> {
+    /// A key's value as it is, with a share of the bytes in flight: the answer is a copy.
+    async fn present(&self, key: &[u8], deadline: Instant) -> Result<past::Held, Status> {
+        // Its size is known only once it is read, so it is read again after a wait.
+        let (mut share, mut reserved) = (None, body::SMALL);
+        loop {
+            let value = self.0.engine.get(key).await.map_err(status::of_failure)?;
+            let size = value.as_ref().map_or(0, |value| value.bytes.len());
+            if size <= reserved {
+                return Ok((value, share));
+            }
+            drop((value, share.take()));
+            share = past::reserve(&self.0, size, deadline).await?;
+            reserved = size;
+        }
+    }
+
     /// Runs a program in the committer.
     async fn write<P: Program>(
         &self,

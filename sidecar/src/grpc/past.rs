@@ -1,4 +1,4 @@
-//! History, which is read in pages, and watches, which go on until the client leaves.
+//! The past: reads at a revision, history, which is read in pages, and watches, which go on until the client leaves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use codexstore::{ChangeOp, Entry};
 use codexstore_api::grpc::change::Operation;
 use codexstore_api::grpc::change::operation::Operation as Kind;
 use codexstore_api::grpc::{Change, HistoryResponse, WatchResponse};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{convert, status};
 use crate::access::Grant;
-use crate::engine::Engine;
 use crate::engine::follow::Follow;
+use crate::engine::{Engine, Value};
 use crate::http::{App, body};
 
 /// Versions that are read at once.
@@ -26,6 +27,41 @@ const PAGE_BYTES: usize = 256 << 10;
 
 /// How long nothing is sent at most.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A key's value, if it is there, and what it takes of the bytes in flight.
+pub type Held = (Option<Value>, Option<OwnedSemaphorePermit>);
+
+/// A key's value as it was right after a revision.
+pub async fn get<E: Engine>(
+    app: &Arc<App<E>>,
+    key: Bytes,
+    revision: u64,
+    deadline: Instant,
+) -> Result<Held, Status> {
+    let place = app.scan_permit(deadline).await;
+    let place = place.ok_or_else(|| status::of("overloaded", "too much is being read"))?;
+    let share = reserve(app, app.limits.max_value, deadline).await?;
+    let engine = Arc::clone(&app.engine);
+    let work = tokio::task::spawn_blocking(move || {
+        let value = engine.get_at(&key, revision);
+        drop(place);
+        (value, share)
+    });
+    let read = work.await;
+    let (value, share) =
+        read.map_err(|_| status::of("internal", "reading the past ended early"))?;
+    Ok((value.map_err(status::of_failure)?, share))
+}
+
+/// Takes a share of the bytes in flight; waits for it, but not long.
+pub async fn reserve<E>(
+    app: &App<E>,
+    bytes: usize,
+    deadline: Instant,
+) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    let share = body::reserve(app, bytes, deadline).await;
+    share.map_err(|_| status::of("overloaded", "too many bytes are in flight"))
+}
 
 /// A key's history that is being sent.
 pub struct History<E> {
@@ -148,12 +184,13 @@ impl<E: Engine> Watching<E> {
                 };
                 let size = prost_len(&change);
                 let deadline = Instant::now() + self.app.limits.request;
-                let Ok(held) = body::reserve(&self.app, size, deadline).await else {
-                    let status = status::of("overloaded", "too many bytes are in flight");
-                    let _gone = answers.send(Err(status)).await;
-                    return;
-                };
-                share = held;
+                match reserve(&self.app, size, deadline).await {
+                    Ok(held) => share = held,
+                    Err(status) => {
+                        let _gone = answers.send(Err(status)).await;
+                        return;
+                    }
+                }
                 break self.answer(&follow, Some(change));
             };
         }

@@ -1,10 +1,17 @@
 //! Access rules, by real users: curl runs as them. That wants root; elsewhere there is one user.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::harness::{Place, Sidecar, not_run};
+use codexstore_api::grpc::kv_client::KvClient;
+use codexstore_api::grpc::{GetRequest, ListRequest};
+use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
+use tonic::{Code, Status};
+
+use crate::grpc::{Connection, get, refused, set};
+use crate::harness::{Place, Sidecar, not_run, runtime};
 
 const RULES: &str = r#"[
     {"uids": [4001], "prefixes": ["a/", "c/"], "verbs": ["Read", "Write"]},
@@ -178,6 +185,71 @@ fn rules_that_cannot_be_read_end_the_start_and_say_what_is_wrong() {
         text.contains("--access") && text.contains("rule 0 holds for nobody"),
         "{text}"
     );
+}
+
+/// A connection that a user has made: what the kernel says of it stays as it was then.
+fn connect_as(s: &Sidecar, (uid, gid): (u32, u32)) -> UnixStream {
+    let socket = s.socket.clone();
+    // These system calls are of one thread, which ends here.
+    let connecting = std::thread::spawn(move || {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        UnixStream::connect(socket).unwrap()
+    });
+    connecting.join().unwrap()
+}
+
+#[test]
+fn grpc_goes_by_the_same_rules() {
+    if !others() {
+        return;
+    }
+    let place = Place::new();
+    std::fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let s = place.ready(&["--access", RULES]);
+    for key in ["a%2F1", "b%2F1"] {
+        assert_eq!(s.put(key, b"v").status, 201);
+    }
+    let denied = |status: Status| {
+        refused(&status, Code::PermissionDenied, "denied");
+        let says = status.message();
+        assert!(
+            says.contains("spec.access") && !says.contains("/1"),
+            "{says}"
+        );
+    };
+    runtime().block_on(async {
+        let of = async |who| KvClient::new(Connection::over(connect_as(&s, who)).await);
+        let mut alice = of((4001, 4001)).await;
+        let found = alice.get(get("a/1")).await.unwrap().into_inner();
+        assert_eq!(found.entry.unwrap().value, "v");
+        alice.set(set("c/1", "v")).await.unwrap();
+        denied(alice.get(get("b/1")).await.unwrap_err());
+        denied(alice.set(set("d/1", "v")).await.unwrap_err());
+
+        let mut bob = of((4002, 5000)).await;
+        bob.get(get("b/1")).await.unwrap();
+        denied(bob.set(set("b/1", "x")).await.unwrap_err());
+        let mut pages = bob.list(ListRequest::default()).await.unwrap().into_inner();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.message().await.unwrap() {
+            keys.extend(page.entries.into_iter().map(|entry| entry.key));
+        }
+        assert_eq!(keys, ["b/1"]);
+
+        let mut carol = of((4003, 4003)).await;
+        carol.set(set("d/1", "v")).await.unwrap();
+        denied(carol.get(get("d/1")).await.unwrap_err());
+        let then = GetRequest {
+            revision: Some(1),
+            ..get("d/1")
+        };
+        denied(carol.get(then).await.unwrap_err());
+
+        let mut eve = of((4004, 4004)).await;
+        denied(eve.get(get("a/1")).await.unwrap_err());
+    });
 }
 
 /// What redis-cli prints for a user, an answer a line.

@@ -1,5 +1,6 @@
 //! gRPC on the socket, by the client that its proto generates.
 
+use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -30,7 +31,13 @@ pub struct Connection(SendRequest<Body>);
 
 impl Connection {
     pub async fn open(s: &Sidecar) -> Connection {
-        let stream = tokio::net::UnixStream::connect(&s.socket).await.unwrap();
+        Connection::over(s.connect()).await
+    }
+
+    /// Over a stream that somebody has connected.
+    pub async fn over(stream: UnixStream) -> Connection {
+        stream.set_nonblocking(true).unwrap();
+        let stream = tokio::net::UnixStream::from_std(stream).unwrap();
         let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
@@ -69,7 +76,10 @@ pub fn set(key: &str, value: impl Into<Bytes>) -> SetRequest {
 }
 
 pub fn get(key: &'static str) -> GetRequest {
-    GetRequest { key: key.into() }
+    GetRequest {
+        key: key.into(),
+        ..GetRequest::default()
+    }
 }
 
 fn when(kind: Kind) -> Condition {

@@ -1,8 +1,11 @@
-//! History over HTTP, which a ledger has.
+//! History, and reads at a revision, which a ledger has.
 
 use codexstore_api::bodies::History;
+use codexstore_api::grpc::{DeleteRequest, GetRequest};
+use tonic::Code;
 
-use crate::harness::{Place, Sidecar};
+use crate::grpc::{client, get, refused, set};
+use crate::harness::{Place, Sidecar, runtime};
 
 fn history(s: &Sidecar, query: &str) -> History {
     let answer = s.get(&format!("/v1/keys/a%2Fk/history{query}"));
@@ -93,10 +96,55 @@ fn a_ledger_tells_what_became_of_a_key_and_what_it_was_then() {
 }
 
 #[test]
+fn grpc_reads_what_a_key_was_then_too() {
+    let place = Place::new();
+    let s = place.ready(&["--strategy", "ledger"]);
+    runtime().block_on(async {
+        let mut kv = client(&s).await;
+        let one = kv.set(set("k", "one")).await.unwrap().into_inner().revision;
+        kv.set(set("other", "x")).await.unwrap();
+        let two = kv.set(set("k", "two")).await.unwrap().into_inner().revision;
+        let delete = DeleteRequest {
+            key: "k".into(),
+            ..DeleteRequest::default()
+        };
+        let gone = kv.delete(delete).await.unwrap().into_inner().revision;
+        let mut at = async |revision| {
+            let then = GetRequest {
+                revision: Some(revision),
+                ..get("k")
+            };
+            kv.get(then).await.map(|found| found.into_inner().entry)
+        };
+        for (revision, value, written) in
+            [(one, "one", one), (two - 1, "one", one), (two, "two", two)]
+        {
+            let entry = at(revision).await.unwrap().unwrap();
+            assert_eq!(entry.value, value, "{revision}");
+            assert_eq!((entry.revision, entry.created_revision), (written, one));
+        }
+        for revision in [one - 1, gone] {
+            let status = at(revision).await.unwrap_err();
+            refused(&status, Code::NotFound, "not-found");
+        }
+        let later = at(1_000_000).await.unwrap_err();
+        refused(&later, Code::InvalidArgument, "invalid-argument");
+    });
+}
+
+#[test]
 fn a_store_that_keeps_the_present_says_so() {
     let place = Place::new();
     let s = place.ready(&[]);
     s.put("k", b"v");
+    let then = GetRequest {
+        revision: Some(1),
+        ..get("k")
+    };
+    runtime().block_on(async {
+        let status = client(&s).await.get(then).await.unwrap_err();
+        refused(&status, Code::Unimplemented, "unsupported");
+    });
     s.get("/v1/keys/k/history").refused(501, "unsupported");
     s.get("/v1/keys/k?revision=1").refused(501, "unsupported");
     let out = place.command(&["--keep-revisions", "10"]).output().unwrap();

@@ -130,6 +130,10 @@ pub async fn answer<E: Engine>(
     };
     let code = response.headers().get(Status::GRPC_STATUS);
     let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+    if !matches!(code, Code::Ok | Code::NotFound) {
+        let told = status::code_of(response.headers());
+        app.metrics.error(Protocol::Grpc, told.as_deref());
+    }
     let took = started.elapsed();
     let trace = traced.end(took, operation, || About::Grpc { method, code });
     app.metrics.done(

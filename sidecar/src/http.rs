@@ -167,19 +167,22 @@ pub async fn answer<E: Engine>(
     }
     let took = started.elapsed();
     let status = response.status();
-    let trace = traced.end(took, operation, || {
+    let code = || {
         let code = response.headers().get(codexstore_api::header::CODE);
-        let code = code.and_then(|code| code.to_str().ok());
-        About::Http {
-            method,
-            route,
-            version: if http2 { "2" } else { "1.1" },
-            status: status.as_u16(),
-            code: code.map(|code| codes::row(code).code),
-        }
+        code.and_then(|code| code.to_str().ok())
+    };
+    let trace = traced.end(took, operation, || About::Http {
+        method,
+        route,
+        version: if http2 { "2" } else { "1.1" },
+        status: status.as_u16(),
+        code: code().map(|code| codes::row(code).code),
     });
     app.metrics
         .done(Protocol::Http, operation, status, took, trace.as_ref());
+    if status.is_client_error() || status.is_server_error() {
+        app.metrics.error(Protocol::Http, code());
+    }
     tracing::debug!(
         operation = operation.as_str(),
         status = status.as_u16(),

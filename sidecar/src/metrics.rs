@@ -3,12 +3,14 @@
 mod gauges;
 mod labels;
 mod latency;
+mod syncs;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use codexstore_api::codes;
 use http::StatusCode;
 use opentelemetry::trace::TraceId;
 use prometheus_client::encoding::text::encode;
@@ -26,6 +28,7 @@ use gauges::{gauges, reencryption};
 use labels::{OUTCOMES, outcome};
 pub use labels::{Operation, Outcome, Protocol, Turned};
 use latency::{Latency, NewLatency};
+use syncs::Syncs;
 
 /// Requests that were answered together and are not counted yet.
 #[derive(Default)]
@@ -69,6 +72,7 @@ pub struct Metrics {
     redis: Vec<PerOperation>,
     admin: [Option<[Counter; OUTCOMES.len()]>; Operation::ALL.len()],
     turned: Vec<Counter>,
+    errors: Family<Labels, Counter>,
     connections: Arc<AtomicI64>,
     accepted: AtomicU64,
     /// When a backup was last sent whole: seconds since 1970.
@@ -101,7 +105,14 @@ impl Metrics {
             "Connections and requests turned away",
             turned.clone(),
         );
-        let each = |protocol| -> Vec<PerOperation> {
+        let errors = Family::<Labels, Counter>::default();
+        registry.register(
+            "errors",
+            "Errors that were answered, by their code",
+            errors.clone(),
+        );
+        let each = |protocol: Protocol| -> Vec<PerOperation> {
+            let protocol = protocol.as_str();
             let one = |operation: &Operation| {
                 let labels = vec![("protocol", protocol), ("operation", operation.as_str())];
                 let with = |outcome| {
@@ -117,13 +128,13 @@ impl Metrics {
             let all = Operation::ALL.iter().take(Operation::OF_SOCKET);
             all.map(one).collect()
         };
-        let (http, grpc) = (each("http"), each("grpc"));
+        let (http, grpc) = (each(Protocol::Http), each(Protocol::Grpc));
         traced.store(false, Ordering::Relaxed);
-        let redis = each("redis");
+        let redis = each(Protocol::Redis);
         let admin = Operation::ALL.map(|operation| {
             let of = |outcome| {
                 let labels = [
-                    ("protocol", "admin"),
+                    ("protocol", Protocol::Admin.as_str()),
                     ("operation", operation.as_str()),
                     ("outcome", outcome),
                 ];
@@ -140,6 +151,7 @@ impl Metrics {
                 .iter()
                 .map(|(_, reason)| turned.get_or_create_owned(&vec![("reason", *reason)]))
                 .collect(),
+            errors,
             connections: Arc::default(),
             accepted: AtomicU64::new(0),
             backed_up: AtomicU64::new(0),
@@ -278,6 +290,17 @@ impl Metrics {
         }
     }
 
+    /// Counts an error that was answered, by its code; of a code that is in no table, or of none, as `other`. That a key
+    /// is not there is no error.
+    pub fn error(&self, protocol: Protocol, code: Option<&str>) {
+        let known = |code: &str| codes::TABLE.iter().find(|row| row.code == code);
+        let code = code.and_then(known).map_or("other", |row| row.code);
+        if code != "not-found" {
+            let labels = vec![("protocol", protocol.as_str()), ("code", code)];
+            self.errors.get_or_create_owned(&labels).inc();
+        }
+    }
+
     /// Counts a connection until the guard is dropped.
     pub fn connection(&self) -> ConnectionGuard {
         self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -349,6 +372,12 @@ impl Metrics {
             "Time in syncs of the log since then",
             ConstCounter::new(Duration::from_nanos(stats.sync_nanos).as_secs_f64()),
         );
+        now.register_with_unit(
+            "sync_duration",
+            "Time of one sync of the log",
+            Unit::Seconds,
+            Syncs::of(stats),
+        );
         let mut text = String::with_capacity(16 << 10);
         prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
         encode(&mut text, &now)?;
@@ -412,6 +441,11 @@ mod tests {
         assert!(!none.contains("archived_revision"));
         metrics.archived(0, 0);
         metrics.turned(Turned::Malformed);
+        metrics.error(Protocol::Grpc, Some("denied"));
+        metrics.error(Protocol::Grpc, Some("not-found"));
+        for unknown in [None, Some("made-up")] {
+            metrics.error(Protocol::Redis, unknown);
+        }
         let _open = metrics.connection();
         let text = metrics.encode(&Health::default()).unwrap();
         for line in [
@@ -423,6 +457,8 @@ mod tests {
             r#"codexstore_requests_total{protocol="redis",operation="put",outcome="failed"} 1"#,
             r#"codexstore_requests_total{protocol="admin",operation="backup",outcome="ok"} 1"#,
             r#"codexstore_rejected_total{reason="malformed"} 1"#,
+            r#"codexstore_errors_total{protocol="grpc",code="denied"} 1"#,
+            r#"codexstore_errors_total{protocol="redis",code="other"} 2"#,
             // The trace of one that took so long.
             r#"le="0.0025",protocol="http",operation="put"} 1 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.002 "#,
             "codexstore_connections 1",
@@ -434,9 +470,32 @@ mod tests {
             assert!(text.contains(line), "{line} not in:\n{text}");
         }
         // Each protocol has what it offers, and no more.
+        assert!(!text.contains("not-found") && !text.contains("made-up"));
         assert!(!text.contains(r#"protocol="http",operation="backup""#));
         assert!(!text.contains(r#"protocol="admin",operation="put""#));
         assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn a_sync_is_in_the_bucket_of_its_time_and_the_last_one_has_all() {
+        let mut health = Health::default();
+        let stats = &mut health.stats;
+        (stats.syncs, stats.sync_nanos, stats.image_bytes) = (5, 4_000_000_000, 77);
+        (stats.sync_times[0], stats.sync_times[4]) = (3, 1);
+        let metrics = Metrics::new(Duration::from_secs(1));
+        let text = metrics.encode(&health).unwrap();
+        for line in [
+            "# TYPE codexstore_sync_duration_seconds histogram",
+            r#"codexstore_sync_duration_seconds_bucket{le="0.0005"} 3"#,
+            r#"codexstore_sync_duration_seconds_bucket{le="0.001"} 4"#,
+            r#"codexstore_sync_duration_seconds_bucket{le="2.5"} 4"#,
+            r#"codexstore_sync_duration_seconds_bucket{le="+Inf"} 5"#,
+            "codexstore_sync_duration_seconds_count 5",
+            "codexstore_sync_duration_seconds_sum 4.0",
+            "codexstore_image_bytes 77",
+        ] {
+            assert!(text.contains(line), "{line} not in:\n{text}");
+        }
     }
 
     #[test]

@@ -395,8 +395,7 @@ impl Engine {
         self.batch.shrink_to(GROUP);
         self.unlogged = self.next;
         self.gauges.groups += 1;
-        self.gauges.syncs += 1;
-        self.gauges.sync_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.gauges.synced(took);
         Ok(())
     }
 
@@ -468,6 +467,7 @@ impl Engine {
         self.gauges.disk_bytes = self.disk_used() - (promised - there);
         self.gauges.memory_bytes = self.memory_used();
         self.gauges.journal_bytes = self.since_image();
+        self.gauges.image_bytes = self.image.as_ref().map_or(0, |image| image.len);
         self.gauges.messages = self.journal.as_ref().map_or(0, Journal::messages);
         self.gauges.log_number = self.journal.as_ref().map_or(0, |journal| journal.number);
         *self.shared.gauges.lock() = self.gauges;

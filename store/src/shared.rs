@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use crate::log::Parked;
 use crate::reencrypt::{Reencrypted, Reencrypting};
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
-use crate::stats::Finding;
+use crate::stats::{Finding, SYNC_BOUNDS};
 
 /// Who waits for something that the committer has not begun.
 pub(crate) type Waiters<T> = Mutex<Vec<Sender<Result<T>>>>;
@@ -75,12 +76,26 @@ pub(crate) struct Gauges {
     pub groups: u64,
     pub syncs: u64,
     pub sync_nanos: u64,
+    pub sync_times: [u64; SYNC_BOUNDS.len()],
+    pub image_bytes: u64,
     pub folds: u64,
     pub expired: u64,
     /// Frames of the present journal.
     pub messages: u64,
     /// Its number.
     pub log_number: u64,
+}
+
+impl Gauges {
+    /// Counts a sync of the log that took so long.
+    pub fn synced(&mut self, took: Duration) {
+        self.syncs += 1;
+        self.sync_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let mut counts = SYNC_BOUNDS.iter().zip(&mut self.sync_times);
+        if let Some((_, count)) = counts.find(|(bound, _)| took <= **bound) {
+            *count += 1;
+        }
+    }
 }
 
 impl Shared {
@@ -131,5 +146,30 @@ impl Shared {
         let _first = self.poison.set(error);
         self.feed.end();
         self.give_up_rewraps();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_counts_by_the_first_bound_that_it_kept_to() {
+        let mut gauges = Gauges::default();
+        let last = SYNC_BOUNDS.len() - 1;
+        for (took, at) in [
+            (Duration::ZERO, 0),
+            (Duration::from_micros(50), 0),
+            (Duration::from_micros(51), 1),
+            (Duration::from_millis(2_500), last),
+        ] {
+            let before = gauges.sync_times;
+            gauges.synced(took);
+            let grown = (0..=last).find(|n| gauges.sync_times[*n] > before[*n]);
+            assert_eq!(grown, Some(at), "{took:?}");
+        }
+        gauges.synced(Duration::from_secs(3));
+        assert_eq!((gauges.syncs, gauges.sync_times.iter().sum()), (5, 4_u64));
+        assert!(SYNC_BOUNDS.is_sorted());
     }
 }

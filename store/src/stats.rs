@@ -1,6 +1,7 @@
 //! What a store says about itself.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::keyring::KeyId;
@@ -46,6 +47,22 @@ impl fmt::Display for Finding {
         }
     }
 }
+
+/// The times by which [`Stats::sync_times`] counts, each longer than the one before.
+pub const SYNC_BOUNDS: [Duration; 12] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_millis(2_500),
+];
 
 /// State and counters of a store, for status pages and metrics.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +121,11 @@ pub struct Stats {
     pub syncs: u64,
     /// Time spent in syncs of the log, in nanoseconds.
     pub sync_nanos: u64,
+    /// Syncs of the log by the first of [`SYNC_BOUNDS`] that they kept to. What is missing to `syncs` took longer
+    /// than all of them.
+    pub sync_times: [u64; SYNC_BOUNDS.len()],
+    /// Bytes of the image; 0 before there is one.
+    pub image_bytes: u64,
     /// Images written since the open.
     pub folds: u64,
     /// Keys that expired since the open.

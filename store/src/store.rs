@@ -384,6 +384,8 @@ impl Store {
             groups: gauges.groups,
             syncs: gauges.syncs,
             sync_nanos: gauges.sync_nanos,
+            sync_times: gauges.sync_times,
+            image_bytes: gauges.image_bytes,
             folds: gauges.folds,
             expired: gauges.expired,
             data_key_messages: gauges.messages,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use codexstore_api::codes::{self, Retry, Row};
 use codexstore_api::grpc::ERROR_DOMAIN;
+use http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -58,6 +59,12 @@ pub fn of_failure(failure: Failure) -> Status {
             status(&row, error.message().to_owned(), None)
         }
     }
+}
+
+/// The stable code in the header of an answer that is an error.
+pub fn code_of(headers: &HeaderMap) -> Option<String> {
+    let details = Status::from_header_map(headers)?.get_error_details();
+    details.error_info().map(|info| info.reason.clone())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub fn reencryption(told: &Reencryption) -> [(&'static str, &'static str, u64); 
 }
 
 /// The store's numbers of this moment: name, help, value.
-pub fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 17] {
+pub fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 18] {
     let stats = &health.stats;
     [
         (
@@ -64,6 +64,11 @@ pub fn gauges(health: &Health) -> [(&'static str, &'static str, u64); 17] {
             "journal_bytes",
             "Bytes of journal since the image",
             stats.journal_bytes,
+        ),
+        (
+            "image_bytes",
+            "Bytes of the image, which holds what is older than the journal",
+            stats.image_bytes,
         ),
         ("queued", "Writes waiting for the committer", stats.queued),
         (

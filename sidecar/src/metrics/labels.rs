@@ -15,6 +15,18 @@ pub enum Protocol {
     Redis,
 }
 
+impl Protocol {
+    /// The label.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::Grpc => "grpc",
+            Protocol::Admin => "admin",
+            Protocol::Redis => "redis",
+        }
+    }
+}
+
 /// Labels of [`Outcome`].
 pub(super) const OUTCOMES: [&str; 4] = ["ok", "not_found", "refused", "failed"];
 

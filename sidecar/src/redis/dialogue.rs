@@ -349,6 +349,7 @@ impl<E: Engine> Dialogue<E> {
             }
             app.metrics
                 .count(Protocol::Redis, operation, outcome, took, None);
+            self.count_error(&reply);
             self.write(reply);
         }
         if self.pending.is_empty() {

@@ -16,7 +16,7 @@ use super::{NO_MEMORY, long, table, unserved};
 use crate::access::Verb;
 use crate::engine::{Engine, Sight};
 use crate::http::InWork;
-use crate::metrics::Tally;
+use crate::metrics::{Protocol, Tally};
 use crate::trace::Tracer;
 
 /// Keys that are looked up on this thread: it takes less than a millisecond.
@@ -41,6 +41,7 @@ impl<E: Engine> Dialogue<E> {
     pub(super) fn answer(&mut self, command: Asked, reply: Reply, tally: &mut Tally) {
         if self.pending.is_empty() {
             let operation = operation(command);
+            self.count_error(&reply);
             tally.add(operation, reply.outcome());
             let tracer = self.redis.app.tracer.as_ref();
             if let Some(begun) = tracer.and_then(Tracer::root) {
@@ -54,6 +55,13 @@ impl<E: Engine> Dialogue<E> {
             command,
             begun: self.now,
         });
+    }
+
+    /// Counts an answer that is an error by its code.
+    pub(super) fn count_error(&self, reply: &Reply) {
+        if let Some(words) = reply.words() {
+            self.redis.app.metrics.error(Protocol::Redis, words.code);
+        }
     }
 
     /// Handles one request. `whole` is its bytes, if they can be shared.

@@ -171,6 +171,8 @@ fn a_slow_request_is_logged_without_its_key_and_the_metrics_tell_of_syncs() {
         value("codexstore_syncs_total ") >= 1.0
     });
     assert!(value("codexstore_sync_seconds_total ") > 0.0);
+    assert!(value("codexstore_sync_duration_seconds_bucket{le=\"+Inf\"} ") >= 1.0);
+    assert!(value("codexstore_image_bytes ") >= 0.0);
     assert!(value("codexstore_data_key_messages ") >= 1.0);
     assert!(value("codexstore_data_key_messages_limit ") > 1e6);
 }

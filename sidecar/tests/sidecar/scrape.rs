@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Answer, Place, Sidecar, free};
+use crate::grpc::{client, get, set};
+use crate::harness::{Answer, Place, Sidecar, free, runtime};
 
 fn start(place: &Place) -> (Sidecar, SocketAddr) {
     let address = free();
@@ -62,6 +63,60 @@ fn metrics_are_there_and_nothing_else_is() {
     assert!(
         all_zero,
         "what scrapers ask is not what apps ask: {counted}"
+    );
+}
+
+#[test]
+fn each_metric_is_explained_in_the_documents() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/OBSERVABILITY.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let place = Place::new();
+    let metrics = place.ready(&[]).get("/metrics").text();
+    let names = metrics.lines().filter_map(|line| {
+        let name = line.strip_prefix("# TYPE codexstore_")?;
+        name.split_once(' ')
+    });
+    let names: Vec<_> = names.map(|(name, _)| name).collect();
+    assert!(names.contains(&"image_bytes") && names.contains(&"errors"));
+    for name in names {
+        let mut ends = ["`", "{", "_total`", "_total{"].iter();
+        let told = ends.any(|end| page.contains(&format!("`{name}{end}")));
+        assert!(told, "docs/OBSERVABILITY.md does not explain {name}");
+    }
+}
+
+#[test]
+fn errors_are_counted_by_their_code_in_every_protocol() {
+    let place = Place::new();
+    let s = place.ready(&[]);
+    s.get("/nowhere").refused(404, "no-such-route");
+    s.get("/v1/keys/none").refused(404, "not-found");
+    runtime().block_on(async {
+        let mut kv = client(&s).await;
+        kv.set(set("", "v")).await.unwrap_err();
+        kv.get(get("none")).await.unwrap_err();
+    });
+    let long = "k".repeat(1025);
+    let answers = s.redis(format!(
+        "GET {long}\r\nSET {long} v\r\nSET k v NO\r\nGET none\r\n"
+    ));
+    assert_eq!(answers.matches("-ERR ").count(), 3, "{answers}");
+    let metrics = s.get("/metrics").text();
+    let mut found: Vec<_> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("codexstore_errors_total"))
+        // Of who asked before it was open.
+        .filter(|line| !line.contains("\"starting\""))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [
+            r#"{protocol="grpc",code="invalid-key"} 1"#,
+            r#"{protocol="http",code="no-such-route"} 1"#,
+            r#"{protocol="redis",code="invalid-key"} 2"#,
+            r#"{protocol="redis",code="other"} 1"#,
+        ]
     );
 }
 

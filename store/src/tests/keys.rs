@@ -129,6 +129,27 @@ fn no_file_has_room_for_more_frames_than_its_data_key_allows() {
 }
 
 #[test]
+fn the_times_of_syncs_and_the_size_of_the_image_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    for n in 0..5_u8 {
+        store.set(&[n + 1], b"x").unwrap();
+    }
+    assert_eq!(store.status().image_bytes, 0, "there is none yet");
+    store.reencrypt().unwrap();
+    // The numbers are brought up to date behind the answer, and before the next one.
+    store.run(|_: &mut crate::Txn<'_>| Ok(())).unwrap();
+    let status = store.status();
+    let counted: u64 = status.sync_times.iter().sum();
+    assert!(counted > 0 && counted <= status.syncs, "{status:?}");
+    let files = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+    let images = files.filter(|file| file.file_name().to_string_lossy().starts_with("image-"));
+    let bytes: u64 = images.map(|file| file.metadata().unwrap().len()).sum();
+    assert!(bytes > 0);
+    assert_eq!(status.image_bytes, bytes);
+}
+
+#[test]
 fn the_counts_of_messages_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), options()).unwrap();

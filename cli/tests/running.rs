@@ -172,4 +172,27 @@ fn what_a_store_does_is_shown() {
         .run(["top", "--interval", "100ms", "--count", "2", "-o", "json"])
         .ok();
     assert_eq!(json.lines().count(), 2);
+    // What the table has, the objects have too, as `status` names it.
+    let status = store.run(["status", "-o", "json"]).ok();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    for line in json.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for name in [
+            "store",
+            "pod",
+            "state",
+            "revision",
+            "keys",
+            "maxMemory",
+            "maxDisk",
+            "keyId",
+        ] {
+            assert!(!line[name].is_null(), "{name}: {line}");
+            assert_eq!(line[name], status[name], "{name}");
+        }
+        for name in ["memoryBytes", "diskBytes", "connections"] {
+            assert!(line[name].as_f64().unwrap() > 0.0, "{name}: {line}");
+        }
+        assert!(line["operations"].is_array(), "{line}");
+    }
 }

@@ -5,8 +5,8 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use codexstore_api::Status;
 use codexstore_api::client::Client;
+use codexstore_api::status::{State, Status};
 use serde::Serialize;
 
 use super::args::Top;
@@ -35,7 +35,10 @@ pub async fn top(args: &Top, format: Format) -> Result<()> {
                 output::raw(format!("{clear}{}\n", seen.text(&status)).as_bytes())?;
             }
             // One object a line, as `watch` has it.
-            Format::Json => output::line(&serde_json::to_string(&seen).context("make JSON")?)?,
+            Format::Json => {
+                let shown = Shown::of(&status, &seen);
+                output::line(&serde_json::to_string(&shown).context("make JSON")?)?;
+            }
         }
         before = now;
     }
@@ -86,6 +89,43 @@ struct Seen {
     queued: f64,
     /// When a backup was last sent whole: seconds since 1970; none since the sidecar's start.
     backup_sent_at: Option<f64>,
+}
+
+/// What is shown as JSON: what the store is, in the words of `status`, and what was done.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    store: &'a str,
+    pod: &'a str,
+    state: State,
+    revision: u64,
+    keys: u64,
+    memory_bytes: u64,
+    max_memory: u64,
+    disk_bytes: u64,
+    max_disk: u64,
+    /// The current key; empty without encryption.
+    key_id: &'a str,
+    #[serde(flatten)]
+    seen: &'a Seen,
+}
+
+impl<'a> Shown<'a> {
+    fn of(status: &'a Status, seen: &'a Seen) -> Shown<'a> {
+        Shown {
+            store: &status.store,
+            pod: &status.pod,
+            state: status.state,
+            revision: status.revision,
+            keys: status.keys,
+            memory_bytes: status.memory_bytes,
+            max_memory: status.max_memory,
+            disk_bytes: status.disk_bytes,
+            max_disk: status.max_disk,
+            key_id: &status.key_id,
+            seen,
+        }
+    }
 }
 
 /// One operation of one protocol.

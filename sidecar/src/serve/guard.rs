@@ -351,14 +351,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_behind_an_answer_that_waited_for_the_client_does_not_wait_longer() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
         use bytes::Bytes;
         use http_body_util::Full;
         use hyper_util::rt::TokioIo;
         let (mut client, server) = tokio::io::duplex(64);
         let (place, _) = Connections::new(1).admit().unwrap();
         let guard = Guard::new(server, Arc::clone(&place), limits(60_000, 60_000));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
         let service =
-            hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
+            hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                counted.fetch_add(1, Ordering::Relaxed);
                 // Its body is read once the answer is on its way.
                 crate::http::body::drain(request.into_body(), None);
                 async {
@@ -369,16 +374,29 @@ mod tests {
             .half_close(true)
             .serve_connection(TokioIo::new(guard), service);
         let serving = tokio::spawn(serving);
-        let request = b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx";
-        client.write_all(&request.repeat(3)).await.unwrap();
+        let came = async |count| {
+            while asked.load(Ordering::Relaxed) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        // The body comes when the answer stands still already, and behind it a request that hyper then
+        // hands over without asking for its answer.
+        client
+            .write_all(b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answers = vec![0];
+        client.read_exact(&mut answers).await.unwrap();
+        came(1).await;
+        client.write_all(b"xGET / HTTP/1.1\r\n\r\n").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut answers = Vec::new();
+        came(2).await;
         let reading = client.read_to_end(&mut answers);
         let in_time = tokio::time::timeout(Duration::from_secs(2), reading).await;
         in_time.expect("before the tick").unwrap();
         serving.await.unwrap().unwrap();
         let answered = answers.windows(9).filter(|w| *w == b"HTTP/1.1 ");
-        assert_eq!(answered.count(), 3);
+        assert_eq!(answered.count(), 2);
     }
 
     #[test]

@@ -375,9 +375,13 @@ mod tests {
             .serve_connection(TokioIo::new(guard), service);
         let serving = tokio::spawn(serving);
         let came = async |count| {
-            while asked.load(Ordering::Relaxed) < count {
-                tokio::task::yield_now().await;
-            }
+            let asked = async {
+                while asked.load(Ordering::Relaxed) < count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let came = tokio::time::timeout(Duration::from_secs(30), asked).await;
+            came.expect("it is handed over");
         };
         // The body comes when the answer stands still already, and behind it a request that hyper then
         // hands over without asking for its answer.

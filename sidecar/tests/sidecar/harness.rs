@@ -384,6 +384,29 @@ pub fn not_run(why: &str) {
     eprintln!("\n*** NOT RUN: {why}\n");
 }
 
+/// A sidecar that may have 64 descriptors, its files included.
+pub fn with_64_descriptors(place: &Place) -> Sidecar {
+    let base = place.command(&[]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""])
+        .arg(base.get_program())
+        .args(base.get_args());
+    let s = place.spawn(command);
+    s.until("it is ready", |s| s.get("/readyz").status == 200);
+    s
+}
+
+/// Some connection had to give way.
+#[track_caller]
+pub fn some_gave_way(s: &Sidecar) {
+    let metrics = s.get("/metrics").text();
+    let evicted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"codexstore_rejected_total{reason="evicted"} "#));
+    assert!(evicted.is_some_and(|count| count != "0"), "{metrics}");
+}
+
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,12 +1,13 @@
 //! HTTP/2, frame by frame: what only a client that breaks the usual order shows.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Place, Sidecar};
 
-const DATA: u8 = 0;
+pub const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
@@ -45,6 +46,29 @@ impl Http2 {
         self.frame(HEADERS, 5, stream, &block);
     }
 
+    /// Begins a gRPC call.
+    pub fn call(&mut self, stream: u32, path: &[u8]) {
+        // HPACK: POST and http are in its table, and the names of path, authority and content type.
+        let mut block = vec![0x83, 0x86];
+        let fields: [(&[u8], &[u8]); 4] = [
+            (&[0x04], path),
+            (&[0x01], b"l"),
+            (&[0x0f, 0x10], b"application/grpc"),
+            (b"\0\x02te", b"trailers"),
+        ];
+        for (name, value) in fields {
+            block.extend_from_slice(name);
+            block.push(u8::try_from(value.len()).unwrap());
+            block.extend_from_slice(value);
+        }
+        self.frame(HEADERS, 4, stream, &block);
+    }
+
+    /// Ends the sending side.
+    pub fn half_close(&self) {
+        self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
     /// The next frame: its kind, stream and length; `None` at the end.
     pub fn next(&mut self) -> Option<(u8, u32, usize)> {
         let mut head = [0; 9];
@@ -56,7 +80,7 @@ impl Http2 {
         Some((head[3], stream, length))
     }
 
-    fn until_end(&mut self) {
+    pub fn until_end(&mut self) {
         let started = Instant::now();
         while self.next().is_some() {}
         let took = started.elapsed();

@@ -14,6 +14,7 @@ mod connections;
 mod document;
 mod durability;
 mod grpc;
+mod grpc_limits;
 mod grpc_streams;
 mod harness;
 mod http2;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Place, many_connections};
+use crate::harness::{Place, many_connections, some_gave_way, with_64_descriptors};
 use crate::redis::check;
 
 #[test]
@@ -150,6 +150,24 @@ fn beyond_the_bound_the_longest_idle_connection_gives_way_of_whichever_protocol(
     let mut rest = Vec::new();
     first.read_to_end(&mut rest).unwrap();
     check(&s, "PING", "+PONG|");
+}
+
+#[test]
+fn with_64_descriptors_and_200_idle_connections_a_good_client_is_served() {
+    let place = Place::new();
+    let s = with_64_descriptors(&place);
+    let idle: Vec<UnixStream> = (0..200).map(|_| s.connect_redis()).collect();
+    // Some of them half-way in a request, too.
+    for mut stream in idle.iter().take(60) {
+        let _ = stream.write_all(b"*2\r\n$3\r\nGET\r\n$5");
+    }
+    for _ in 0..20 {
+        check(&s, "SET good value", "+OK|");
+        check(&s, "GET good", "$5|value|");
+    }
+    some_gave_way(&s);
+    drop(idle);
+    check(&s, "GET good", "$5|value|");
 }
 
 #[test]

@@ -173,6 +173,17 @@ pub fn escrow(store: &CodexStore, sealed_from: &str, data: BTreeMap<String, Stri
     }
 }
 
+/// What files of backups need that stay without their CodexBackup. It has no owner: they outlive the CodexStore. To be created, never
+/// applied.
+pub fn kept_backups(store: &CodexStore, data: BTreeMap<String, String>) -> ConfigMap {
+    let name = names::kept_backups(store_name(store));
+    ConfigMap {
+        metadata: metadata(store, name, component::KEYRING, false),
+        data: Some(data),
+        ..ConfigMap::default()
+    }
+}
+
 /// A certificate and its key, with the authority's certificates, under one of [`names`]'s names.
 pub fn tls_secret(store: &CodexStore, name: String, crt: &str, key: &str, ca: &str) -> Secret {
     let data = [("tls.crt", crt), ("tls.key", key), ("ca.crt", ca)];

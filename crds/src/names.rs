@@ -180,7 +180,15 @@ pub fn archive_record(store: &str) -> String {
     format!("cxs-{store}-archive")
 }
 
-/// Entry of that `ConfigMap` with the record.
+/// `ConfigMap` with the keys that files of backups need which stayed when their CodexBackup went. It outlives the CodexStore, as they do.
+pub fn kept_backups(store: &str) -> String {
+    format!("cxs-{store}-kept")
+}
+
+/// Entry of that `ConfigMap` for those for which there was no room one by one: no CodexBackup has such a name.
+pub const KEPT_OTHERS: &str = "_others";
+
+/// Entry of the archive's `ConfigMap` with the record.
 pub const ARCHIVE_RECORD: &str = "record.json";
 
 /// All Secrets that the operator makes for a store: none of them is for a container of the user's.

@@ -44,9 +44,9 @@ pub struct RotationPolicy {
     pub mode: Mode,
 
     /// What becomes of keys that are not current any more. `Never` (the default): they stay in the keyring. `Unneeded`: one that
-    /// no file of a member, no claim that is not mounted, no CodexBackup and no piece of the continuous archive needs is deleted. Copies
-    /// elsewhere (volume snapshots, backups whose CodexBackup is gone) are not known to the operator: whoever has such must keep the
-    /// keyring too.
+    /// no file of a member, no claim that is not mounted, no CodexBackup, no backup that stayed when its CodexBackup was deleted and no
+    /// piece of the continuous archive needs is deleted. Copies elsewhere (volume snapshots, files that somebody copied) are not known to
+    /// the operator: whoever has such must keep the keyring too.
     #[serde(default)]
     pub retire: Retire,
 }

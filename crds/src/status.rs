@@ -143,7 +143,7 @@ pub struct KeyStatus {
     /// no longer in the Secret).
     #[schemars(length(max = 32))]
     pub state: String,
-    /// What needs it: members, claims that no member has mounted, backups, the archive. Empty: nothing that is known.
+    /// What needs it: members, claims that no member has mounted, backups (also those that stayed without their CodexBackup), the archive. Empty: nothing that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 512)))]
     pub needed_by: Vec<String>,

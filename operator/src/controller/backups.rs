@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::job_run::{self, Run, run_of};
+use super::kept::{self, Written};
 use super::reconcile::jitter;
 use super::told::{self, Over};
 use super::{Error, Shared, api};
@@ -325,9 +326,11 @@ impl One<'_> {
             return Ok(None);
         }
         let status = self.backup.status.clone().unwrap_or_default();
-        let stays = self.backup.spec.deletion_policy == DeletionPolicy::Retain;
-        if stays || status.directory.is_none() {
+        if status.directory.is_none() {
             return self.let_go().await;
+        }
+        if self.backup.spec.deletion_policy == DeletionPolicy::Retain {
+            return self.leave().await;
         }
         let Some(store) = self.store().await? else {
             let note = format!(
@@ -335,7 +338,7 @@ impl One<'_> {
                 status.location.as_deref().unwrap_or_default()
             );
             self.warn("StoredBackupLeft", &note).await;
-            return self.let_go().await;
+            return self.leave().await;
         };
         let name = jobs::job_name(&self.backup.name_any(), Task::Prune);
         match self.run(&name).await? {
@@ -346,7 +349,7 @@ impl One<'_> {
                         status.location.as_deref().unwrap_or_default()
                     );
                     self.warn("StoredBackupLeft", &note).await;
-                    self.let_go().await
+                    self.leave().await
                 }
                 other => other,
             },
@@ -454,6 +457,21 @@ impl One<'_> {
             .any(|f| f == names::STORED_FINALIZER)
     }
 
+    /// Lets go of files that stay. Which keys they need is written down first: nothing else says so from then on.
+    async fn leave(&self) -> Result<Option<Duration>, Error> {
+        match kept::write(&self.shared.client, self.backup).await? {
+            Written::Done => self.let_go().await,
+            Written::Late => Ok(Some(SOON)),
+            Written::Refused(why) => {
+                let note = format!(
+                    "which keys its files need cannot be written down, and it stays until that is put right: {why}"
+                );
+                self.warn("KeysNotRecorded", &note).await;
+                Ok(Some(LATER))
+            }
+        }
+    }
+
     async fn let_go(&self) -> Result<Option<Duration>, Error> {
         self.finalizers(|all| all.retain(|f| f != names::STORED_FINALIZER))
             .await?;
@@ -492,7 +510,7 @@ impl One<'_> {
 }
 
 /// Whether an answer says that nothing can be made in a namespace any more.
-fn terminating(answer: &kube::core::Status) -> bool {
+pub(super) fn terminating(answer: &kube::core::Status) -> bool {
     answer.code == 403 && answer.message.contains("because it is being terminated")
 }
 

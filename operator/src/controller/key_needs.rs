@@ -3,14 +3,16 @@
 //! Whatever is not known counts as a need: a member that does not answer, a claim that no member has mounted, a backup that is
 //! not done. A key that is deleted too late costs nothing; one that is deleted too early costs all that it wrapped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use codexstore_crds::archive::Record;
-use codexstore_crds::codex_backup::{BackupMember, MAX_BACKUP_MEMBERS};
-use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, names};
+use codexstore_crds::codex_backup::MAX_BACKUP_MEMBERS;
+use codexstore_crds::{CodexBackup, CodexBackupStatus, CodexRestore, CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
 
+use super::kept::Kept;
 use super::members::{self, Member};
 
 /// Where keys may be needed.
@@ -24,6 +26,8 @@ pub struct Places<'a> {
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// Its backups.
     pub backups: &'a [Arc<CodexBackup>],
+    /// Files of backups whose CodexBackup is gone.
+    pub kept: &'a Kept,
     /// Its restores, and those that copy its data.
     pub restores: &'a [Arc<CodexRestore>],
     /// What is known of its archive, if it has or had one.
@@ -63,6 +67,7 @@ impl Places<'_> {
                 .iter()
                 .filter_map(|backup| of_backup(backup, id)),
         );
+        found.extend(self.kept.needing(id));
         if let Some(record) = self.archive.filter(|record| record.needs(id)) {
             let what = match (&record.key_ids, record.unlisted()) {
                 (None, _) => " (it does not say which keys it needs)".to_owned(),
@@ -79,15 +84,31 @@ impl Places<'_> {
 
 fn of_backup(backup: &CodexBackup, id: &str) -> Option<String> {
     let name = backup.name_any();
-    let status = backup.status.as_ref();
-    if !status.is_some_and(codexstore_crds::CodexBackupStatus::ended) {
+    let Some(status) = backup.status.as_ref().filter(|status| status.ended()) else {
         return Some(format!("cxb/{name} (not done)"));
-    }
-    let members = status.map(|s| s.members.as_slice()).unwrap_or_default();
-    // One that does not say which key it needs may need any.
-    let needs = |m: &BackupMember| m.stored && m.key_id.as_deref().is_none_or(|key| key == id);
-    let needs = members.iter().any(needs);
-    (needs || members.len() >= MAX_BACKUP_MEMBERS).then(|| format!("cxb/{name}"))
+    };
+    let ids = keys_of_backup(status);
+    let needs = ids.is_none_or(|ids| ids.iter().any(|key| key == id));
+    needs.then(|| format!("cxb/{name}"))
+}
+
+/// The keys that the files of a backup need, sorted. None where they may need any: it is not done, has more members than are listed, or
+/// one does not say which key it needs.
+pub fn keys_of_backup(status: &CodexBackupStatus) -> Option<Vec<String>> {
+    let listed = status.ended() && status.members.len() < MAX_BACKUP_MEMBERS;
+    let stored = status.members.iter().filter(|m| m.stored && listed);
+    let ids: BTreeSet<_> = stored.map(|m| m.key_id.clone()).collect::<Option<_>>()?;
+    listed.then(|| ids.into_iter().collect())
+}
+
+/// Whether the files of a backup may need a key at all: without encryption no member names one.
+pub fn may_need_keys(status: &CodexBackupStatus) -> bool {
+    let named = status
+        .members
+        .iter()
+        .any(|m| m.stored && m.key_id.is_some());
+    let known = status.ended() && status.members.len() < MAX_BACKUP_MEMBERS;
+    named || (!known && status.directory.is_some())
 }
 
 /// Whether this is the need of a member that said so.
@@ -172,6 +193,7 @@ mod tests {
                 claims: &claims,
                 backups,
                 restores: &[],
+                kept: &Kept::default(),
                 archive: None,
             };
             places.needing("old").join("; ")
@@ -237,6 +259,7 @@ mod tests {
             claims: &[],
             backups: &[],
             restores: &[],
+            kept: &Kept::default(),
             archive: None,
         };
         assert!(places.needing("old").join("").contains("podVolume"));
@@ -252,6 +275,7 @@ mod tests {
                 claims: &[],
                 backups: &[],
                 restores: &[],
+                kept: &Kept::default(),
                 archive,
             };
             places.needing("old").join("; ")

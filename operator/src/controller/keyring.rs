@@ -18,6 +18,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
 use super::archive;
+use super::kept;
 use super::live;
 use super::members;
 use super::own_keyring;
@@ -378,8 +379,8 @@ async fn record(
 }
 
 /// What may hold data written with a key of this store: its status, if that says that there was a keyring (a volume of the
-/// user's own shows nowhere else once no pod runs), its claims, pods whose sidecar ran, and its archive. Read live: a cache that lags
-/// behind must not lead to a new key.
+/// user's own shows nowhere else once no pod runs), its claims, pods whose sidecar ran, its archive, and files of backups that stayed. Read
+/// live: a cache that lags behind must not lead to a new key.
 async fn holders(
     client: &Client,
     namespace: &str,
@@ -410,6 +411,9 @@ async fn holders(
     if archive.is_some_and(|map| archive::holds_data(&map)) {
         holders.push(format!("the archive, by the ConfigMap {name}"));
     }
+    let name = names::kept_backups(&store.name_any());
+    let kept = kept::live(client, store).await?;
+    holders.extend(kept.all().map(|what| format!("{what}, by the ConfigMap {name}")));
     Ok(holders)
 }
 

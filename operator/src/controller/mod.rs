@@ -12,6 +12,7 @@ pub mod copies;
 pub mod escrow;
 pub mod events;
 pub mod job_run;
+pub mod kept;
 pub mod key_needs;
 pub mod keyring;
 pub mod live;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::archive;
 use super::escrow;
+use super::kept::{self, Kept};
 use super::key_needs::Places;
 use super::keyring::{self, Happened, Keyring};
 use super::members;
@@ -52,6 +53,8 @@ pub struct Memory {
     /// When members were last asked to encrypt everything anew: UID of the pod, and of the rotation.
     pub(super) asked: HashMap<(String, String), Instant>,
     credentials: Option<(Instant, Credentials)>,
+    /// The files of backups that stayed.
+    pub(super) kept: Option<(Instant, Arc<Kept>)>,
     /// The archive.
     pub(super) archive: archive::Memory,
     /// The objects that backups need.
@@ -158,6 +161,7 @@ pub async fn reconcile(
         .ask(injected, credentials.as_ref().map_err(String::as_str))
         .await;
     problems.extend(restores::on_start(shared, store, &answers, found.restores).await?);
+    let kept = kept::seen(shared, store).await?;
     let keys = rotation::ensure(
         rotation::Look {
             shared,
@@ -169,6 +173,7 @@ pub async fn reconcile(
                 members: &answers,
                 claims: found.claims,
                 backups: found.backups,
+                kept: &kept,
                 restores: found.restores,
                 archive: archive.record.as_ref(),
             },

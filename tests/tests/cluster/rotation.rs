@@ -137,6 +137,9 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
         ns.sh(pod, "app", WRITER).success("begin to write");
     }
     take(&ns, "before");
+    take(&ns, "stays");
+    let stays = json!({"spec": {"deletionPolicy": "Retain"}});
+    ns.patch("codexbackups/stays", &stays);
     let (old, from) = keyring(&ns);
     assert_eq!(old, std::slice::from_ref(&from));
 
@@ -166,16 +169,26 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
     );
     none_failed(&ns, &pods);
 
-    // The backup of before needs the old key, and says so; without it the key goes.
-    let status = ns.status("orders", "only the backup needs the old key", |s| {
+    // The backups of before need the old key, and say so; without them the key goes.
+    let status = ns.status("orders", "only the backups need the old key", |s| {
         let old = key(s, &from);
-        old["state"] == "Retiring" && old["neededBy"] == json!(["cxb/before"])
+        old["state"] == "Retiring" && old["neededBy"] == json!(["cxb/before", "cxb/stays"])
     });
     assert_eq!(key(&status, &to)["state"], "Active", "{status}");
     let taken = take(&ns, "after");
     assert_eq!(taken["members"][0]["keyId"], to, "{taken}");
     assert_eq!(keyring(&ns).0.len(), 2);
     ns.delete_and_wait("codexbackups/before");
+    // Of one whose files stay, until somebody says that they are gone too.
+    ns.delete_and_wait("codexbackups/stays");
+    ns.status("orders", "the files that stay need it", |s| {
+        key(s, &from)["neededBy"] == json!(["backup stays (kept)"])
+    });
+    assert_eq!(keyring(&ns).0.len(), 2);
+    let gone = r#"[{"op": "remove", "path": "/data/stays"}]"#;
+    let patch = ["-n", &ns.name, "patch", "cm", "cxs-orders-kept"];
+    let patch = [&patch[..], &["--type=json", "-p", gone]].concat();
+    ns.cluster.kubectl(&patch).success("kubectl patch cm");
     wait::until("the old key is gone", wait::LONG, || match keyring(&ns).0 {
         ids if ids == [to.clone()] => Ok(()),
         ids => Err(format!("{ids:?}")),

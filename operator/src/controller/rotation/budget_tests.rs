@@ -4,6 +4,7 @@ use codexstore_api::Status;
 use codexstore_api::status::State;
 
 use super::super::super::fixtures::{claim_store, pod};
+use super::super::super::kept::Kept;
 use super::*;
 
 fn member(pod_name: &str, epoch: u64, logs: u64, wraps: Option<u64>, key: &str) -> Member {
@@ -31,6 +32,7 @@ fn after(before: &CodexStoreStatus, members: &[Member]) -> (CodexStoreStatus, i6
         claims: &[],
         backups: &[],
         restores: &[],
+        kept: &Kept::default(),
         archive: None,
     };
     let counted = count(Some(before), &places);

@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::{claim_store, facts, store};
+use crate::controller::kept::Kept;
 use crate::controller::reconcile::{Found, reconcile};
 use crate::controller::scripted::{
     CLAIM, RECORD, ROTATION, STORE, condition, look, look_again, operator, pair, rotation, with,
@@ -337,6 +338,7 @@ fn of_very_many_keys_the_current_and_the_missing_ones_are_listed() {
         claims: &[],
         backups: &[],
         restores: &[],
+        kept: &Kept::default(),
         archive: None,
     };
     let ids: Vec<_> = (0..100).map(|n| format!("k{n:03}")).collect();

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
 
 use super::super::super::fixtures::{at, claim_store, facts, pod, store};
+use super::super::super::kept::Kept;
 use super::super::super::key_needs::Places;
 use super::super::super::members::{Member, Unreachable};
 use super::super::progress::{self, Question};
@@ -84,6 +85,7 @@ fn seen(
         claims: &claims,
         backups: &[],
         restores: &[],
+        kept: &Kept::default(),
         archive: None,
     };
     let question = Question {

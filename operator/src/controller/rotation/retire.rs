@@ -12,6 +12,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::super::Error;
 use super::super::archive;
+use super::super::kept;
 use super::super::key_needs::Places;
 use super::super::members;
 use super::{Look, write};
@@ -77,6 +78,8 @@ pub(super) async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Er
         .filter(|backup| backup.spec.store_ref.name == store)
         .map(Arc::new)
         .collect();
+    // Behind them: one that goes while this is read is in the list, or written down by now.
+    let kept = kept::live(&look.shared.client, look.store).await?;
     let restores = Api::<CodexRestore>::namespaced(client(), &namespace);
     let restores = restores.list(&all).await?.items.into_iter();
     let restores: Vec<_> = restores
@@ -93,6 +96,7 @@ pub(super) async fn still_unneeded(look: &Look<'_>, id: &str) -> Result<bool, Er
     let places = Places {
         claims: &claims,
         backups: &backups,
+        kept: &kept,
         restores: &restores,
         archive: record.as_ref(),
         ..look.places

@@ -62,7 +62,7 @@ pub use codex_key_rotation::{CodexKeyRotation, CodexKeyRotationSpec, CodexKeyRot
 pub use codex_restore::{CodexRestore, CodexRestoreSpec, CodexRestoreStatus};
 pub use inject::{
     Decision, InjectConfig, Reason, Refusal, admin_port, check_ephemeral, check_injected, decide,
-    inject, is_injected, store_label,
+    inject, is_injected, served_store, store_label,
 };
 pub use quantity::Quantity;
 pub use settings::{sidecar_env, spec_hash};

@@ -36,7 +36,7 @@ pub fn check_ephemeral(old: &Pod, new: &Pod) -> Result<(), Refusal> {
 }
 
 /// The store that a sidecar serves.
-fn store_of(sidecar: &Container) -> Option<&str> {
+pub(super) fn store_of(sidecar: &Container) -> Option<&str> {
     let mut env = sidecar.env.iter().flatten();
     env.find(|e| e.name == names::STORE_ENV)?.value.as_deref()
 }

@@ -137,6 +137,11 @@ pub fn is_injected(pod: &Pod) -> bool {
     annotation(pod, names::INJECTED_BY_ANNOTATION).is_some() && our_sidecar(pod).is_some()
 }
 
+/// The store that the pod's sidecar of ours serves, whatever labels the pod has now: its environment cannot be changed.
+pub fn served_store(pod: &Pod) -> Option<&str> {
+    ephemeral::store_of(our_sidecar(pod)?)
+}
+
 /// Port of the sidecar's admin listener in this pod.
 pub fn admin_port(pod: &Pod) -> Option<u16> {
     let ports = our_sidecar(pod)?.ports.as_ref()?;

@@ -29,6 +29,13 @@ pub struct Outcome {
     pub grown: Vec<String>,
 }
 
+/// Whether a claim is a member's of the store of this name: by its label, or by its own name, since a label can be taken off.
+pub fn is_of(claim: &PersistentVolumeClaim, store: &str) -> bool {
+    let label = claim.labels().get(names::STORE_LABEL);
+    let prefix = names::member_claim_prefix(store);
+    label.is_some_and(|name| name == store) || claim.name_any().starts_with(&prefix)
+}
+
 /// Changes that a claim needs; `None` when it is right.
 fn change(store: &CodexStore, found: &PersistentVolumeClaim) -> Option<Value> {
     let wanted = desired::member_claim(store, "", false)?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use codexstore_api::bodies::RewrapTold;
 use codexstore_api::status::Reencryption;
 use codexstore_api::{Status, header, path, query};
-use codexstore_crds::{CodexStore, MemberStatus, names, spec_hash};
+use codexstore_crds::{CodexStore, MemberStatus, names, served_store, spec_hash};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Method, Request};
@@ -42,6 +42,12 @@ pub fn lives(pod: &Pod) -> bool {
 pub fn finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a pod is a member of the store of this name: by its label, or by its sidecar, since a label can be taken off.
+pub fn is_of(pod: &Pod, store: &str) -> bool {
+    let label = pod.labels().get(names::STORE_LABEL);
+    label.is_some_and(|name| name == store) || served_store(pod) == Some(store)
 }
 
 fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {

@@ -188,7 +188,7 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
             seen.again = Some(SOON);
             return Ok(seen);
         }
-        let retired = match retire::one(&look, &seen.keys).await {
+        let retired = match retire::one(&look, &mut seen.keys).await {
             Ok(retired) => retired,
             Err(error) => {
                 let why = refusal(error)?;
@@ -267,17 +267,22 @@ fn shown(facts: &Facts, room: usize) -> impl Iterator<Item = &String> {
     })
 }
 
-/// What the status says of a key.
-fn status_of(id: &str, state: &str, mut needed_by: Vec<String>) -> KeyStatus {
+/// The needs that there is room for.
+fn few(mut needed_by: Vec<String>) -> Vec<String> {
     if needed_by.len() > SHOWN {
         let more = format!("and {} more", needed_by.len() - SHOWN);
         needed_by.truncate(SHOWN);
         needed_by.push(more);
     }
+    needed_by
+}
+
+/// What the status says of a key.
+fn status_of(id: &str, state: &str, needed_by: Vec<String>) -> KeyStatus {
     KeyStatus {
         id: id.to_owned(),
         state: state.to_owned(),
-        needed_by,
+        needed_by: few(needed_by),
         ..KeyStatus::default()
     }
 }

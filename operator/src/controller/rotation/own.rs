@@ -16,8 +16,9 @@ use super::super::key_needs::{Places, is_members};
 use super::super::keyring::Facts;
 use super::super::own_keyring;
 use super::super::reconcile::Memory;
+use super::retire::Live;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, budget, counted, go_on, retire, shown, status_of};
+use super::{GOING, Keys, Look, budget, counted, go_on, shown, status_of};
 
 /// Ends rotations that somebody asked for in vain, and leaves those that have members encrypt everything anew: the operator cannot make
 /// a key here.
@@ -99,14 +100,19 @@ async fn missing(
 ) -> Result<Vec<(String, Vec<String>)>, Error> {
     let mut missing = Vec::new();
     let mut gone = Vec::new();
+    let mut live = None;
     for id in &facts.lost {
         let mut needed = look.places.needing(id);
         if needed.is_empty() {
-            if retire::still_unneeded(look, id).await? {
+            let live = match &mut live {
+                Some(live) => live,
+                none => none.insert(Live::read(look).await?),
+            };
+            needed = live.needing(look, id);
+            if needed.is_empty() {
                 gone.push(id);
                 continue;
             }
-            needed.push("something that was made just now".to_owned());
         }
         missing.push((id.clone(), needed));
     }

@@ -3,14 +3,14 @@
 //! The order is what keeps keys safe. The Secret is created (never applied) and then recorded in a `ConfigMap`; pods are admitted
 //! only after that. From then on a missing Secret is a missing Secret: no key is made in its place, however often the CodexStore
 //! is deleted and created again. `plan` decides, and before it may decide to make a key, all that could hold data of an earlier
-//! one is read live: claims, pods, and the status of the CodexStore itself. [`ensure`] does it, one step at a time, so that a
+//! one is read live: claims, pods, backups, and the status of the CodexStore itself. [`ensure`] does it, one step at a time, so that a
 //! crash between any two steps leaves something that the next look goes on from. A keyring that the user brings is only recorded: see
 //! `own_keyring`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use codexstore_crds::status::first_few;
-use codexstore_crds::{CodexStore, desired, is_injected, names};
+use codexstore_crds::{CodexBackup, CodexStore, desired, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -18,7 +18,9 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
 use super::archive;
+use super::claims;
 use super::kept;
+use super::key_needs::may_need_keys;
 use super::live;
 use super::members;
 use super::own_keyring;
@@ -171,8 +173,8 @@ fn gone(name: &str, ids: &[String]) -> Problem {
         problem::SECRET_MISSING,
         format!(
             "Secret {name} is gone, and what this store wrote can be read only with its key ({}): put the Secret back; or, if the data is \
-             worthless, delete the CodexStore, the ConfigMap {name} and the store's PersistentVolumeClaims, create the CodexStore \
-             again, and a new key is made",
+             worthless, delete the CodexStore, the ConfigMap {name} and the store's PersistentVolumeClaims and CodexBackups, create the \
+             CodexStore again, and a new key is made",
             ids.join(", ")
         ),
     )
@@ -192,7 +194,7 @@ fn elsewhere(name: &str, recorded: &Recorded) -> Problem {
         format!(
             "an earlier CodexStore of this name had its keys in the Secret {secret}: create it with `encryption: {{keys: {{{source}: \
              {{name: {secret}}}}}}}`; or, if its data is worthless, delete the CodexStore, the ConfigMap {name} and the store's \
-             PersistentVolumeClaims, create the CodexStore again, and a new key is made"
+             PersistentVolumeClaims and CodexBackups, create the CodexStore again, and a new key is made"
         ),
     )
 }
@@ -379,8 +381,8 @@ async fn record(
 }
 
 /// What may hold data written with a key of this store: its status, if that says that there was a keyring (a volume of the
-/// user's own shows nowhere else once no pod runs), its claims, pods whose sidecar ran, its archive, and files of backups that stayed. Read
-/// live: a cache that lags behind must not lead to a new key.
+/// user's own shows nowhere else once no pod runs), its claims, pods whose sidecar ran, its backups, also those whose files stayed without
+/// them, and its archive. Read live: a cache that lags behind must not lead to a new key.
 async fn holders(
     client: &Client,
     namespace: &str,
@@ -390,21 +392,34 @@ async fn holders(
     if store.status.as_ref().is_some_and(|s| s.keyring.is_some()) {
         holders.push("the status of the CodexStore says that a keyring was made".to_owned());
     }
-    let labelled =
-        ListParams::default().labels(&format!("{}={}", names::STORE_LABEL, store.name_any()));
-    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
-    for claim in claims.list(&labelled).await? {
-        holders.push(format!("PersistentVolumeClaim {}", claim.name_any()));
+    let own = store.name_any();
+    // All of the namespace: labels can be taken off.
+    let all = ListParams::default();
+    let found = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    for claim in found.list(&all).await? {
+        // One of such a name that nobody made for a member is told as what it is.
+        let made = claim.annotations().contains_key(names::POD_ANNOTATION)
+            || claim.labels().contains_key(names::STORE_LABEL);
+        if made && claims::is_of(&claim, &own) {
+            holders.push(format!("PersistentVolumeClaim {}", claim.name_any()));
+        }
     }
     // What a finished pod wrote to a volume of its own ends with it; on the user's volume it stays.
     let lasting = store.spec.volume.pod_volume.is_some();
+    let holds = |pod: &Pod| {
+        let there = lasting || !members::finished(pod);
+        there && members::is_of(pod, &own) && members::has_started(pod)
+    };
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    for pod in pods.list(&labelled).await? {
-        if is_injected(&pod) && members::has_started(&pod) && (lasting || !members::finished(&pod))
-        {
-            holders.push(format!("pod {}", pod.name_any()));
-        }
-    }
+    let pods = pods.list(&all).await?.items.into_iter().filter(holds);
+    holders.extend(pods.map(|pod| format!("pod {}", pod.name_any())));
+    let backups = Api::<CodexBackup>::namespaced(client.clone(), namespace);
+    let needs = |backup: &CodexBackup| {
+        let status = backup.status.as_ref();
+        backup.spec.store_ref.name == own && status.is_some_and(may_need_keys)
+    };
+    let backups = backups.list(&all).await?.items.into_iter().filter(needs);
+    holders.extend(backups.map(|backup| format!("cxb/{}", backup.name_any())));
     let name = names::archive_record(&store.name_any());
     let records = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let archive = records.get_opt(&name).await?;
@@ -413,7 +428,10 @@ async fn holders(
     }
     let name = names::kept_backups(&store.name_any());
     let kept = kept::live(client, store).await?;
-    holders.extend(kept.all().map(|what| format!("{what}, by the ConfigMap {name}")));
+    holders.extend(
+        kept.all()
+            .map(|what| format!("{what}, by the ConfigMap {name}")),
+    );
     Ok(holders)
 }
 

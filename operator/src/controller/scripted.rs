@@ -251,6 +251,73 @@ async fn a_pod_that_ran_forbids_a_new_key_also_when_the_cache_lacks_it() {
 }
 
 #[tokio::test]
+async fn what_holds_data_forbids_a_new_key_without_its_labels_too() {
+    let ran = json!({"initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"running": {}}}]});
+    let unlabelled = |mut object: Value| {
+        object["metadata"]["labels"] = Value::Null;
+        object
+    };
+    let mut pod = serde_json::to_value(pod_of(&store(), "web-0")).unwrap();
+    pod["status"] = ran;
+    let claim = desired::member_claim(&claim_store("1Gi"), "web-0", false);
+    let backup = |status: &Value| {
+        json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexBackup", "metadata": {"name": "b", "namespace": "shop"},
+            "spec": {"storeRef": {"name": "orders"}}, "status": status})
+    };
+    let member = json!({"pod": "web-0", "stored": true, "keyId": "k1"});
+    let pods = "/api/v1/namespaces/shop/pods/web-0".to_owned();
+    let backups = format!("{BACKUPS}/b");
+    let kept = json!({"phase": "PartiallyFailed", "members": [member]});
+    let going = json!({"phase": "Running", "directory": "shop/orders/b"});
+    for (path, object, said) in [
+        (&pods, unlabelled(pod), "pod web-0"),
+        (
+            &CLAIM.to_owned(),
+            unlabelled(json!(claim)),
+            "PersistentVolumeClaim cxs-orders-web-0",
+        ),
+        (&backups, backup(&kept), "cxb/b"),
+        (&backups, backup(&going), "cxb/b"),
+    ] {
+        let api = with(&store()).await;
+        api.put(path, &object);
+        look(&api, &[]).await.unwrap();
+        assert_eq!(
+            condition(&api, "KeysReady"),
+            pair("False", "SecretMissing"),
+            "{said}"
+        );
+        let status = api.get(STORE).unwrap()["status"].to_string();
+        assert!(status.contains(&format!("({said})")), "{status}");
+        assert!(api.get(KEYRING).is_none(), "{said}");
+        api.remove(path);
+        look(&api, &[]).await.unwrap();
+        assert_eq!(
+            condition(&api, "KeysReady"),
+            pair("True", "KeyringReady"),
+            "{said}"
+        );
+    }
+    // One that was asked for together with the store, one that failed, and one without encryption.
+    let plain = json!({"pod": "web-0", "stored": true});
+    for status in [
+        json!({"phase": "Pending"}),
+        json!({"phase": "Failed", "directory": "shop/orders/b", "members": [{"pod": "web-0", "stored": false}]}),
+        json!({"phase": "Succeeded", "directory": "shop/orders/b", "members": [plain]}),
+    ] {
+        let api = with(&store()).await;
+        api.put(&backups, &backup(&status));
+        look(&api, &[]).await.unwrap();
+        assert_eq!(
+            condition(&api, "KeysReady"),
+            pair("True", "KeyringReady"),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn no_key_is_made_for_a_store_that_is_gone_or_another_by_now() {
     let api = with(&store()).await;
     let cached: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();

@@ -138,7 +138,7 @@ pub struct CodexKeyRotationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed_backups: Option<ExposedBackups>,
 
-    /// Completed, and Reencrypted where that was asked for.
+    /// Completed, Reencrypted where that was asked for, and `KeyringReady` where the keyring was not good meanwhile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -230,6 +230,9 @@ pub mod phase {
 pub const COMPLETED: &str = "Completed";
 /// Type of the condition that tells whether all that members hold was encrypted anew.
 pub const REENCRYPTED: &str = "Reencrypted";
+/// Type of the condition that tells whether the keyring is good, of a rotation that began and found that it was not. Once it is good
+/// again, the deadline counts from there.
+pub const KEYRING_READY: &str = "KeyringReady";
 
 impl CodexKeyRotationSpec {
     /// What members are to do, where the store says `mode`.
@@ -238,6 +241,13 @@ impl CodexKeyRotationSpec {
             RotationReason::Compromise => Mode::Reencrypt,
             _ => self.mode.unwrap_or(mode),
         }
+    }
+}
+
+impl CodexKeyRotationStatus {
+    /// What is known of the keyring, where it was not good meanwhile.
+    pub fn keyring(&self) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.type_ == KEYRING_READY)
     }
 }
 

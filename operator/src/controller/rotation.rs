@@ -15,6 +15,8 @@
 mod budget;
 mod exposed;
 #[cfg(test)]
+mod held_up_tests;
+#[cfg(test)]
 mod modes_tests;
 mod own;
 mod own_step;
@@ -158,9 +160,13 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         // What was known is still the best that is known; a keyring that is put right goes on from there.
         _ => {
             if let Keyring::Broken(problem, _) = keyring {
-                for rotation in open.iter().filter(|r| !has_started(r)) {
+                for rotation in open {
                     let writer = Writer::of(&look, rotation);
-                    writer.pending(&problem.message).await?;
+                    if has_started(rotation) {
+                        writer.held_up(problem).await?;
+                    } else {
+                        writer.pending(&problem.message).await?;
+                    }
                 }
             }
             let before = before.cloned().unwrap_or_default();
@@ -211,6 +217,15 @@ async fn go_on(
     facts: &Facts,
     seen: &mut Keys,
 ) -> Result<bool, Error> {
+    let mut resumed = false;
+    for rotation in open {
+        resumed |= Writer::of(look, rotation).resumed().await?;
+    }
+    if resumed {
+        // What was seen of it has the deadline of before.
+        seen.again = Some(SOON);
+        return Ok(false);
+    }
     reencrypt::exposures(look).await?;
     if let Some((first, others)) = open.split_first() {
         for other in others {

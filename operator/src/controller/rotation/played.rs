@@ -14,7 +14,7 @@ const SERVER: &str = "/api/v1/namespaces/shop/secrets/cxs-orders-server";
 /// Looks that are enough for a whole rotation.
 pub(super) const LOOKS: usize = 24;
 /// Long enough ago for a deadline of half a minute.
-const LONG_AGO: &str = "2026-01-01T00:00:00Z";
+pub(super) const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 
 pub(super) fn rotating(mode: Mode) -> CodexStore {
     let policy = RotationPolicy {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use codexstore_crds::backup::LocalRef;
 use codexstore_crds::codex_key_rotation::{
-    COMPLETED, REENCRYPTED, RotationMember, RotationReason, member, phase,
+    COMPLETED, KEYRING_READY, REENCRYPTED, RotationMember, RotationReason, member, phase,
 };
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::{bounded, condition_of};
@@ -24,7 +24,7 @@ use super::super::keyring::{
     Facts, MAX_KEYS, conflict, facts as facts_of, patch_params, random_key,
 };
 use super::super::ownership::{Ownership, keyring_ownership};
-use super::super::problem;
+use super::super::problem::{self, Problem};
 use super::super::reconcile::Memory;
 use super::super::told::{self, Over};
 use super::plan::named;
@@ -204,6 +204,43 @@ impl<'a> Writer<'a> {
         .await
     }
 
+    /// Says that it began, and waits until the keyring is good again; in an event too when that is new.
+    pub async fn held_up(&self, problem: &Problem) -> Result<(), Error> {
+        let before = self.rotation.status.clone().unwrap_or_default();
+        let known = before.keyring().filter(|c| c.status == "False");
+        let since = known.map(|c| c.last_transition_time.clone());
+        let what = format!("waiting for a good keyring: {}", problem.message);
+        if since.is_none() {
+            self.event("WaitingForKeyring", &what).await;
+        }
+        let since = since.unwrap_or_else(|| Time(Timestamp::now()));
+        let bad = condition_of(
+            KEYRING_READY,
+            "False",
+            problem.reason,
+            &problem.message,
+            since,
+        );
+        let mut status = with_keyring(before, bad);
+        status.message = Some(bounded(&what));
+        self.tell(&status).await
+    }
+
+    /// Says that the keyring is good again, if it was not. False if it was: what was seen is older than what is written otherwise.
+    pub async fn resumed(&self) -> Result<bool, Error> {
+        let before = self.rotation.status.clone().unwrap_or_default();
+        if before.keyring().is_none_or(|c| c.status != "False") {
+            return Ok(false);
+        }
+        let now = Time(Timestamp::now());
+        let what = "the keyring is good again: the deadline counts from here";
+        let good = condition_of(KEYRING_READY, "True", KEYRING_READY, what, now);
+        let mut status = with_keyring(before, good);
+        status.message = None;
+        self.tell(&status).await?;
+        Ok(true)
+    }
+
     /// Says which phase it is in, and what is waited for, in an event too when that is new.
     pub async fn is_in(
         &self,
@@ -349,6 +386,12 @@ impl<'a> Writer<'a> {
             events.normal(&about, reason, note).await;
         }
     }
+}
+
+fn with_keyring(mut status: CodexKeyRotationStatus, now: Condition) -> CodexKeyRotationStatus {
+    status.conditions.retain(|c| c.type_ != KEYRING_READY);
+    status.conditions.push(now);
+    status
 }
 
 /// Whether all that members hold was encrypted anew, and in words who is left. None where that was not asked for, or the new key is not

@@ -249,6 +249,18 @@ impl CodexKeyRotationStatus {
     pub fn keyring(&self) -> Option<&Condition> {
         self.conditions.iter().find(|c| c.type_ == KEYRING_READY)
     }
+
+    /// What its deadline counts from, in seconds since 1970: for the new key to be loaded, since it began; for what takes as long as there
+    /// is data, since a member last got further; and not for as long as the keyring was not good. None before it began.
+    pub fn waits_since(&self) -> Option<i64> {
+        let times = match &self.promoted_at {
+            None => [self.started_at.as_ref(), None],
+            Some(promoted) => [Some(promoted), self.progress_at.as_ref()],
+        };
+        let changed = self.keyring().map(|c| &c.last_transition_time);
+        let all = times.into_iter().flatten().chain(changed);
+        all.map(|time| time.0.as_second()).max()
+    }
 }
 
 impl CodexKeyRotation {

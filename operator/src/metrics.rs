@@ -71,6 +71,8 @@ pub struct Metrics {
     pub keyring_ok: Family<StoreLabels, Gauge>,
     /// 1 while a rotation of keys is not done.
     pub key_rotation_going: Family<StoreLabels, Gauge>,
+    /// By when a rotation of keys that is not done should have got further, or ended.
+    pub key_rotation_deadline: Family<StoreLabels, Gauge>,
     /// 1 when the latest rotation of keys that has ended was given up.
     pub key_rotation_failed: Family<StoreLabels, Gauge>,
     /// 1 when there should have been a rotation of keys since.
@@ -120,6 +122,7 @@ impl Default for Metrics {
             members_outdated: Family::default(),
             keyring_ok: Family::default(),
             key_rotation_going: Family::default(),
+            key_rotation_deadline: Family::default(),
             key_rotation_failed: Family::default(),
             key_rotation_overdue: Family::default(),
             key_messages: Family::default(),
@@ -204,6 +207,11 @@ impl Metrics {
                 "key_rotation_going",
                 "1 while a rotation of the store's key is not done",
                 &self.key_rotation_going,
+            ),
+            (
+                "key_rotation_deadline_timestamp_seconds",
+                "By when the rotation of the store's key that is not done should have got further, or ended, in unix seconds",
+                &self.key_rotation_deadline,
             ),
             (
                 "key_rotation_failed",
@@ -311,6 +319,7 @@ impl Metrics {
         self.members_outdated.remove(labels);
         self.keyring_ok.remove(labels);
         self.key_rotation_going.remove(labels);
+        self.key_rotation_deadline.remove(labels);
         self.key_rotation_failed.remove(labels);
         self.key_rotation_overdue.remove(labels);
         self.key_messages.remove(labels);

@@ -80,6 +80,8 @@ pub struct Keys {
 pub struct Rotations {
     /// One is not done.
     pub going: bool,
+    /// By when the one whose turn it is should have got further or ended, in seconds since 1970.
+    pub deadline: Option<i64>,
     /// The latest that has ended was given up.
     pub failed: bool,
     /// There should have been one since.
@@ -93,7 +95,14 @@ pub struct Rotations {
 }
 
 impl Rotations {
-    fn of(all: &[Arc<CodexKeyRotation>]) -> Self {
+    /// `deadline` is how long one waits while nobody gets further, in seconds.
+    fn of(all: &[Arc<CodexKeyRotation>], deadline: i64) -> Self {
+        let since = |first: &&Arc<CodexKeyRotation>| {
+            let begun = first.status.as_ref().and_then(|s| s.waits_since());
+            let made = first.metadata.creation_timestamp.as_ref();
+            begun.or(made.map(|made| made.0.as_second()))
+        };
+        let since = open(all).first().and_then(since);
         let ended = all.iter().filter_map(|rotation| {
             let status = rotation.status.as_ref()?;
             Some((status.completed_at.clone()?, status.phase.as_deref()))
@@ -106,6 +115,7 @@ impl Rotations {
         });
         Self {
             going: all.iter().any(|rotation| !rotation.ended()),
+            deadline: since.map(|since| since.saturating_add(deadline)),
             failed: last.is_some_and(|(_, how)| how == Some(phase::FAILED)),
             left: i64::try_from(left.len()).unwrap_or(i64::MAX),
             exposed: exposed.max().unwrap_or(0),
@@ -136,7 +146,10 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     let before = look.store.status.as_ref();
     let mut seen = Keys {
         schedule: before.and_then(|s| s.rotation_schedule.clone()),
-        rotations: Rotations::of(look.rotations),
+        rotations: Rotations::of(
+            look.rotations,
+            look.store.spec.encryption.rotation().deadline_seconds(),
+        ),
         ..Keys::default()
     };
     let mut open = open(look.rotations);

@@ -120,6 +120,14 @@ pub fn show(
         .key_rotation_going
         .get_or_create(&labels)
         .set(rotations.going.into());
+    match rotations.deadline {
+        Some(deadline) => {
+            let known = metrics.key_rotation_deadline.get_or_create(&labels);
+            known.set(deadline);
+        }
+        // There is none of a rotation that is over.
+        None => _ = metrics.key_rotation_deadline.remove(&labels),
+    }
     metrics
         .key_rotation_failed
         .get_or_create(&labels)

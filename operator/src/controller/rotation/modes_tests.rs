@@ -16,19 +16,25 @@ use crate::controller::scripted::{
 };
 
 #[tokio::test]
-async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_both_modes() {
+async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_each_mode() {
     let mut faults = 0;
     // Each call of a rewrap has a sweep of its own, in `tests`.
-    for (mode, name, each) in [
-        (Mode::Rewrap, "Rewrap", 4),
-        (Mode::Reencrypt, "Reencrypt", 1),
+    for (mode, name, each, spec) in [
+        (Mode::Rewrap, "Rewrap", 4, json!({})),
+        (Mode::Reencrypt, "Reencrypt", 1, json!({})),
+        (
+            Mode::Rewrap,
+            "Reencrypt",
+            2,
+            json!({"reason": "Compromise"}),
+        ),
     ] {
         for fault in [Fault::Before, Fault::After] {
             for call in (0..).step_by(each) {
                 let cluster = Box::pin(Cluster::start(mode, &["web-0"])).await;
-                cluster.ask("now", &json!({}));
+                cluster.ask("now", &spec);
                 cluster.api.fail(call, fault);
-                let at = || format!("{name}, {fault:?} at {call}");
+                let at = || format!("{spec} {name}, {fault:?} at {call}");
                 for _ in 0..LOOKS {
                     if cluster.status("now")["completedAt"].is_string() {
                         break;
@@ -46,11 +52,14 @@ async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_bo
                 let (ids, current) = keyring(&cluster.api);
                 assert_eq!((ids.len(), current.as_str()), (2, to), "{}", at());
                 assert_eq!(states(&done), ["web-0=Done"], "{}", at());
+                let seen = spec["reason"].is_string().then(|| json!([cluster.first]));
+                let exposed = &done["exposedBackups"]["keyIds"];
+                assert_eq!(*exposed, seen.unwrap_or_default(), "{}", at());
                 let id = uid(&cluster.api, "now");
                 cluster.members[0].with(|inside| {
                     let needed = inside.status.needed_key_ids.clone().unwrap();
                     assert_eq!(needed, [to], "{}", at());
-                    let anew = mode == Mode::Reencrypt;
+                    let anew = name == "Reencrypt";
                     assert_eq!(inside.sealed == to, anew, "{}", at());
                     assert_eq!(inside.asked.contains(&id), anew, "{}", at());
                 });
@@ -61,8 +70,8 @@ async fn an_operator_that_dies_at_any_call_is_followed_by_one_that_goes_on_in_bo
             }
         }
     }
-    println!("calls at which the operator died, in both modes: {faults}");
-    assert!(faults > 150, "{faults}");
+    println!("calls at which the operator died, in both modes and after a compromise: {faults}");
+    assert!(faults > 250, "{faults}");
 }
 
 #[tokio::test]

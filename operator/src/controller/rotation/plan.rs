@@ -159,18 +159,10 @@ impl Known<'_> {
         }
     }
 
-    /// Whether it was waited for longer than the deadline: for the new key to be loaded, since the rotation began; for what takes as long
-    /// as there is data, since somebody last got further. Not for as long as the keyring was not good.
+    /// Whether it was waited for longer than the deadline.
     fn expired(&self, now: i64) -> bool {
-        let status = self.status;
-        let times = match &status.promoted_at {
-            None => [&status.started_at, &status.started_at],
-            Some(_) => [&status.promoted_at, &status.progress_at],
-        };
-        let times = times.into_iter().flatten();
-        let resumed = status.keyring().map(|c| &c.last_transition_time);
-        let last = times.chain(resumed).map(|t| t.0.as_second()).max();
-        now - last.unwrap_or(now) > self.deadline
+        let since = self.status.waits_since();
+        now - since.unwrap_or(now) > self.deadline
     }
 
     fn is_in(&self, phase: &str) -> bool {

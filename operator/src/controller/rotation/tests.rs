@@ -125,12 +125,42 @@ fn the_latest_rotation_that_has_ended_counts() {
         rotation("Distributing", None),
     ];
     let of = |all: &[Arc<CodexKeyRotation>]| {
-        let of = Rotations::of(all);
+        let of = Rotations::of(all, 60);
         (of.going, of.failed)
     };
     assert_eq!(of(&all), (true, false));
     assert_eq!(of(&all[..1]), (false, true));
     assert_eq!(of(&[]), (false, false));
+}
+
+#[test]
+fn the_deadline_that_is_shown_is_that_of_the_rotation_whose_turn_it_is() {
+    let at = |second: i64| fixtures::at(second).0.to_string();
+    let rotation = |made: i64, status: Value| {
+        let mut rotation = rotation();
+        rotation["metadata"]["creationTimestamp"] = json!(at(made));
+        rotation["status"] = status;
+        Arc::new(serde_json::from_value::<CodexKeyRotation>(rotation).unwrap())
+    };
+    let of = |all: &[Arc<CodexKeyRotation>]| Rotations::of(all, 60).deadline;
+    let ended = rotation(1, json!({"phase": "Completed", "startedAt": at(1)}));
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(std::slice::from_ref(&ended)), None);
+    let pending = rotation(100, json!({"phase": "Pending"}));
+    assert_eq!(of(&[ended.clone(), pending.clone()]), Some(160));
+    let mut going =
+        json!({"phase": "Distributing", "to": "k", "startedAt": at(200), "progressAt": at(250)});
+    assert_eq!(
+        of(&[pending.clone(), rotation(150, going.clone())]),
+        Some(260)
+    );
+    going["promotedAt"] = json!(at(220));
+    assert_eq!(
+        of(&[ended, rotation(150, going.clone()), pending]),
+        Some(310)
+    );
+    going["conditions"] = json!([{"type": "KeyringReady", "status": "True", "reason": "", "message": "", "lastTransitionTime": at(300)}]);
+    assert_eq!(of(&[rotation(150, going)]), Some(360));
 }
 
 #[test]

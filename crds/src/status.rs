@@ -344,6 +344,8 @@ pub mod condition {
     pub const ARCHIVE_CURRENT: &str = "ArchiveCurrent";
     /// The keyring is there and well-formed.
     pub const KEYS_READY: &str = "KeysReady";
+    /// Of keys in a Secret of the user's: members that run have loaded the current one, and need no other.
+    pub const KEY_IN_USE: &str = "KeyInUse";
     /// The keyring is sealed to the recipients that the spec names, as it is now.
     pub const KEY_ESCROWED: &str = "KeyEscrowed";
 }

@@ -138,6 +138,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     let archive = seen.archive.as_ref().map(|judged| &judged.condition);
     let found = [
         (condition::ARCHIVE_CURRENT, archive),
+        (condition::KEY_IN_USE, seen.keys.in_use.as_ref()),
         (
             condition::LAST_BACKUP_SUCCEEDED,
             seen.backups.condition.as_ref(),

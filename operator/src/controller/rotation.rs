@@ -16,6 +16,7 @@ mod budget;
 mod exposed;
 #[cfg(test)]
 mod held_up_tests;
+mod in_use;
 #[cfg(test)]
 mod modes_tests;
 mod own;
@@ -69,6 +70,10 @@ pub struct Keys {
     pub broken: Option<Problem>,
     /// By which schedule it is rotated, and since when.
     pub schedule: Option<RotationSchedule>,
+    /// Whether members use the key that the user made current; none where the keys are not in a Secret of his.
+    pub in_use: Option<in_use::InUse>,
+    /// Why members did not wrap their data keys anew, by pod.
+    pub refused: BTreeMap<String, String>,
     /// When to look again, if that is sooner than otherwise.
     pub again: Option<Duration>,
     /// How its rotations are.
@@ -184,6 +189,7 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
             }
             let before = before.cloned().unwrap_or_default();
             seen.keys = before.encryption_keys;
+            seen.in_use = in_use::known(look.store.status.as_ref());
             seen.uses = before.key_uses;
             return Ok(seen);
         }
@@ -256,7 +262,7 @@ async fn go_on(
             }
         });
     }
-    let some = catch_up(look, facts).await;
+    let some = catch_up(look, facts, &mut seen.refused).await;
     let going = open.first().map(|first| &***first);
     if let Some(soon) = reencrypt::left(look, facts, going).await? {
         seen.again = Some(seen.again.map_or(soon, |again| again.min(soon)));
@@ -415,7 +421,7 @@ async fn schedule(look: &Look<'_>, seen: &mut Keys) -> Result<(), Error> {
 
 /// Has members that need another key than the current one wrap their data keys with it. One that has not loaded it as the
 /// current one yet does nothing, and is asked again. True if one did something.
-async fn catch_up(look: &Look<'_>, facts: &Facts) -> bool {
+async fn catch_up(look: &Look<'_>, facts: &Facts, refused: &mut BTreeMap<String, String>) -> bool {
     let mut some = false;
     let Some(credentials) = look.credentials else {
         return some;
@@ -450,6 +456,7 @@ async fn catch_up(look: &Look<'_>, facts: &Facts) -> bool {
             Ok(_) => {}
             Err(why) => {
                 tracing::warn!(pod, why = why.0, "a member did not wrap its data keys anew");
+                refused.insert(pod, why.0);
             }
         }
     }

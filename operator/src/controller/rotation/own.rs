@@ -18,7 +18,7 @@ use super::super::own_keyring;
 use super::super::reconcile::Memory;
 use super::retire::Live;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, budget, counted, go_on, shown, status_of};
+use super::{GOING, Keys, Look, budget, counted, go_on, in_use, shown, status_of};
 
 /// Ends rotations that somebody asked for in vain, and leaves those that have members encrypt everything anew: the operator cannot make
 /// a key here.
@@ -71,6 +71,7 @@ pub async fn follow(
     if look.store.spec.encryption.passphrase_entry().is_none() {
         seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
         counted(look, &mut seen);
+        in_use::tell(look, facts, &mut seen).await;
         seen.problems.extend(budget::worn(&seen.keys, secret));
     }
     if !missing.is_empty() {
@@ -203,6 +204,9 @@ fn events(
     events
 }
 
+#[cfg(test)]
+#[path = "in_use_tests.rs"]
+mod in_use_tests;
 #[cfg(test)]
 #[path = "own_modes_tests.rs"]
 mod modes_tests;

@@ -155,6 +155,11 @@ pub struct Status {
     pub lineage: String,
     /// How often the directory has changed its owner.
     pub epoch: u64,
+    /// Where the log of a ledger stands on disk, as `STORE:EPOCH:REVISION:FILE:SEQUENCE:CHAIN`: kept elsewhere, it tells later
+    /// whether the ledger was cut, rolled back or went another way. No part of it is secret. Absent of a snapshot, and while the
+    /// store is not open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
     /// The newest revision.
     pub revision: u64,
     /// Number of keys.
@@ -208,6 +213,7 @@ mod tests {
         assert!(status.loaded_key_ids.is_empty());
         assert_eq!(status.needed_key_ids, None, "not known, and not none");
         assert_eq!(status.reencryption, None);
+        assert_eq!(status.anchor, None);
     }
 
     #[test]

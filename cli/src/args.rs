@@ -171,9 +171,10 @@ pub enum Command {
     ///
     /// Offline. With keys, opens every file and replays the store as an open would, without claiming it, and prints
     /// what is in it with a root hash over all of it. Without keys, checks the chain of hashes, which tells damage
-    /// but not a forgery. Modifies nothing. Exits with 7 when anything is wrong, and lists each fault.
+    /// but not a forgery. With --anchor, a ledger must hold all that it held when the anchor was taken. Modifies nothing.
+    /// Exits with 7 when anything is wrong, and lists each fault.
     #[command(
-        after_help = "Examples:\n  codexctl verify /data/orders --keyring /keyring\n  codexctl verify /data/orders -o json"
+        after_help = "Examples:\n  codexctl verify /data/orders --keyring /keyring\n  codexctl verify /data/orders -o json\n  codexctl verify /data/audit --anchor \"$(cat audit.anchor)\""
     )]
     Verify(offline::Verify),
     /// Write what can be proven of a damaged store to a new one

@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{ORDERS, Store, run, run_with};
+use crate::support::{ORDERS, Store, codexctl, run, run_with};
 
 /// A CodexStore that remembers.
 fn ledger() -> String {
@@ -67,10 +67,24 @@ fn a_ledger_from_a_manifest_tells_what_became_of_a_key() {
     at(second + 2).fails(3);
     at(second + 1_000_000).fails(2);
     store.run(["get", "k"]).fails(3);
-    assert_eq!(
-        store.run(["status", "-o", "json"]).json()["strategy"],
-        "ledger"
-    );
+    let status = store.run(["status", "-o", "json"]).json();
+    assert_eq!(status["strategy"], "ledger");
+    let anchor = status["anchor"].as_str().unwrap();
+    let table = store.run(["status"]).ok();
+    let shown = table.lines().find(|line| line.starts_with("Anchor"));
+    assert!(shown.unwrap().ends_with(anchor), "{table}");
+
+    // Kept elsewhere, it is one of what lies there later.
+    assert!(store.stop().success());
+    let dev = dir.path().join("dev");
+    let verify = |keys: &[&str]| {
+        let mut verify = codexctl();
+        verify.current_dir(&dev).args(["verify", "data"]).args(keys);
+        run(verify.args(["--anchor", anchor, "-o", "json"])).json()
+    };
+    for keys in [&["--keyring", "keyring"][..], &[]] {
+        assert_eq!(verify(keys)["anchorHeld"], true);
+    }
 }
 
 #[test]

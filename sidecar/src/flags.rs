@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, OsStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use codexstore::Anchor;
 
 use crate::units::{Size, parse_age, parse_duration, parse_mode, parse_size};
 
@@ -178,6 +179,16 @@ pub struct RunFlags {
     /// With the ledger strategy: so many of the latest revisions are kept.
     #[arg(long, env = "CODEXSTORE_KEEP_REVISIONS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Store")]
     pub keep_revisions: Option<u64>,
+
+    /// With the ledger strategy: where the log is known to have been, as `GET /v1/status` showed it. A store whose log does not
+    /// pass through there was cut, rolled back or exchanged, and is not opened.
+    #[arg(
+        long,
+        env = "CODEXSTORE_ANCHOR",
+        value_name = "TEXT",
+        help_heading = "Store"
+    )]
+    pub anchor: Option<Anchor>,
 
     /// When a write is answered.
     #[arg(

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use codexstore::{Compression, Durability, Encryption, KeySize, Options, Retention, Strategy};
+use codexstore::{
+    Anchor, Compression, Durability, Encryption, KeySize, Options, Retention, Strategy,
+};
 
 use crate::access::Access;
 use crate::flags::{
@@ -102,6 +104,8 @@ pub struct Settings {
     pub strategy: Strategy,
     /// What a ledger may forget.
     pub retention: Retention,
+    /// Where a ledger is known to have been.
+    pub anchor: Option<Anchor>,
     /// Whether a directory without a store waits for a restore.
     pub await_restore: bool,
     /// When a write is answered.
@@ -144,6 +148,10 @@ impl Settings {
     /// Checks the flags.
     pub fn from_flags(flags: RunFlags) -> Result<Settings> {
         let retention = retention(&flags)?;
+        ensure!(
+            flags.anchor.is_none() || flags.strategy == StrategyFlag::Ledger,
+            "--anchor is for --strategy ledger: the snapshot strategy forgets its log"
+        );
         let tracing = spans::tracing(&flags)?;
         let keys = keys(
             flags.no_encryption,
@@ -201,6 +209,7 @@ impl Settings {
                 StrategyFlag::Ledger => Strategy::Ledger,
             },
             retention,
+            anchor: flags.anchor,
             await_restore: flags.await_restore,
             durability: match flags.durability {
                 DurabilityFlag::Always => Durability::Always,
@@ -243,6 +252,7 @@ impl Settings {
         options.key_size = self.key_size;
         options.strategy = self.strategy;
         options.retention = self.retention;
+        options.anchor = self.anchor;
         options.durability = self.durability;
         options.compression = self.compression;
         options.max_disk = self.max_disk;
@@ -470,6 +480,16 @@ mod tests {
         assert!(error.contains(because), "{error}");
     }
 
+    const ANCHOR: &str = "0102030405060708090a0b0c0d0e0f10:1:7:100f0e0d0c0b0a090807060504030201:7:\
+                          00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn an_anchor_is_what_the_ledger_is_opened_with() {
+        let settings = settings(&["--strategy", "ledger", "--anchor", ANCHOR]).unwrap();
+        let anchor = settings.options(Encryption::None).anchor.unwrap();
+        assert_eq!(anchor.to_string(), ANCHOR);
+    }
+
     #[test]
     fn the_defaults_are_valid() {
         let settings = settings(&[]).unwrap();
@@ -498,6 +518,8 @@ mod tests {
         refused(&["--log-level", "info,,=="], "--log-level");
         refused(&["--request-timeout", "0s"], "above zero");
         refused(&["--compression", "lzma"], "zstd");
+        refused(&["--anchor", "1:2"], "STORE:EPOCH:REVISION");
+        refused(&["--anchor", ANCHOR], "--strategy ledger");
     }
 
     #[test]

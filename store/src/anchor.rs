@@ -8,6 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::disk::Disk;
 use crate::error::{Code, Error, Result};
 use crate::format::{self, FRAMES_AT, FileId, Link, Reader, Step, StoreId};
@@ -15,14 +17,15 @@ use crate::journal::LogFile;
 use crate::recovery::FileSource;
 
 /// Where a ledger stood. As text, six fields with `:` between them: store, epoch, revision, file,
-/// sequence and chain hash.
+/// sequence and chain hash. No part of it is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
     /// The store.
     pub store: StoreId,
     /// The owner's epoch.
     pub epoch: u64,
-    /// The last revision before it.
+    /// The last revision before it; of an anchor that was taken of the files without a key, the
+    /// lowest that this can be, since which it is stands in what is encrypted.
     pub revision: u64,
     /// The place in the log, and the chain's hash there.
     pub link: Link,
@@ -54,12 +57,13 @@ impl FromStr for Anchor {
                 "an anchor is STORE:EPOCH:REVISION:FILE:SEQUENCE:CHAIN, as a ledger's status shows it",
             )
         };
-        let fields: Vec<&str> = text.trim().split(':').collect();
+        let text = text.trim();
+        let fields: Vec<&str> = text.split(':').collect();
         let [store, epoch, revision, file, sequence, chain] = fields[..] else {
             return Err(wrong());
         };
         let number = |text: &str| text.parse().map_err(|_| wrong());
-        Ok(Anchor {
+        let anchor = Anchor {
             store: StoreId(hex(store).ok_or_else(wrong)?),
             epoch: number(epoch)?,
             revision: number(revision)?,
@@ -68,11 +72,24 @@ impl FromStr for Anchor {
                 sequence: number(sequence)?,
                 chain: hex(chain).ok_or_else(wrong)?,
             },
-        })
+        };
+        // One text for each: no signs, no zeros in front, no capitals.
+        if anchor.to_string() == text {
+            Ok(anchor)
+        } else {
+            Err(wrong())
+        }
     }
 }
 
-fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+impl Serialize for Anchor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Bytes from their hex digits.
+pub(crate) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0; N];
     if text.len() != 2 * N || !text.is_ascii() {
         return None;
@@ -84,21 +101,40 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 impl Anchor {
+    /// The error of one who has an anchor for what is no ledger.
+    pub(crate) fn of_no_ledger() -> Error {
+        Error::new(
+            Code::InvalidArgument,
+            "an anchor is for the ledger strategy: a snapshot forgets its log",
+        )
+    }
+
+    /// Checks that a directory holds the anchor's store. `None`: it holds none.
+    pub(crate) fn check_store(&self, store: Option<StoreId>) -> Result<()> {
+        match store {
+            Some(store) if store == self.store => Ok(()),
+            Some(store) => Err(Error::corrupt(format!(
+                "the anchor is of store {}, and this is store {store}",
+                self.store
+            ))),
+            None => Err(Error::corrupt(format!(
+                "there is no store, and the anchor says that there was one, which had reached \
+                 revision {}: all of it is lost",
+                self.revision
+            ))),
+        }
+    }
+
     /// Checks that a log passes through the anchor: its files in order, and the last revision in
-    /// them. Needs no key.
+    /// them, if that is known. Needs no key.
     pub(crate) fn check(
         &self,
         disk: &dyn Disk,
         store: StoreId,
         files: &[&LogFile],
-        latest: u64,
+        latest: Option<u64>,
     ) -> Result<()> {
-        if store != self.store {
-            return Err(Error::corrupt(format!(
-                "the anchor is of store {}, and this is store {store}",
-                self.store
-            )));
-        }
+        self.check_store(Some(store))?;
         let first = files.first().map_or(1, |file| file.first_revision);
         let Some(found) = files.iter().find(|file| file.file == self.link.file) else {
             if self.revision < first {
@@ -120,19 +156,22 @@ impl Anchor {
         }
     }
 
-    fn lost(&self, latest: u64) -> Error {
+    fn lost(&self, latest: Option<u64>) -> Error {
         let revision = self.revision;
-        Error::corrupt(if latest < revision {
-            format!(
+        Error::corrupt(match latest {
+            Some(latest) if latest < revision => format!(
                 "the ledger was cut or rolled back: it ends at revision {latest}, and the anchor \
                  says that it had reached {revision}; revisions {} to {revision} are lost",
                 latest + 1
-            )
-        } else {
-            format!(
-                "the ledger went another way: it is at revision {latest}, but does not pass \
-                 through the anchor at revision {revision}"
-            )
+            ),
+            Some(latest) => format!(
+                "the ledger was cut or went another way: it is at revision {latest}, but does not \
+                 pass through the anchor at revision {revision}"
+            ),
+            None => format!(
+                "the ledger was cut, rolled back or went another way: it does not pass through the \
+                 anchor at revision {revision}"
+            ),
         })
     }
 }
@@ -177,13 +216,23 @@ mod tests {
         };
         let text = anchor.to_string();
         assert_eq!(text.parse::<Anchor>().unwrap(), anchor);
+        let of_file = format!("{text}\n").parse::<Anchor>().unwrap();
+        assert_eq!(of_file.to_string(), text);
+        assert_eq!(serde_json::to_value(anchor).unwrap(), text);
         for wrong in [
             "",
             "a:b",
             &text[1..],
             &format!("{text}0"),
             &text.replace('f', "é"),
+            &text.replace(":3:", ":+3:"),
+            &text.replace(":3:", ":03:"),
+            &text.to_uppercase(),
+            &text.replacen("ab", "+b", 1),
+            &text.replace(':', "-"),
+            &text.replace(":9:", ": 9:"),
         ] {
+            assert_ne!(wrong, text);
             let error = wrong.parse::<Anchor>().unwrap_err();
             assert!(error.is(Code::InvalidArgument), "{wrong}");
         }

@@ -38,6 +38,9 @@ where
     options.encryption = options.encryption.for_store();
     let interval = matches!(options.durability, Durability::Interval(_));
     let (survey, epoch) = take_over(&*disk, &env, &options.encryption, interval, |survey| {
+        if let Some(anchor) = &options.anchor {
+            anchor.check_store(survey.epoch.map(|epoch| epoch.store))?;
+        }
         if options.convert {
             return Ok(());
         }
@@ -56,7 +59,7 @@ where
     if let Some(anchor) = &options.anchor {
         let files: Vec<_> = recovered.past.iter().chain(&recovered.older).collect();
         let latest = recovered.view.revision;
-        anchor.check(&*disk, epoch.store, &files, latest)?;
+        anchor.check(&*disk, epoch.store, &files, Some(latest))?;
     }
     let time = StoreTime::start(env.clock.clone(), recovered.last_ms, options.max_clock_jump);
     recovered.settle(&*disk, epoch.epoch)?;

@@ -171,9 +171,7 @@ impl Options {
             );
         }
         if self.strategy == Strategy::Snapshot && self.anchor.is_some() {
-            return refuse(
-                "an anchor is for the ledger strategy: a snapshot forgets its log".to_owned(),
-            );
+            return Err(Anchor::of_no_ledger());
         }
         if let Durability::Interval(every) = self.durability
             && every > Self::MAX_INTERVAL

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::anchor::Anchor;
 use crate::error::Error;
 use crate::keyring::KeyId;
 
@@ -70,6 +71,8 @@ pub const SYNC_BOUNDS: [Duration; 12] = [
 pub struct Stats {
     /// What is kept: `snapshot` or `ledger`.
     pub strategy: &'static str,
+    /// Of a ledger: where its log stands on disk, as [`crate::Store::anchor`] says it.
+    pub anchor: Option<Anchor>,
     /// The lowest revision that can be watched from, and that a ledger remembers.
     pub first_revision: u64,
     /// Bytes on disk of the log, space allocated ahead included.

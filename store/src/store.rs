@@ -23,7 +23,7 @@ use crate::gate::Slot;
 use crate::index::{SoFar, View};
 use crate::keyring::{Encryption, Keyring};
 use crate::layout::{self, Name};
-use crate::options::Options;
+use crate::options::{Options, Strategy};
 use crate::scan::{Page, Scan};
 use crate::shared::{Shared, Waiters};
 use crate::snapshot::Snapshot;
@@ -359,6 +359,7 @@ impl Store {
         let durable = shared.feed.durable();
         Stats {
             strategy: seat.options.strategy.as_str(),
+            anchor: (seat.options.strategy == Strategy::Ledger).then(|| self.anchor()),
             first_revision: durable.log.first_revision().max(1),
             log_bytes: durable.log.files().map(|file| file.len).sum(),
             poisoned: shared.poison().cloned(),

@@ -197,6 +197,7 @@ fn status_table(status: &Status) -> Table {
     add("Key", status.key_id.clone());
     add("Lineage", status.lineage.clone());
     add("Epoch", status.epoch.to_string());
+    add("Anchor", status.anchor.clone().unwrap_or_default());
     add("Spec hash", status.spec_hash.clone());
     add("Version", status.version.clone());
     add("Started", status.started_at.clone());

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use codexstore::{Encryption, Keyring, Passphrase, Strategy};
+use codexstore::{Anchor, Encryption, Keyring, Passphrase, Strategy};
 
 use crate::failure::Coded;
 
@@ -155,6 +155,10 @@ pub struct Verify {
     /// With which keys
     #[command(flatten)]
     pub keys: KeysIfAny,
+    /// Of a ledger: an anchor that was kept elsewhere, as `status`, `inspect` and `verify` show it; the
+    /// ledger must still pass through it
+    #[arg(long, value_name = "TEXT")]
+    pub anchor: Option<Anchor>,
 }
 
 /// `salvage`.

@@ -26,6 +26,9 @@ fn text(found: &Inspection) -> String {
     add("Lineage", or_none(&found.lineage));
     add("Epoch", found.epoch.to_string());
     add("Strategy", or_none(&found.strategy.map(ToOwned::to_owned)));
+    if let Some(anchor) = &found.anchor {
+        add("Anchor", anchor.to_string());
+    }
     let owner = if found.live {
         "open in another process: what is shown here may have changed while it was read"
     } else {

@@ -15,7 +15,12 @@ pub fn verify(args: &Verify, format: Format) -> Result<()> {
     let dir = args.data.there()?;
     let encryption = args.keys.encryption()?;
     let bar = Bar::of_bytes("verifying");
-    let found = offline::verify(dir, encryption.as_ref(), &mut |done, of| bar.at(done, of))?;
+    let found = offline::verify_against(
+        dir,
+        encryption.as_ref(),
+        args.anchor.as_ref(),
+        &mut |done, of| bar.at(done, of),
+    )?;
     drop(bar);
     match format {
         Format::Json => output::json(&found)?,
@@ -30,19 +35,33 @@ pub fn verify(args: &Verify, format: Format) -> Result<()> {
 fn text(found: &Verification, keyed: bool) -> String {
     let mut about = Table::bare();
     let mut add = |name: &str, value: String| about.row(vec![name.to_owned(), value]);
+    let held = found.anchor_held == Some(true);
     let result = match (found.faults.len(), found.opened, keyed) {
+        (0, true, _) if held => {
+            "good: everything was opened and replayed, and the log passes through the anchor"
+                .to_owned()
+        }
         (0, true, _) => "good: everything was opened and replayed".to_owned(),
+        (0, false, _) if held => {
+            "the chain of hashes is whole and passes through the anchor; without a key nothing was \
+             opened, so a forgery behind the anchor, or of an image, is not told"
+                .to_owned()
+        }
         (0, false, _) => {
             "the chain of hashes is whole; without a key nothing was opened, so a forgery is not told"
                 .to_owned()
         }
-        (count, _, true) => format!("{}; nothing was replayed", faults(count)),
-        (count, _, false) => format!("{}, without a key", faults(count)),
+        (count, true, _) => format!("{}, although everything was opened", faults(count)),
+        (count, false, true) => format!("{}; nothing was replayed", faults(count)),
+        (count, false, false) => format!("{}, without a key", faults(count)),
     };
     add("Result", result);
     add("Files", found.files.to_string());
     add("Frames", found.frames.to_string());
     add("Read", size(found.bytes));
+    if let Some(anchor) = &found.anchor {
+        add("Anchor", anchor.to_string());
+    }
     if let Some(content) = &found.content {
         add("Revision", content.revision.to_string());
         add("Entries", content.entries.to_string());

@@ -5,6 +5,7 @@ mod backup;
 mod inspect;
 mod key;
 mod keys;
+mod ledger;
 mod place;
 mod transfer;
 mod verify;

@@ -292,6 +292,7 @@ impl<E: Engine> Service for Kv<E> {
             memory_bytes: status.memory_bytes,
             max_memory_bytes: status.max_memory,
             key_id: status.key_id,
+            anchor: status.anchor.unwrap_or_default(),
         }))
     }
 }

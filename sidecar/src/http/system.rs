@@ -91,6 +91,7 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
             format!("{:016x}", stats.lineage)
         },
         epoch: stats.epoch,
+        anchor: stats.anchor.map(|anchor| anchor.to_string()),
         revision: stats.revision,
         keys: stats.keys,
         bytes: stats.bytes,

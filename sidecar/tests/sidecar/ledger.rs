@@ -1,7 +1,8 @@
 //! History, and reads at a revision, which a ledger has.
 
 use codexstore_api::bodies::History;
-use codexstore_api::grpc::{DeleteRequest, GetRequest};
+use codexstore_api::grpc::{DeleteRequest, GetRequest, StatusRequest};
+use codexstore_api::status::State;
 use tonic::Code;
 
 use crate::grpc::{client, get, refused, set};
@@ -95,6 +96,58 @@ fn a_ledger_tells_what_became_of_a_key_and_what_it_was_then() {
     .refused(400, "invalid-argument");
 }
 
+/// The anchor that gRPC tells; empty: none.
+fn told_by_grpc(s: &Sidecar) -> String {
+    runtime().block_on(async {
+        let status = client(s).await.status(StatusRequest {}).await.unwrap();
+        status.into_inner().anchor
+    })
+}
+
+#[test]
+fn a_ledger_tells_its_anchor_and_is_not_opened_where_it_was_rolled_back() {
+    let place = Place::new();
+    let ledger = ["--strategy", "ledger"];
+    let mut s = place.ready(&ledger);
+    s.put("k", b"one");
+    let first = s.status().anchor.unwrap();
+    assert_eq!(told_by_grpc(&s), first);
+    let document: serde_json::Value = serde_json::from_slice(&s.get("/openapi.json").body).unwrap();
+    let described = &document["components"]["schemas"]["Status"]["properties"]["anchor"];
+    assert!(described.is_object(), "{document}");
+    assert!(s.terminate().success());
+    let copy = place.contents();
+
+    let with = |anchor: &str| ["--strategy", "ledger", "--anchor", anchor].map(str::to_owned);
+    let of_first = with(&first);
+    let mut s = place.ready(&of_first.each_ref().map(String::as_str));
+    s.put("k", b"two");
+    let second = s.status().anchor.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(second.split(':').nth(2), Some("2"));
+    assert!(s.terminate().success());
+
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+    std::fs::create_dir(place.path("data")).unwrap();
+    for (name, bytes) in copy {
+        std::fs::write(place.path("data").join(name), bytes).unwrap();
+    }
+    let of_second = with(&second);
+    let mut s = place.start(&of_second.each_ref().map(String::as_str));
+    s.until("it is refused, and told why", |s| {
+        let status = s.status();
+        let told = status.message.unwrap_or_default();
+        status.state == State::IntegrityError && told.contains("revisions 2 to 2 are lost")
+    });
+    assert_eq!(s.status().anchor, None);
+    assert_eq!(told_by_grpc(&s), "");
+    assert_eq!(s.get("/readyz").status, 503);
+    assert_eq!(s.get("/v1/keys/k").status, 503);
+    assert!(s.terminate().success());
+    let s = place.ready(&of_first.each_ref().map(String::as_str));
+    assert_eq!(s.get("/v1/keys/k").body, b"one");
+}
+
 #[test]
 fn grpc_reads_what_a_key_was_then_too() {
     let place = Place::new();
@@ -136,6 +189,8 @@ fn grpc_reads_what_a_key_was_then_too() {
 fn a_store_that_keeps_the_present_says_so() {
     let place = Place::new();
     let s = place.ready(&[]);
+    assert_eq!(s.status().anchor, None);
+    assert_eq!(told_by_grpc(&s), "");
     s.put("k", b"v");
     let then = GetRequest {
         revision: Some(1),

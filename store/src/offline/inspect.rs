@@ -10,6 +10,7 @@ use super::Progress;
 use super::disk::ReadOnly;
 use super::opening::{self, Opening};
 use super::walk::{End, walk};
+use crate::anchor::Anchor;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Code, Error, Result};
 use crate::format::{
@@ -35,6 +36,9 @@ pub struct Inspection {
     pub strategy: Option<&'static str>,
     /// The number of the last owner's claim; 0 if there was none.
     pub epoch: u64,
+    /// Where a ledger ends that nobody has open and that an open would take: to be kept elsewhere.
+    /// Its revision is the lowest that it can be, since the rest is encrypted.
+    pub anchor: Option<Anchor>,
     /// The last owner acknowledged before it synced.
     pub interval: bool,
     /// A write or sync failed under the last owner, and the next rewrites everything.
@@ -213,8 +217,9 @@ pub(crate) struct Walked {
     pub end: End,
     pub used: u64,
     pub frames: u64,
-    /// The last sequence that verifies.
+    /// The last sequence that verifies, and the chain's hash behind it.
     pub last: u64,
+    pub chain: Digest,
     pub handed_over: bool,
     /// Who names a place in it that is not in its chain.
     pub strangers: Vec<String>,
@@ -311,6 +316,7 @@ impl Found {
                 used: 0,
                 frames: 0,
                 last: 0,
+                chain: Digest::default(),
                 handed_over: false,
                 strangers: Vec::new(),
             },
@@ -376,6 +382,7 @@ impl Found {
             used: walk.offset,
             frames: walk.frames,
             last: walk.link.sequence,
+            chain: walk.link.chain,
             handed_over: walk.handed_over,
             strangers,
         };

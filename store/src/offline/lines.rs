@@ -61,6 +61,21 @@ impl Lines {
         self.links.get(*next).map(|(_, link)| *link)
     }
 
+    /// The logs before this one, the latest first: as far back as none is missing.
+    pub fn before(&self, at: usize) -> BTreeSet<usize> {
+        let logs = self.links.iter().enumerate();
+        let places: BTreeMap<FileId, usize> = logs.map(|(at, (file, _))| (*file, at)).collect();
+        let mut before = BTreeSet::new();
+        let mut here = at;
+        while let Some((_, link)) = self.links.get(here)
+            && let Some(there) = places.get(&link.file)
+            && before.insert(*there)
+        {
+            here = *there;
+        }
+        before
+    }
+
     /// The logs from `first` on, in order.
     pub fn from(&self, first: usize) -> Vec<usize> {
         let mut line = vec![first];
@@ -122,6 +137,14 @@ mod tests {
     }
 
     #[test]
+    fn logs_are_before_another_up_to_one_that_is_missing() {
+        let logs = [log(5, 4, 1), log(1, 0, 1), log(4, 3, 1), log(3, 2, 1)];
+        let lines = Lines::of(&logs.iter().collect::<Vec<_>>());
+        assert_eq!(lines.before(0), BTreeSet::from([2, 3]));
+        assert_eq!(lines.before(1), BTreeSet::new());
+    }
+
+    #[test]
     fn the_higher_epoch_overtakes_with_all_that_follows() {
         let logs = [log(1, 0, 1), log(2, 1, 1), log(3, 2, 1), log(4, 1, 2)];
         check(&logs, &[0, 3], &[1, 2]);
@@ -129,6 +152,9 @@ mod tests {
 
     #[test]
     fn links_in_a_circle_come_to_an_end() {
-        check(&[log(1, 2, 1), log(2, 1, 1)], &[0, 1], &[]);
+        let logs = [log(1, 2, 1), log(2, 1, 1)];
+        check(&logs, &[0, 1], &[]);
+        let lines = Lines::of(&logs.iter().collect::<Vec<_>>());
+        assert_eq!(lines.before(0), BTreeSet::from([0, 1]));
     }
 }

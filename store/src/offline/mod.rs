@@ -24,11 +24,13 @@ pub use inspect::{
 };
 pub use opening::Opening;
 pub use salvage::{Lost, Salvage, salvage};
-pub use verify::{Content, Fault, Verification, verify};
+pub use verify::{Content, Fault, Verification, verify, verify_against};
 pub use walk::End;
 
 /// Told of progress as (bytes read, bytes to read).
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
+#[cfg(test)]
+mod ledger_tests;
 #[cfg(test)]
 mod tests;

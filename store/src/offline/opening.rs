@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::inspect::{Claim, Found, Inspection, Role, There};
 use super::lines::Lines;
 use super::walk::End;
+use crate::anchor::Anchor;
 use crate::format::{FileKind, Header, Link};
 use crate::layout::{self, Name};
 use crate::options::Strategy;
@@ -30,6 +31,8 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
     if open.refusals.is_empty() {
         steps(&there, &roles, &mut open);
     }
+    let sound = !live && open.refusals.is_empty();
+    let anchor = if sound { anchor(&there, &roles) } else { None };
     let cuts = cuts(&there);
     let last = there.claims.values().rev().find_map(|claim| *claim);
     let newest = there
@@ -49,6 +52,7 @@ pub(crate) fn judge(there: There, live: bool) -> Inspection {
             .map(|id| id.to_string()),
         strategy: strategy(&there).map(Strategy::as_str),
         epoch: there.claims.keys().last().copied().unwrap_or(0),
+        anchor,
         interval: last.is_some_and(|epoch| epoch.interval),
         suspect: there.suspect,
         claims: there
@@ -79,6 +83,25 @@ pub(crate) fn strategy(there: &There) -> Option<Strategy> {
     Some(match newest.kind {
         FileKind::Ledger => Strategy::Ledger,
         _ => Strategy::Snapshot,
+    })
+}
+
+/// Where a ledger ends.
+fn anchor(there: &There, roles: &[Role]) -> Option<Anchor> {
+    let files = there.files.iter().zip(roles);
+    let logs = files.filter(|(_, role)| **role == Role::Log);
+    let (last, header) = logs
+        .filter_map(|(file, _)| Some((file, file.header.as_ref()?)))
+        .max_by_key(|(file, header)| (header.epoch, file.number()))?;
+    (header.kind == FileKind::Ledger).then_some(Anchor {
+        store: header.store,
+        epoch: header.epoch,
+        revision: header.first_revision.saturating_sub(1),
+        link: Link {
+            file: header.file,
+            sequence: last.walked.last,
+            chain: last.walked.chain,
+        },
     })
 }
 
@@ -142,6 +165,7 @@ fn roles(there: &There, open: &mut Opening) -> Vec<Role> {
         None => log.link == Link::default(),
     });
     let line = first.map(|first| lines.from(first)).unwrap_or_default();
+    let past = first.map(|first| lines.before(first));
     for (n, (at, _)) in logs.iter().enumerate() {
         if lines.overtaken(n) {
             set(*at, Role::Overtaken);
@@ -154,14 +178,23 @@ fn roles(there: &There, open: &mut Opening) -> Vec<Role> {
         .filter_map(|n| files.get(logs.get(*n)?.0))
         .collect();
     let lowest = line.first().map_or(0, |file| file.number());
-    for (n, (at, _)) in logs.iter().enumerate() {
-        let beyond = files.get(*at).filter(|file| file.number() > lowest);
-        let Some(file) = beyond else { continue };
-        if !lines.overtaken(n) && !line.iter().any(|log| log.name == file.name) {
-            set(*at, Role::Stray);
-            open.refusals
-                .push(format!("{}: the log file before it is missing", file.name));
+    for (n, (at, header)) in logs.iter().enumerate() {
+        let Some(file) = files.get(*at) else { continue };
+        if lines.overtaken(n) || line.iter().any(|log| log.name == file.name) {
+            continue;
         }
+        // A ledger's segments are never of no value: what is before a gap shows it.
+        let cut_off =
+            header.kind == FileKind::Ledger && past.as_ref().is_some_and(|past| !past.contains(&n));
+        let missing = if file.number() > lowest {
+            "the log file before it is missing"
+        } else if cut_off {
+            "a log file beside it is missing"
+        } else {
+            continue;
+        };
+        set(*at, Role::Stray);
+        open.refusals.push(format!("{}: {missing}", file.name));
     }
     replayed(there, image.map(|(_, file)| file), &line, &lines, open);
     roles

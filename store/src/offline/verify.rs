@@ -9,11 +9,14 @@ use super::Progress;
 use super::disk::ReadOnly;
 use super::inspect::{FileReport, Inspection, Role, look};
 use super::walk::End;
+use crate::anchor::{Anchor, hex as bytes_of};
 use crate::backup::Root;
 use crate::error::{Code, Result};
-use crate::format::Lineage;
+use crate::format::{FRAMES_AT, FileId, Lineage, StoreId};
 use crate::index::View;
+use crate::journal::LogFile;
 use crate::keyring::Encryption;
+use crate::options::Strategy;
 use crate::recovery::Recovered;
 use crate::survey::Survey;
 
@@ -31,6 +34,11 @@ pub struct Verification {
     pub frames: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// Of a ledger with which nothing is wrong: where it ends, to be kept elsewhere. Without a key,
+    /// its revision is the lowest that it can be.
+    pub anchor: Option<Anchor>,
+    /// Whether the ledger passes through the anchor that it was verified against, if there was one.
+    pub anchor_held: Option<bool>,
     /// What is in the store, if everything was opened and replayed.
     pub content: Option<Content>,
     /// What is wrong; empty: nothing.
@@ -109,34 +117,109 @@ pub fn verify(
     encryption: Option<&Encryption>,
     progress: Progress<'_>,
 ) -> Result<Verification> {
+    verify_against(dir, encryption, None, progress)
+}
+
+/// The same of a ledger whose anchor was kept elsewhere: it is a fault as well if what the log held
+/// then was cut or changed since. That needs no key, and tells a forgery of the log up to there.
+///
+/// Besides the errors of [`verify`]: `invalid-argument` if it is a snapshot, `past-gone` if nothing else
+/// is wrong and what is left of the log begins behind the anchor.
+pub fn verify_against(
+    dir: &Path,
+    encryption: Option<&Encryption>,
+    anchor: Option<&Anchor>,
+    progress: Progress<'_>,
+) -> Result<Verification> {
     let disk = ReadOnly::hold(dir)?;
     let found = look(&disk, encryption, progress)?;
+    if anchor.is_some() && found.strategy == Some(Strategy::Snapshot.as_str()) {
+        return Err(Anchor::of_no_ledger());
+    }
     let mut verification = Verification {
         opened: false,
         files: found.files.len() as u64,
         frames: found.files.iter().map(|file| file.frames).sum(),
         bytes: found.files.iter().map(|file| file.bytes).sum(),
+        anchor: found.anchor,
+        anchor_held: None,
         content: None,
         faults: Vec::new(),
         notes: Vec::new(),
     };
     judge(&found, &mut verification);
-    let Some(encryption) = encryption else {
-        return Ok(verification);
-    };
-    match replay(&disk, encryption) {
-        Ok(state) => {
+    match encryption.map(|encryption| replay(&disk, encryption)) {
+        Some(Ok(state)) => {
             verification.opened = true;
             verification.content = Some(content(&state.view)?);
+            if let Some(end) = &mut verification.anchor {
+                end.revision = state.view.revision;
+            }
         }
-        Err(error) if error.is(Code::Corrupt) => {
+        Some(Err(error)) if error.is(Code::Corrupt) => {
             if verification.faults.is_empty() {
                 verification.faults.push(Fault::general(error.message()));
             }
         }
-        Err(error) => return Err(error),
+        Some(Err(error)) => return Err(error),
+        None => {}
+    }
+    if let Some(anchor) = anchor {
+        compare(&disk, &found, anchor, &mut verification)?;
+    }
+    if !verification.faults.is_empty() {
+        verification.anchor = None;
     }
     Ok(verification)
+}
+
+/// Compares a ledger with its anchor.
+fn compare(
+    disk: &ReadOnly,
+    found: &Inspection,
+    anchor: &Anchor,
+    into: &mut Verification,
+) -> Result<()> {
+    let latest = into.content.as_ref().map(|content| content.revision);
+    match passes(disk, found, anchor, latest) {
+        Ok(()) => into.anchor_held = Some(true),
+        Err(error) if error.is(Code::Corrupt) => {
+            into.anchor_held = Some(false);
+            into.faults.push(Fault::general(error.message()));
+        }
+        Err(error) if error.is(Code::PastGone) && !into.faults.is_empty() => {
+            into.notes.push(Fault::general(error.message()));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn passes(disk: &ReadOnly, found: &Inspection, anchor: &Anchor, latest: Option<u64>) -> Result<()> {
+    let store = found.store.as_deref().and_then(bytes_of).map(StoreId);
+    anchor.check_store(store)?;
+    let counts = |file: &&FileReport| matches!(file.role, Role::Log | Role::Past);
+    let logs = found.files.iter().filter(counts);
+    let mut logs: Vec<LogFile> = logs.filter_map(log_file).collect();
+    logs.sort_by_key(|log| log.first_revision);
+    let logs: Vec<&LogFile> = logs.iter().collect();
+    anchor.check(disk, anchor.store, &logs, latest)
+}
+
+/// What a log file's report says of it, up to where it counts; nothing of an image.
+fn log_file(report: &FileReport) -> Option<LogFile> {
+    let header = report.header.as_ref().filter(|h| h.kind != "image")?;
+    let last = report.last_sequence;
+    Some(LogFile {
+        name: report.name.clone(),
+        len: report.bytes,
+        used: report.used.saturating_sub(FRAMES_AT),
+        key_id: None,
+        file: FileId(bytes_of(&header.file)?),
+        first_revision: header.first_revision,
+        created_ms: header.created_ms,
+        end: report.next_at.map_or(last, |at| at.min(last)),
+    })
 }
 
 /// Reads a store that nobody has open as an open would, without claiming it.

@@ -15,13 +15,18 @@ use crate::store::Store;
 /// it had kept for watchers. A ledger that becomes a snapshot keeps its present; its history goes
 /// with the folds to come, but for [`Options::keep_log`]: take what is still wanted of it first.
 ///
-/// Returns the strategy that it had. Fails with `not-found` if there is no store.
-pub fn convert(dir: &Path, options: Options) -> Result<Strategy> {
+/// Returns the strategy that it had. Fails with `not-found` if there is no store. `progress` is told how
+/// many bytes of how many are read.
+pub fn convert(
+    dir: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Strategy> {
     let before = offline::strategy(dir)?.ok_or_else(layout::no_store)?;
     let mut options = options;
     options.convert = true;
     if before != options.strategy {
-        Store::open(dir, options)?.close()?;
+        Store::open_telling(dir, options, progress)?.close()?;
     }
     Ok(before)
 }

@@ -24,11 +24,13 @@ use crate::time::StoreTime;
 /// Smallest first journal, where there is no space for a usual one.
 const SMALL: u64 = 64 << 10;
 
-/// Opens the store on `disk`. The background is made once the seat is known.
+/// Opens the store on `disk`. Tells how many bytes of how many are read. The background
+/// is made once the seat is known.
 pub(crate) fn open<B, T>(
     disk: Arc<dyn Disk>,
     env: Env,
     mut options: Options,
+    tell: &mut dyn FnMut(u64, u64),
     background: B,
 ) -> Result<(Engine, T)>
 where
@@ -48,7 +50,7 @@ where
     })?;
     let fresh = || Lineage::random(&*env.random);
     let used = survey.bytes();
-    let mut recovered = match survey.recover(&*disk, fresh) {
+    let mut recovered = match survey.recover_telling(&*disk, fresh, tell) {
         // An owner that was just fenced may have written its last frame under our eyes. What is
         // damage indeed is so at a second look too.
         Err(error) if error.is(Code::Corrupt) => {

@@ -54,10 +54,27 @@ pub(crate) struct Recovered {
 impl Survey {
     /// Reads everything. The store is claimed by now.
     pub fn recover(
-        mut self,
+        self,
         disk: &dyn Disk,
         fresh_lineage: impl Fn() -> Result<Lineage>,
     ) -> Result<Recovered> {
+        self.recover_telling(disk, fresh_lineage, &mut |_, _| {})
+    }
+
+    /// The same, and tells how many bytes of how many are read: from 0 to all.
+    pub fn recover_telling(
+        mut self,
+        disk: &dyn Disk,
+        fresh_lineage: impl Fn() -> Result<Lineage>,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Recovered> {
+        let total = self.bytes();
+        let mut far = Far {
+            read: 0,
+            total,
+            tell,
+        };
+        far.at(0);
         let mut state = Recovered {
             garbage: std::mem::take(&mut self.garbage),
             suspect: self.suspect,
@@ -74,7 +91,9 @@ impl Survey {
                 len: found.len,
                 key_id: found.open.key_id.clone(),
             });
-            load_image(&mut state, disk, revision, found)?;
+            // Images of before are not read.
+            far.total -= self.images.values().map(|found| found.len).sum::<u64>();
+            load_image(&mut state, disk, revision, found, &mut far)?;
         }
         state
             .garbage
@@ -89,6 +108,8 @@ impl Survey {
         let mut chain = chain::order(self.logs, start)?;
         state.garbage.append(&mut chain.garbage);
         state.past = chain.past;
+        let logs = chain.files.iter().map(|found| found.len).sum::<u64>();
+        far.total = far.read + logs;
         let named = self.epoch.map_or(0, |epoch| epoch.journal);
         let first = chain.files.first().map_or(0, |found| found.number);
         if named >= first && !chain.files.iter().any(|found| found.number == named) {
@@ -96,7 +117,7 @@ impl Survey {
                 "log file number {named}, which the last owner began with, is missing"
             )));
         }
-        let clean = replay_chain(&mut state, disk, chain.files, start)?;
+        let clean = replay_chain(&mut state, disk, chain.files, start, &mut far)?;
         if !clean && interval {
             // The last owner acknowledged before it synced: what it gave out may be gone.
             state.lineage = fresh_lineage()?;
@@ -129,9 +150,22 @@ impl Recovered {
     /// Removes what is of no value, and gives the log files of a migration that was cut their
     /// names, once what they replace is gone for good.
     pub fn settle(&mut self, disk: &dyn Disk, ours: u64) -> Result<()> {
+        self.settle_telling(disk, ours, &mut |_, _| {})
+    }
+
+    /// The same, and tells how many files of how many are removed: from 0 to all.
+    pub fn settle_telling(
+        &mut self,
+        disk: &dyn Disk,
+        ours: u64,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         check_epoch(disk, ours)?;
-        for name in &self.garbage {
+        let total = self.garbage.len() as u64;
+        tell(0, total);
+        for (done, name) in (1..).zip(&self.garbage) {
             layout::remove_if_there(disk, name)?;
+            tell(done, total);
         }
         let sync = || {
             let synced = disk.sync_dir();
@@ -152,6 +186,27 @@ impl Recovered {
             file.name = name;
         }
         if renamed > 0 { sync() } else { Ok(()) }
+    }
+}
+
+/// How far the reading is.
+struct Far<'a> {
+    /// Bytes of files that are read.
+    read: u64,
+    total: u64,
+    tell: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Far<'_> {
+    /// So much of the present file is read.
+    fn at(&mut self, offset: u64) {
+        (self.tell)((self.read + offset).min(self.total), self.total);
+    }
+
+    /// All of it is, to its end.
+    fn end(&mut self, len: u64) {
+        self.read += len;
+        self.at(0);
     }
 }
 
@@ -180,8 +235,14 @@ impl Source for FileSource {
     }
 }
 
-fn load_image(state: &mut Recovered, disk: &dyn Disk, revision: u64, found: Found) -> Result<()> {
-    let name = found.name;
+fn load_image(
+    state: &mut Recovered,
+    disk: &dyn Disk,
+    revision: u64,
+    found: Found,
+    far: &mut Far<'_>,
+) -> Result<()> {
+    let (name, len) = (found.name, found.len);
     let file = reopen(disk, &name)?;
     let header = found.open.header.clone();
     if header.first_revision != revision {
@@ -200,6 +261,7 @@ fn load_image(state: &mut Recovered, disk: &dyn Disk, revision: u64, found: Foun
                     let entry = entry.map_err(|e| e.context(&name))?;
                     index.insert(&Entry::pack(&entry, &mut scratch));
                 }
+                far.at(frame.offset + frame.len);
             }
             Step::End(Tail::Closed(_)) => break,
             Step::End(_) => {
@@ -209,6 +271,7 @@ fn load_image(state: &mut Recovered, disk: &dyn Disk, revision: u64, found: Foun
             }
         }
     }
+    far.end(len);
     state.view.revision = revision;
     state.floor = revision;
     state.next_revision = revision + 1;
@@ -223,6 +286,7 @@ fn replay_chain(
     disk: &dyn Disk,
     chain: Vec<Found>,
     start: Option<Link>,
+    far: &mut Far<'_>,
 ) -> Result<bool> {
     let ends: Vec<Option<Link>> = chain
         .iter()
@@ -234,7 +298,9 @@ fn replay_chain(
     let mut from = start;
     for (found, end) in chain.into_iter().zip(ends) {
         let name = found.name.clone();
-        clean = replay(state, disk, found, from.take(), end).map_err(|e| e.context(name))?;
+        let len = found.len;
+        clean = replay(state, disk, found, from.take(), end, far).map_err(|e| e.context(name))?;
+        far.end(len);
     }
     Ok(clean)
 }
@@ -246,6 +312,7 @@ fn replay(
     found: Found,
     mut from: Option<Link>,
     end: Option<Link>,
+    far: &mut Far<'_>,
 ) -> Result<bool> {
     let Found {
         name, len, open, ..
@@ -271,6 +338,7 @@ fn replay(
     let (mut last, mut offset) = (0, FRAMES_AT);
     let clean = loop {
         let here = reader.link();
+        far.at(reader.offset());
         if reader.offset() > offset {
             last = offset;
             offset = reader.offset();

@@ -61,8 +61,17 @@ impl Store {
     /// a key is wrong or missing (nothing is modified then), with `corrupt` if the files cannot be
     /// what a store left behind.
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
+        Store::open_telling(dir, options, &mut |_, _| {})
+    }
+
+    /// The same, and tells how many bytes of how many are read.
+    pub(crate) fn open_telling(
+        dir: &Path,
+        options: Options,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Store> {
         options.validate()?;
-        Store::open_on(Arc::new(OsDisk::open(dir)?), Env::system(), options)
+        Store::start(Arc::new(OsDisk::open(dir)?), Env::system(), options, tell)
     }
 
     /// Whether there is a store in `dir`, or what an unfinished restore left of one. Changes nothing.
@@ -83,7 +92,16 @@ impl Store {
 
     /// Opens the store on a disk and in an environment of the caller's: for simulations.
     pub fn open_on(disk: Arc<dyn Disk>, env: Env, options: Options) -> Result<Store> {
-        let (engine, queue) = crate::open::open(disk, env, options, |seat| {
+        Store::start(disk, env, options, &mut |_, _| {})
+    }
+
+    fn start(
+        disk: Arc<dyn Disk>,
+        env: Env,
+        options: Options,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Store> {
+        let (engine, queue) = crate::open::open(disk, env, options, tell, |seat| {
             let (worker, queue) = Worker::start(seat)?;
             Ok((Box::new(worker) as Box<dyn Background>, queue))
         })?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use codexstore::Options;
 
-use super::args::Convert;
+use super::{args::Convert, progress::Bar};
 use crate::output::{self, Format};
 
 /// `convert`.
@@ -12,7 +12,9 @@ pub fn convert(args: &Convert, format: Format) -> Result<()> {
     let wanted = codexstore::Strategy::from(args.strategy);
     let mut options = Options::new(args.keys.encryption()?);
     options.strategy = wanted;
-    let before = codexstore::convert(dir, options)?;
+    let bar = Bar::of_bytes("reading");
+    let before = codexstore::convert(dir, options, &mut |done, of| bar.at(done, of))?;
+    drop(bar);
     match format {
         Format::Table if before == wanted => {
             output::line(&format!("it is a {} already", wanted.as_str()))

@@ -100,7 +100,11 @@ pub fn migrate_encryption(args: &MigrateEncryption, format: Format) -> Result<()
     let mut bar: Option<(&str, Bar)> = None;
     let done = codexstore::migrate_encryption(dir, &old, &new, &mut |progress| {
         if bar.as_ref().is_none_or(|(step, _)| *step != progress.step) {
-            bar = Some((progress.step, Bar::of_bytes(progress.step)));
+            let make = match progress.step {
+                "remove" => Bar::of_entries,
+                _ => Bar::of_bytes,
+            };
+            bar = Some((progress.step, make(progress.step)));
         }
         if let Some((_, bar)) = &bar {
             bar.at(progress.done, progress.total);

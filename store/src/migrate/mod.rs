@@ -281,21 +281,16 @@ fn finish(
     check: impl FnOnce(&Recovered) -> Result<()>,
 ) -> Result<Migrated> {
     let (survey, epoch) = take_over(disk, env, &options.encryption, false, |_| Ok(()))?;
-    let step = "verify";
-    let total = survey.bytes();
-    progress(Progress {
-        step,
-        done: 0,
-        total,
-    });
-    let mut recovered = survey.recover(disk, || Lineage::random(&*env.random))?;
+    let fresh = || Lineage::random(&*env.random);
+    let mut recovered = survey.recover_telling(disk, fresh, &mut |done, total| {
+        let step = "verify";
+        progress(Progress { step, done, total });
+    })?;
     check(&recovered)?;
-    progress(Progress {
-        step,
-        done: total,
-        total,
-    });
-    recovered.settle(disk, epoch.epoch)?;
+    recovered.settle_telling(disk, epoch.epoch, &mut |done, total| {
+        let step = "remove";
+        progress(Progress { step, done, total });
+    })?;
     // Everything that it warned of was written anew.
     remove_if_there(disk, layout::SUSPECT)?;
     sync_names(disk)?;

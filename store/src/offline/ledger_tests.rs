@@ -264,7 +264,14 @@ fn an_anchor_of_another_store_or_of_none_is_told_and_makes_no_store() {
 
     let mut snapshot = options();
     snapshot.strategy = Strategy::Snapshot;
-    crate::convert(dir.path(), snapshot.clone()).unwrap();
+    let mut told = Vec::new();
+    crate::convert(dir.path(), snapshot.clone(), &mut |done, of| {
+        told.push((done, of));
+    })
+    .unwrap();
+    assert!(told.is_sorted() && told[0].0 == 0, "{told:?}");
+    let (done, of) = told[told.len() - 1];
+    assert!(done == of && told.iter().any(|(done, of)| *done > 0 && done < of));
     let found = verify_against(dir.path(), None, Some(anchor), &mut |_, _| {});
     assert!(found.unwrap_err().is(Code::InvalidArgument));
     assert_eq!(without(dir.path(), None).anchor, None);

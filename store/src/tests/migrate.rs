@@ -1,6 +1,6 @@
 //! Migrations to other keys: what they keep, and what a crash or an error leaves at each call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -359,13 +359,24 @@ fn every_sort_of_encryption_becomes_every_other() {
         store.close().unwrap();
         let mut before = old.encryption.clone();
         for new in sorts() {
-            let mut steps = BTreeSet::new();
+            let mut steps: BTreeMap<_, Vec<_>> = BTreeMap::new();
             let done = migrate_encryption(dir.path(), &before, &new, &mut |progress| {
                 assert!(progress.done <= progress.total, "{progress:?}");
-                steps.insert(progress.step);
+                let told = (progress.done, progress.total);
+                steps.entry(progress.step).or_default().push(told);
             });
             assert_eq!(done.unwrap().keys, 7);
-            assert_eq!(steps, BTreeSet::from(["image", "log", "verify"]));
+            let names: Vec<_> = steps.keys().copied().collect();
+            assert_eq!(names, ["image", "log", "remove", "verify"]);
+            for step in ["verify", "remove"] {
+                let told = &steps[step];
+                assert!(told.is_sorted_by_key(|(done, _)| *done), "{told:?}");
+                let (first, last) = (told[0], told[told.len() - 1]);
+                assert!(first.0 == 0 && last.0 == last.1 && last.1 > 0, "{told:?}");
+            }
+            // On the way through the image and the log, and not only at its end.
+            let far = |(done, total): &&(u64, u64)| *done > 0 && done < total;
+            assert!(steps["verify"].iter().filter(far).count() > 1, "{steps:?}");
             let store = Store::open(dir.path(), new.clone()).unwrap();
             assert_eq!(all(&store), content);
             store.close().unwrap();

@@ -101,7 +101,7 @@ impl Sim {
             random: Arc::new(SeededRandom(Mutex::new(Rng(seed)))),
         };
         let disk: Arc<dyn crate::Disk> = Arc::new(disk.clone());
-        let (engine, ()) = crate::open::open(disk, env, options, |seat| {
+        let (engine, ()) = crate::open::open(disk, env, options, &mut |_, _| {}, |seat| {
             let background = Stepped {
                 seat,
                 task: None,

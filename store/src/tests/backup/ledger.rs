@@ -243,7 +243,7 @@ fn a_ledger_without_a_history_is_restored_with_its_strategy_only() {
     store.backup(&mut stream).unwrap();
     let copy = new.path().join("copy");
     backup::restore(&copy, &stream[..], &super::super::options()).unwrap();
-    crate::convert(&copy, ledger()).unwrap();
+    crate::convert(&copy, ledger(), &mut |_, _| {}).unwrap();
     let mut stream = Vec::new();
     let store = Store::open(&copy, ledger()).unwrap();
     let info = store.backup(&mut stream).unwrap();

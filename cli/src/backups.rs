@@ -122,6 +122,9 @@ struct Facts {
     started_at: Option<Time>,
     completed_at: Option<Time>,
     location: Option<String>,
+    /// What keeps it: it expires when nothing does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept_by: Vec<String>,
     message: Option<String>,
     /// The sealed keyring beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +155,7 @@ impl Facts {
             started_at: status.started_at,
             completed_at: status.completed_at,
             location: status.location,
+            kept_by: status.kept_by,
             message: status.message,
             keyring: status.keyring,
             keyring_message: escrowed.map(|c| c.message),
@@ -239,7 +243,7 @@ async fn list(store: Option<&str>, place: &InCluster, format: Format) -> Result<
         return output::json(&all);
     }
     let mut table = Table::new(&[
-        "STORE", "BACKUP", "PHASE", "VERIFIED", "MEMBERS", "ENTRIES", "SIZE", "ENDED",
+        "STORE", "BACKUP", "PHASE", "VERIFIED", "MEMBERS", "ENTRIES", "SIZE", "ENDED", "KEPT BY",
     ]);
     for backup in all {
         table.row(vec![
@@ -251,6 +255,7 @@ async fn list(store: Option<&str>, place: &InCluster, format: Format) -> Result<
             number(backup.keys),
             bytes(backup.bytes),
             time(backup.completed_at.as_ref()).unwrap_or_default(),
+            backup.kept_by.join(","),
         ]);
     }
     table.print()
@@ -263,6 +268,7 @@ async fn show(name: &str, place: &InCluster, format: Format) -> Result<()> {
         return output::json(&facts);
     }
     let members = members(&facts.members);
+    let kept_by = (!facts.kept_by.is_empty()).then(|| facts.kept_by.join(", "));
     let mut table = Table::bare();
     for (label, value) in [
         ("Backup", Some(facts.name)),
@@ -274,6 +280,7 @@ async fn show(name: &str, place: &InCluster, format: Format) -> Result<()> {
         ("Began", time(facts.started_at.as_ref())),
         ("Ended", time(facts.completed_at.as_ref())),
         ("Stored at", facts.location),
+        ("Kept by", kept_by),
         (
             "Keyring",
             facts.keyring.map(|k| k.file).or(facts.keyring_message),

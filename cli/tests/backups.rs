@@ -14,7 +14,7 @@ fn backup(name: &str, store: &str, ended: Option<&str>) -> Value {
         None => json!({"phase": "Running", "startedAt": "2026-11-02T00:00:00Z"}),
         Some(ended) => json!({
             "phase": "PartiallyFailed", "ready": "1/2", "keys": 3, "bytes": 2048, "completedAt": ended,
-            "location": format!("pvc/backups:/shop/{store}/{name}"),
+            "location": format!("pvc/backups:/shop/{store}/{name}"), "keptBy": ["keepLast", "keepDaily"],
             "members": [
                 {"pod": "web-0", "stored": true, "revision": 7, "keys": 3, "bytes": 2048, "keyId": "k1", "file": "web-0-1a.backup"},
                 {"pod": "web-1", "stored": false, "message": "no answer"}],
@@ -56,7 +56,8 @@ fn backups_of_a_namespace_are_listed_by_store_and_age() {
     assert_eq!(names, ["other", "monday", "tuesday", "now"], "{table}");
     let row = table.lines().nth(3).unwrap();
     let row: Vec<_> = row.split_whitespace().collect();
-    let wanted = "orders tuesday PartiallyFailed True 1/2 3 2 KiB 2026-11-01T09:00:00Z";
+    let wanted =
+        "orders tuesday PartiallyFailed True 1/2 3 2 KiB 2026-11-01T09:00:00Z keepLast,keepDaily";
     assert_eq!(row.join(" "), wanted);
     let rows = ran(&server, &["list", "--store", "orders", "-o", "json"]).json();
     assert_eq!(rows.as_array().unwrap().len(), 3);
@@ -70,6 +71,7 @@ fn a_backup_is_shown_with_its_members() {
     let text = ran(&server, &["show", "tuesday"]).ok();
     for says in [
         "Stored at   pvc/backups:/shop/orders/tuesday",
+        "Kept by     keepLast, keepDaily",
         "1 members opened",
         "web-0   yes      7          3         2 KiB   k1    web-0-1a.backup",
         "no answer",

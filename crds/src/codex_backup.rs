@@ -34,7 +34,9 @@ pub const MAX_BACKUP_MEMBERS: usize = 500;
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
+    printcolumn(name = "Kept-By", type_ = "string", json_path = ".status.keptBy", description = "what keeps it now: it expires when nothing does"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Key", type_ = "string", json_path = ".status.members[*].keyId", description = "id of the key that the first stored member needs", priority = "1"),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", priority = "1"),
     printcolumn(name = "Location", type_ = "string", json_path = ".status.location", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
@@ -118,6 +120,14 @@ pub struct CodexBackupStatus {
     /// The sealed keyring that is stored beside the members, where the store's spec asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring: Option<StoredKeyring>,
+
+    /// What keeps it now; it expires, and is deleted, when nothing does. Rules of the store's retention (`keepLast`, `keepDaily`, …) count backups,
+    /// so that when that is depends on those that come. Where no rule keeps it: `latest` (that is whole), `latestVerified`, or `failed`
+    /// (one of the last three that failed). `restore`: one that has not ended uses it; `archive`: a continuous archive goes back to it.
+    /// Absent until it has ended, and where the store has no `spec.backup`: nothing expires then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 32)))]
+    pub kept_by: Vec<String>,
 
     /// What went wrong, or what is being done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,6 +229,30 @@ pub mod phase {
     pub const PARTIALLY_FAILED: &str = "PartiallyFailed";
     /// Nothing is stored.
     pub const FAILED: &str = "Failed";
+}
+
+/// Values of [`CodexBackupStatus::kept_by`].
+pub mod kept_by {
+    /// The rule `keepLast`.
+    pub const LAST: &str = "keepLast";
+    /// The rule `keepHourly`.
+    pub const HOURLY: &str = "keepHourly";
+    /// The rule `keepDaily`.
+    pub const DAILY: &str = "keepDaily";
+    /// The rule `keepWeekly`.
+    pub const WEEKLY: &str = "keepWeekly";
+    /// The rule `keepMonthly`.
+    pub const MONTHLY: &str = "keepMonthly";
+    /// No rule, but it is the latest that is whole.
+    pub const LATEST: &str = "latest";
+    /// No rule, but it is the latest that was verified.
+    pub const LATEST_VERIFIED: &str = "latestVerified";
+    /// Nothing is stored; it says what went wrong.
+    pub const FAILED: &str = "failed";
+    /// A restore uses it.
+    pub const RESTORE: &str = "restore";
+    /// A continuous archive goes on from it.
+    pub const ARCHIVE: &str = "archive";
 }
 
 /// Types of conditions.

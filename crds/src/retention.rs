@@ -5,49 +5,78 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::backup::{Retention, Verify};
-use crate::codex_backup::{CodexBackup, phase};
+use crate::codex_backup::{CodexBackup, kept_by, phase};
 
 /// Records of failed backups that stay: they hold no data, but say what went wrong.
 const FAILED: usize = 3;
 
-/// The backups of one store that have expired, by name. Those that are being taken, deleted or `used` never are, nor the
-/// latest that is whole, nor the latest that was verified.
-pub fn expired<'a>(
+/// What keeps each backup of one store, as [`kept_by`] names it, the latest first: where nothing does, it has expired. Those that are
+/// being taken or deleted are not among them. Whatever the rules say, the latest that is whole and the latest that was verified stay, and so does what
+/// is `used`, which says by what.
+pub fn kept<'a>(
     backups: impl IntoIterator<Item = &'a CodexBackup>,
     keep: &Retention,
-    used: &BTreeSet<String>,
-) -> Vec<String> {
-    let mut all: Vec<Seen<'_>> = backups.into_iter().filter_map(Seen::of).collect();
+    used: &[(&'static str, &BTreeSet<String>)],
+) -> Vec<(&'a str, Vec<&'static str>)> {
+    let mut all: Vec<Seen<'a>> = backups.into_iter().filter_map(Seen::of).collect();
     // The latest first; equal times by name, so that every look decides the same.
     all.sort_by(|a, b| (b.at, b.name).cmp(&(a.at, a.name)));
-    let mut kept = BTreeSet::new();
+    let mut kept: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
     let usable: Vec<&Seen<'_>> = all.iter().filter(|seen| seen.usable).collect();
     let count = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-    kept.extend(usable.iter().take(count(keep.keep_last)).map(|s| s.name));
-    for (most, period) in [
-        (keep.keep_hourly, hour as fn(Timestamp) -> Period),
-        (keep.keep_daily, day),
-        (keep.keep_weekly, week),
-        (keep.keep_monthly, month),
+    for backup in usable.iter().take(count(keep.keep_last)) {
+        kept.entry(backup.name).or_default().push(kept_by::LAST);
+    }
+    for (rule, most, period) in [
+        (
+            kept_by::HOURLY,
+            keep.keep_hourly,
+            hour as fn(Timestamp) -> Period,
+        ),
+        (kept_by::DAILY, keep.keep_daily, day),
+        (kept_by::WEEKLY, keep.keep_weekly, week),
+        (kept_by::MONTHLY, keep.keep_monthly, month),
     ] {
         let mut seen = BTreeSet::new();
         for backup in &usable {
             let period = period(backup.at);
             if seen.len() < count(most) && seen.insert(period) {
-                kept.insert(backup.name);
+                kept.entry(backup.name).or_default().push(rule);
             }
         }
     }
-    let latest = |is: fn(&Seen<'_>) -> bool| all.iter().find(|seen| is(seen)).map(|s| s.name);
-    kept.extend(latest(|seen| seen.whole));
-    kept.extend(latest(|seen| seen.verified));
-    let failed = all.iter().filter(|seen| !seen.usable).take(FAILED);
-    kept.extend(failed.map(|seen| seen.name));
-    all.iter()
-        .map(|seen| seen.name)
-        .filter(|name| !kept.contains(name) && !used.contains(*name))
-        .map(str::to_owned)
-        .collect()
+    // Said where no rule keeps it: what is said changes with few runs only.
+    let latest = |is: fn(&Seen<'_>) -> bool| all.iter().find(|seen| is(seen));
+    for (why, found) in [
+        (kept_by::LATEST, latest(|seen| seen.whole)),
+        (kept_by::LATEST_VERIFIED, latest(|seen| seen.verified)),
+    ] {
+        if let Some(seen) = found {
+            kept.entry(seen.name).or_insert_with(|| vec![why]);
+        }
+    }
+    for failed in all.iter().filter(|seen| !seen.usable).take(FAILED) {
+        kept.entry(failed.name).or_default().push(kept_by::FAILED);
+    }
+    for &(why, names) in used {
+        for seen in all.iter().filter(|seen| names.contains(seen.name)) {
+            kept.entry(seen.name).or_default().push(why);
+        }
+    }
+    let by = |seen: &Seen<'a>| (seen.name, kept.remove(seen.name).unwrap_or_default());
+    all.iter().map(by).collect()
+}
+
+/// The backups of one store that have expired, by name.
+#[cfg(test)]
+fn expired<'a>(
+    backups: impl IntoIterator<Item = &'a CodexBackup>,
+    keep: &Retention,
+    used: &BTreeSet<String>,
+) -> Vec<String> {
+    let all = kept(backups, keep, &[(kept_by::RESTORE, used)]);
+    let gone = all.into_iter().filter(|(_, by)| by.is_empty());
+    gone.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// A backup of one line of history: the time from which on it can be used, in milliseconds since 1970, its name, and whether it counts.
@@ -327,6 +356,55 @@ mod tests {
             ),
         ];
         assert_eq!(names(&all, &keep(1)), ["old-part"]);
+    }
+
+    #[test]
+    fn what_keeps_a_backup_is_said() {
+        let ok = phase::SUCCEEDED;
+        let all = [
+            backup("verified", "2026-10-01T00:00:00Z", ok, Some(true)),
+            backup("gone", "2026-10-02T00:00:00Z", ok, None),
+            backup("archived", "2026-10-03T00:00:00Z", ok, None),
+            backup("sunday", "2026-11-01T00:00:00Z", ok, None),
+            backup("monday", "2026-11-02T00:00:00Z", ok, None),
+            backup("noon", "2026-11-02T12:00:00Z", ok, None),
+            backup("failed", "2026-11-02T13:00:00Z", phase::FAILED, None),
+            backup("now", "2026-11-02T14:00:00Z", phase::RUNNING, None),
+        ];
+        let set = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let (restored, archived) = (set(&["archived", "noon"]), set(&["archived"]));
+        let used = [(kept_by::RESTORE, &restored), (kept_by::ARCHIVE, &archived)];
+        let said = |keep: &Retention| -> Vec<String> {
+            let all = kept(&all, keep, &used).into_iter();
+            all.map(|(name, by)| format!("{name}: {}", by.join(" ")))
+                .collect()
+        };
+        let rules = Retention {
+            keep_last: Some(2),
+            keep_hourly: Some(1),
+            keep_daily: Some(2),
+            keep_weekly: Some(2),
+            keep_monthly: Some(1),
+        };
+        assert_eq!(
+            said(&rules),
+            [
+                "failed: failed",
+                "noon: keepLast keepHourly keepDaily keepWeekly keepMonthly restore",
+                "monday: keepLast",
+                "sunday: keepDaily keepWeekly",
+                "archived: restore archive",
+                "gone: ",
+                "verified: latestVerified",
+            ]
+        );
+        let none = Retention {
+            keep_last: None,
+            ..Retention::default()
+        };
+        assert_eq!(said(&none)[1], "noon: latest restore");
     }
 
     #[test]

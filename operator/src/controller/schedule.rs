@@ -1,6 +1,6 @@
 //! The standing part of a store's backups: the account and the CronJob of its Jobs, and which backups have expired.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use codexstore_crds::archive::Record;
 use codexstore_crds::backup::Destination;
-use codexstore_crds::codex_backup::{CodexBackupStatus, phase};
+use codexstore_crds::codex_backup::{CodexBackupStatus, kept_by, phase};
 use codexstore_crds::status::LastBackup;
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, overdue, retention};
 use k8s_openapi::NamespaceResourceScope;
@@ -18,6 +18,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::ownership::{Ownership, ownership};
@@ -79,7 +80,7 @@ pub async fn ensure(
     Ok(seen)
 }
 
-/// Deletes backups that have expired. What an archive goes on from stays for as long as it goes back; `record` says how far each line
+/// Deletes backups that have expired, and says of the others what keeps them. What an archive goes on from stays for as long as it goes back; `record` says how far each line
 /// of history went. One of which it does not say that goes on until there is a backup of another.
 pub async fn expire(
     shared: &Shared,
@@ -88,19 +89,28 @@ pub async fn expire(
     restores: &[Arc<CodexRestore>],
     record: Option<&Record>,
 ) -> Result<(), Error> {
-    let Some(policy) = &store.spec.backup else {
-        return Ok(());
-    };
     if store.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
+    let api = Api::<CodexBackup>::namespaced(
+        shared.client.clone(),
+        &store.namespace().unwrap_or_default(),
+    );
+    let Some(policy) = &store.spec.backup else {
+        // Nothing expires, whatever was said before.
+        for backup in backups {
+            tell_kept(&api, backup, &[]).await?;
+        }
+        return Ok(());
+    };
     // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile: a restore does
     // so once it holds the Lease, and of a copy the status says it before there is a Job.
-    let mut used: BTreeSet<_> = restores
+    let restored: BTreeSet<_> = restores
         .iter()
         .filter(|restore| !restore.ended())
         .filter_map(|restore| restore.backup().map(str::to_owned))
         .collect();
+    let mut archived = BTreeSet::new();
     if let Some(continuous) = &policy.continuous {
         let cut = Timestamp::now().as_second() - continuous.keep_seconds();
         let cut = Timestamp::from_second(cut).unwrap_or_default();
@@ -113,20 +123,44 @@ pub async fn expire(
             Some(last < cut.as_millisecond())
         };
         let all = backups.iter().map(|b| &**b);
-        used.extend(retention::followed(all, cut, policy.verify, over));
+        archived = retention::followed(all, cut, policy.verify, over);
     }
-    let api = Api::<CodexBackup>::namespaced(
-        shared.client.clone(),
-        &store.namespace().unwrap_or_default(),
-    );
-    for name in retention::expired(backups.iter().map(|b| &**b), &policy.retention, &used) {
-        match api.delete(&name, &DeleteParams::default()).await {
+    let used = [(kept_by::RESTORE, &restored), (kept_by::ARCHIVE, &archived)];
+    let all = backups.iter().map(|b| &**b);
+    let mut kept = BTreeMap::new();
+    for (name, by) in retention::kept(all, &policy.retention, &used) {
+        if !by.is_empty() {
+            kept.insert(name.to_owned(), by);
+            continue;
+        }
+        match api.delete(name, &DeleteParams::default()).await {
             Ok(_) => tracing::info!(backup = name, "expired"),
             Err(kube::Error::Api(answer)) if answer.code == 404 => {}
             Err(error) => return Err(error.into()),
         }
     }
+    for backup in backups {
+        if let Some(by) = kept.get(&backup.name_any()) {
+            tell_kept(&api, backup, by).await?;
+        }
+    }
     Ok(())
+}
+
+/// Writes what keeps a backup, if that is something new. It is merged: what its Jobs say of it, and who said it, stays.
+async fn tell_kept(api: &Api<CodexBackup>, backup: &CodexBackup, by: &[&str]) -> Result<(), Error> {
+    if backup.status.iter().flat_map(|s| &s.kept_by).eq(by) {
+        return Ok(());
+    }
+    let by = (!by.is_empty()).then_some(by);
+    let patch = json!({"metadata": {"uid": backup.metadata.uid}, "status": {"keptBy": by}});
+    let (name, params) = (backup.name_any(), PatchParams::default());
+    match api.patch_status(&name, &params, &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        // It is gone, or another one by now.
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The latest backup that has something stored.

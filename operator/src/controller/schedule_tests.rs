@@ -174,6 +174,9 @@ async fn over_fifty_runs_each_expires_once_with_its_files_and_never_the_last_ver
             (5..35).contains(&run),
             "run {run}: the one in use stays as long as it is"
         );
+        if run == 20 {
+            assert_eq!(kept_by(&api, 5), json!(["restore"]));
+        }
         // Four, of three days at most two more, the verified one, and the one in use.
         assert!(there.len() <= 4 + 2 + 1 + 1, "run {run}: {there:?}");
     }
@@ -185,4 +188,50 @@ async fn over_fifty_runs_each_expires_once_with_its_files_and_never_the_last_ver
     let by_job: BTreeSet<_> = pruned.keys().cloned().collect();
     assert_eq!(by_job, deleted, "what goes goes with its files");
     assert!(pruned.values().all(|jobs| *jobs == 1), "{pruned:?}");
+    for (run, by) in [
+        (27, json!(["latestVerified"])),
+        (42, json!(["keepDaily"])),
+        (46, json!(["keepLast", "keepDaily"])),
+        (47, json!(["keepLast"])),
+        (49, json!(["keepLast", "keepDaily"])),
+    ] {
+        assert_eq!(kept_by(&api, run), by, "run {run}");
+    }
+}
+
+/// What a backup says that keeps it.
+fn kept_by(api: &FakeApi, run: i64) -> Value {
+    let path = format!("{SHOP}/codexbackups/{}", name(run));
+    api.get(&path).unwrap()["status"]["keptBy"].take()
+}
+
+#[tokio::test]
+async fn what_keeps_a_backup_is_written_when_it_changes_and_beside_what_its_jobs_wrote() {
+    let api = FakeApi::start().await;
+    for run in 0..4 {
+        let path = format!("{SHOP}/codexbackups/{}", name(run));
+        api.put(&path, &backup(run));
+    }
+    let look = async |store: &CodexStore| {
+        let backups = all(&api, "codexbackups");
+        expire(&operator(&api), store, &backups, &[], None)
+            .await
+            .unwrap();
+        api.count("PATCH", "/status")
+    };
+    let mut store = orders();
+    assert_eq!(look(&store).await, 4);
+    assert_eq!(look(&store).await, 4, "nothing has changed");
+    assert_eq!(kept_by(&api, 3), json!(["keepLast", "keepDaily"]));
+    let mut written = api
+        .get(&format!("{SHOP}/codexbackups/{}", name(3)))
+        .unwrap();
+    let status = written["status"].as_object_mut().unwrap();
+    status.remove("keptBy");
+    assert_eq!(written["status"], backup(3)["status"]);
+    // Without a policy nothing expires.
+    store.spec.backup = None;
+    look(&store).await;
+    assert_eq!(kept_by(&api, 3), Value::Null);
+    assert_eq!(there(&api).len(), 4);
 }

@@ -131,6 +131,11 @@ fn three_members_are_backed_up_verified_shown_expired_and_restored_without_the_c
             other => Err(format!("{other:?}")),
         }
     });
+    for name in ["second", "third"] {
+        backup_is(&ns, name, "it says what keeps it", |s| {
+            s["keptBy"] == json!(["keepLast"])
+        });
+    }
     let dirs = ns.sh("look", "app", "ls /b/*/orders").out;
     assert_eq!(
         dirs.split_whitespace().collect::<Vec<_>>(),

@@ -150,7 +150,7 @@ pub struct S3 {
     pub endpoint: Option<String>,
 
     /// Whether the bucket's name is part of the host name (`bucket.host`), and not of the path. By default it is for Amazon,
-    /// and not with `endpoint`.
+    /// and not with `endpoint`; with both it is put before the host in `endpoint`, unless that begins with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_hosted_style: Option<bool>,
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use codexstore_crds::backup as crd;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
@@ -60,7 +60,9 @@ impl Access {
 /// The client of the bucket that a destination names.
 pub fn of(destination: &crd::Destination, access: &Access) -> Result<Arc<dyn ObjectStore>> {
     if let Some(wanted) = &destination.s3 {
-        return s3(wanted, access).with_context(|| format!("use the bucket {}", wanted.bucket));
+        let bucket = s3(wanted, access);
+        let bucket = bucket.with_context(|| format!("use the bucket {}", wanted.bucket))?;
+        return Ok(Arc::new(bucket));
     }
     if let Some(wanted) = &destination.gcs {
         return gcs(wanted, access).with_context(|| format!("use the bucket {}", wanted.bucket));
@@ -87,7 +89,8 @@ pub fn told(error: impl Into<anyhow::Error>) -> anyhow::Error {
     error
 }
 
-fn s3(s3: &crd::S3, access: &Access) -> Result<Arc<dyn ObjectStore>> {
+fn s3(s3: &crd::S3, access: &Access) -> Result<AmazonS3> {
+    let in_host = s3.virtual_hosted_style.unwrap_or(s3.endpoint.is_none());
     let builder = match access.credentials {
         Some(_) => access.to(AmazonS3Builder::new(), AmazonS3Builder::with_config),
         None => AmazonS3Builder::from_env(),
@@ -95,9 +98,7 @@ fn s3(s3: &crd::S3, access: &Access) -> Result<Arc<dyn ObjectStore>> {
     let mut builder = builder
         .with_bucket_name(&s3.bucket)
         .with_region(s3.region.as_deref().unwrap_or("us-east-1"))
-        .with_virtual_hosted_style_request(
-            s3.virtual_hosted_style.unwrap_or(s3.endpoint.is_none()),
-        );
+        .with_virtual_hosted_style_request(in_host);
     if let Some(encryption) = s3.server_side_encryption {
         let kind = match encryption {
             crd::ServerSideEncryption::Aes256 => "AES256",
@@ -111,13 +112,27 @@ fn s3(s3: &crd::S3, access: &Access) -> Result<Arc<dyn ObjectStore>> {
         builder = builder.with_config(key, id);
     }
     if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(address(endpoint));
+        let address = address(endpoint);
+        builder = builder.with_endpoint(if in_host {
+            address_of(&s3.bucket, address)
+        } else {
+            address.to_owned()
+        });
     }
     let options = options(s3.endpoint.as_deref(), access)?;
     let builder = builder
         .with_client_options(options)
         .with_retry(retry(access));
-    Ok(Arc::new(builder.build()?))
+    Ok(builder.build()?)
+}
+
+/// The address of a bucket whose name is part of the host's: the client takes it whole. One that begins with the bucket has it already.
+fn address_of(bucket: &str, address: &str) -> String {
+    let named = format!("{bucket}.");
+    match address.split_once("://") {
+        Some((scheme, host)) if !host.starts_with(&named) => format!("{scheme}://{named}{host}"),
+        _ => address.to_owned(),
+    }
 }
 
 fn gcs(gcs: &crd::Gcs, access: &Access) -> Result<Arc<dyn ObjectStore>> {
@@ -530,3 +545,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bucket_requests.rs"]
+mod requests;

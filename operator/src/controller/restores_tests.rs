@@ -130,3 +130,22 @@ async fn dying_at_any_call_ends_a_failed_restore_in_the_same_state() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_member_without_a_claim_is_restored_where_a_restore_names_it() {
+    let api = restored(json!({}), json!([])).await;
+    api.remove(JOB);
+    let store = api.get(STORE).unwrap();
+    assert!(store["spec"]["volume"]["ephemeral"].is_object(), "{store}");
+    let mut asked = api.get(RESTORE).unwrap();
+    asked["spec"]["members"] = json!([{"pod": "web-9", "from": "web-0"}]);
+    api.put(RESTORE, &asked);
+    look_at(&api).await;
+    let job = api.get(JOB).expect("its Job");
+    assert_eq!(job["metadata"]["labels"][names::RESTORE_LABEL], "back");
+    // Which member gets what, the Job reads in the resource.
+    let pod = &job["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].to_string();
+    assert!(args.contains("restore") && args.contains("back"), "{args}");
+    assert_eq!(seen(&api).spec.members[0].from.as_deref(), Some("web-0"));
+}

@@ -300,6 +300,49 @@ fn a_member_that_runs_gets_another_past_and_what_it_had_is_set_aside() {
 }
 
 #[test]
+fn a_member_without_a_claim_gets_what_another_one_had_where_a_restore_names_it() {
+    let Some(ns) = namespace("unclaimed") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store(
+        "orders",
+        json!({"volume": {"ephemeral": {}}, "backup": {"destination": {"claim": "backups"}}}),
+    );
+    let pod = |name: &str| {
+        ns.create(&objects::pod(name, Some("orders")));
+        ns.pod_ready(name);
+    };
+    pod("app-0");
+    assert_eq!(ns.put("app-0", "k", "from app-0"), 201);
+    take(&ns, "first");
+    // What it held goes with it, and no other one gets that by itself.
+    ns.delete_and_wait("pods/app-0");
+    pod("app-1");
+    assert_eq!(ns.value("app-1", "k"), None);
+    assert_eq!(ns.put("app-1", "own", "v"), 201);
+    assert!(ns.list("codexrestores").is_empty());
+
+    let from = json!({"members": [{"pod": "app-1", "from": "app-0"}]});
+    ns.create(&restore("named", from));
+    let named = restore_is(&ns, "named", "it has ended", |s| {
+        s["completedAt"].is_string()
+    });
+    let member = &named["members"][0];
+    assert_eq!(
+        (&named["phase"], &member["from"], &member["backup"]),
+        (&json!("Succeeded"), &json!("app-0"), &json!("first")),
+        "{named}"
+    );
+    let aside = member["setAside"].as_str().unwrap();
+    assert!(aside.starts_with("data.before-"), "{named}");
+    assert_eq!(ns.sidecar_restarts("app-1"), 0);
+    assert_eq!(ns.value("app-1", "k"), Some("from app-0".to_owned()));
+    assert_eq!(ns.value("app-1", "own"), None);
+    assert_eq!(ns.put("app-1", "after", "it goes on"), 201);
+}
+
+#[test]
 fn a_restore_says_what_it_waits_for() {
     let Some(ns) = namespace("waits") else {
         return;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 /// How long the same event about the same object is not repeated.
-const QUIET: Duration = Duration::from_mins(10);
+pub const QUIET: Duration = Duration::from_mins(10);
 /// Bytes that the API server takes as an event's note.
 const MAX_NOTE: usize = 1000;
 

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
@@ -53,6 +54,12 @@ pub fn is_of(pod: &Pod, store: &str) -> bool {
 fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {
     let all = pod.status.as_ref()?.init_container_statuses.as_ref()?;
     all.iter().find(|c| c.name == names::CONTAINER)
+}
+
+/// When the sidecar that runs was started.
+pub fn started_at(pod: &Pod) -> Option<Timestamp> {
+    let running = sidecar(pod)?.state.as_ref()?.running.as_ref()?;
+    running.started_at.as_ref().map(|at| at.0)
 }
 
 /// Whether the sidecar has ever run in this pod: only then can there be data.

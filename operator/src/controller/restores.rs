@@ -17,6 +17,7 @@ use codexstore_crds::{
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -30,8 +31,9 @@ use tracing::{error, info, warn};
 
 use super::archive;
 use super::copies::{self, Not};
+use super::events;
 use super::job_run::{self, Run, run_of};
-use super::members::Member;
+use super::members::{self, Member};
 use super::problem::{self, Problem};
 use super::reconcile::jitter;
 use super::told::{self, Over};
@@ -433,14 +435,18 @@ pub async fn on_start(
         return Ok(problems);
     }
     for member in members {
-        let waits =
-            matches!(&member.answer, Some(Ok(status)) if status.state == State::AwaitingRestore);
+        let says = |state| matches!(&member.answer, Some(Ok(status)) if status.state == state);
+        let waits = says(State::AwaitingRestore);
         let lives = member.pod.metadata.deletion_timestamp.is_none();
+        let name = named(member.pod.uid());
+        let known = restores.iter().find(|r| r.name_any() == name);
+        if lives && says(State::Ready) && known.is_none() && store.spec.restores_on_start() {
+            opened(shared, &member.pod).await;
+        }
         if !waits || !lives {
             continue;
         }
-        let name = named(member.pod.uid());
-        let Some(restore) = restores.iter().find(|r| r.name_any() == name) else {
+        let Some(restore) = known else {
             let made = api
                 .create(&PostParams::default(), &of_member(store, member, &name))
                 .await;
@@ -486,6 +492,17 @@ pub async fn on_start(
         }
     }
     Ok(problems)
+}
+
+/// Tells that a member found its store and nothing was restored: once for each start, since later ones are not told of.
+async fn opened(shared: &Shared, pod: &Pod) {
+    let now = Timestamp::now();
+    let age = members::started_at(pod).map(|at| now.duration_since(at).unsigned_abs());
+    if age.is_some_and(|age| age < events::QUIET) {
+        let note = "its volume holds a store, which was opened: nothing is restored";
+        let about = pod.object_ref(&());
+        shared.events.normal(&about, "DataPresent", note).await;
+    }
 }
 
 /// Name of the restore of the member in a pod: one for each, however often it is looked at.

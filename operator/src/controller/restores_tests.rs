@@ -1,7 +1,8 @@
+use codexstore_api::Status;
 use codexstore_crds::codex_restore::MAX_RESTORE_NAME;
 
 use super::super::fake_api::{FakeApi, Fault};
-use super::super::fixtures::{pod, store};
+use super::super::fixtures::{claim_store, pod, store};
 use super::super::scripted::{STORE, operator};
 use super::*;
 
@@ -148,4 +149,102 @@ async fn a_member_without_a_claim_is_restored_where_a_restore_names_it() {
     let args = pod["containers"][0]["args"].to_string();
     assert!(args.contains("restore") && args.contains("back"), "{args}");
     assert_eq!(seen(&api).spec.members[0].from.as_deref(), Some("web-0"));
+}
+
+/// A member that says this of itself, whose sidecar was started so many seconds ago.
+fn says(state: State, started: i64) -> Member {
+    let mut pod = pod("web-0");
+    let at = Timestamp::from_second(Timestamp::now().as_second() - started).unwrap();
+    let status = json!({"initContainerStatuses": [{"name": names::CONTAINER, "image": "", "imageID": "", "ready": true,
+        "restartCount": 0, "state": {"running": {"startedAt": at.to_string()}}}]});
+    pod.status = serde_json::from_value(status).unwrap();
+    let status = Status {
+        state,
+        ..Status::default()
+    };
+    Member {
+        pod: Arc::new(pod),
+        answer: Some(Ok(status)),
+    }
+}
+
+const RESTORES: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexrestores";
+const BACKUP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop/codexbackups/last";
+
+/// A store whose members are restored on their start.
+fn if_empty() -> CodexStore {
+    let mut store = claim_store("1Gi");
+    let policy = json!({"destination": {"claim": "b"}});
+    store.spec.backup = serde_json::from_value(policy).unwrap();
+    store.spec.restore = serde_json::from_value(json!({"onStart": "IfEmpty"})).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn only_a_member_that_waits_is_restored_whatever_there_is_at_the_destination() {
+    // A backup of it, none, and a destination that failed: what is there a Job finds out, once there is a member that waits.
+    let member = json!([{"pod": "web-0", "stored": true}]);
+    let unreachable = json!([{"type": "DestinationUnreachable", "status": "True", "reason": "DestinationFailed", "message": "",
+        "lastTransitionTime": "2026-11-01T00:00:00Z"}]);
+    let destinations = [
+        Some(json!({"phase": "Succeeded", "members": member})),
+        None,
+        Some(json!({"phase": "Failed", "conditions": unreachable})),
+    ];
+    for status in destinations {
+        for (state, restored, told) in [
+            (State::Ready, false, Some("DataPresent")),
+            (State::AwaitingRestore, true, None),
+            (State::IntegrityError, false, None),
+        ] {
+            let case = format!("{state:?}, {status:?}");
+            let api = FakeApi::start().await;
+            api.put(STORE, &if_empty());
+            if let Some(status) = &status {
+                let backup = json!({"metadata": {"name": "last", "namespace": "shop"}, "spec": {"storeRef": {"name": "orders"}},
+                    "status": status});
+                api.put(BACKUP, &backup);
+            }
+            let members = [says(state, 5)];
+            let operator = operator(&api);
+            for _ in 0..2 {
+                let restores = api.all::<CodexRestore>(RESTORES);
+                let problems = on_start(&operator, &if_empty(), &members, &restores).await;
+                assert!(problems.unwrap().is_empty(), "{case}");
+            }
+            let made = api.all::<CodexRestore>(RESTORES);
+            assert_eq!(made.len(), usize::from(restored), "{case}");
+            assert!(made.iter().all(|made| made.spec.on_start), "{case}");
+            let wanted: Vec<_> = told
+                .map(|reason| (reason.to_owned(), "web-0".to_owned()))
+                .into_iter()
+                .collect();
+            assert_eq!(api.events(), wanted, "{case}");
+            assert_eq!(
+                api.writes(),
+                1 - usize::from(state == State::IntegrityError)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn that_a_member_found_its_data_is_told_of_its_start_and_not_later_or_of_a_restore() {
+    let api = FakeApi::start().await;
+    let operator = operator(&api);
+    let long_ago = [says(State::Ready, 3600)];
+    on_start(&operator, &if_empty(), &long_ago, &[])
+        .await
+        .unwrap();
+    let now = [says(State::Ready, 5)];
+    let name = restore_name(&if_empty(), &now[0].pod.uid().unwrap());
+    let mut done = of_member(&if_empty(), &now[0], &name);
+    let status = json!({"phase": "Succeeded"});
+    done.status = serde_json::from_value(status).unwrap();
+    let done = [Arc::new(done)];
+    on_start(&operator, &if_empty(), &now, &done).await.unwrap();
+    let mut never = if_empty();
+    never.spec.restore = None;
+    on_start(&operator, &never, &now, &[]).await.unwrap();
+    assert_eq!(api.calls(), []);
 }

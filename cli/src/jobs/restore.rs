@@ -1,5 +1,6 @@
 //! `job restore`: members get what a backup holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use codexstore_crds::codex_backup::{condition, phase, took};
 use codexstore_crds::codex_restore::{CodexRestoreStatus, RestoredMember};
 use codexstore_crds::pairs::pairs;
 use codexstore_crds::{CodexRestore, CodexStore, jobs, names, status::bounded};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt};
@@ -71,6 +72,7 @@ pub async fn restore(cluster: &Cluster, asked: Asked<'_>, holder: &str) -> Resul
         named,
         recorded: asked.recorded,
         left: Vec::new(),
+        pods: BTreeMap::new(),
         heals: false,
         status: CodexRestoreStatus {
             // It stays until this has ended.
@@ -152,6 +154,8 @@ struct Run<'a> {
     recorded: bool,
     /// Members of that backup which no member of the copy gets.
     left: Vec<String>,
+    /// The pods of all members, by name.
+    pods: BTreeMap<String, ObjectReference>,
     /// Whether something failed that may go well the next time.
     heals: bool,
     status: CodexRestoreStatus,
@@ -162,6 +166,8 @@ impl Run<'_> {
         let stock = self.stock().await?;
         let pods = self.cluster.pods(&self.store.name_any()).await?;
         let pods: Vec<_> = pods.into_iter().filter(is_member).collect();
+        let about = pods.iter().map(|pod| (pod.name_any(), pod.object_ref(&())));
+        self.pods = about.collect();
         let targets = self.targets(&stock, &pods)?;
         let total = targets.len();
         for (name, from) in targets {
@@ -478,6 +484,7 @@ impl Run<'_> {
         self.cluster
             .event(&about, "Restore", good, &event, note.trim_end())
             .await;
+        self.tell_pods().await;
         self.tell_source().await;
         eprintln!("cxr/{name}: {reason}, members {ready}");
         Ok(())
@@ -485,6 +492,28 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
+    /// Tells each member's pod of its own restore: who looks at that should not have to know which restores there are.
+    async fn tell_pods(&self) {
+        let name = self.restore.name_any();
+        for member in &self.status.members {
+            let event = match (member.restored, &member.backup) {
+                (true, Some(_)) => "RestoreSucceeded",
+                (true, None) => "NothingToRestore",
+                // It goes on waiting, and is tried again each minute: the operator tells it, and not each time.
+                (false, _) if self.restore.spec.on_start => continue,
+                (false, _) => "RestoreFailed",
+            };
+            let Some(about) = self.pods.get(&member.pod) else {
+                continue;
+            };
+            let note = format!("restore {name}: {}", words(member));
+            let about = [about.clone()];
+            self.cluster
+                .event(&about, "Restore", member.restored, event, &note)
+                .await;
+        }
+    }
+
     /// Tells of a copy where the data came from: whoever looks after that should see where it went.
     async fn tell_source(&self) {
         let (true, Some(backup)) = (self.is_copy(), &self.status.backup) else {

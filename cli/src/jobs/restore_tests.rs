@@ -1,7 +1,7 @@
 use codexstore_crds::codex_backup::last_try;
 use serde_json::{Value, json};
 
-use super::super::scripted::serve;
+use super::super::scripted;
 use super::*;
 
 #[test]
@@ -21,7 +21,6 @@ fn a_try_that_restored_nothing_has_not_ended_and_keeps_its_backup() {
 
 /// How a try ends where nothing is mounted as the destination, and the statuses that it wrote.
 async fn one_try(policy: Value, restore: Value, status: Value) -> (Result<()>, Vec<Value>) {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let object = |kind: &str, name: &str, spec: Value, status: Value| {
         json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": "u"},
             "spec": spec, "status": status})
@@ -32,8 +31,8 @@ async fn one_try(policy: Value, restore: Value, status: Value) -> (Result<()>, V
         spec[key] = value.clone();
     }
     let restore = object("CodexRestore", "back", spec, status);
-    let (address, asked) = serve(move |line, _| {
-        let answer = if line.contains("/leases/") {
+    let (cluster, asked) = scripted::cluster(move |line| {
+        if line.contains("/leases/") {
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "cxs-orders-backup"}})
         } else if line.contains("/codexrestores/") {
             restore.clone()
@@ -43,15 +42,9 @@ async fn one_try(policy: Value, restore: Value, status: Value) -> (Result<()>, V
             json!({"metadata": {}, "items": []})
         } else {
             json!({})
-        };
-        (200, None, answer.to_string().into_bytes())
+        }
     })
     .await;
-    let config = kube::Config::new(format!("http://{address}").parse().unwrap());
-    let cluster = Cluster {
-        client: kube::Client::try_from(config).unwrap(),
-        namespace: "shop".to_owned(),
-    };
     let asks = Asked {
         restore: "back",
         backup: None,
@@ -93,4 +86,75 @@ async fn what_may_heal_leaves_the_end_to_the_operator_and_what_does_not_has_fail
     }
     let over = one_try(claim(), json!({}), json!({"phase": "Failed"})).await;
     assert!(over.0.is_ok() && over.1.is_empty());
+}
+
+/// What pods are told of a restore that has ended so, as (pod, type, reason).
+async fn pods_told(on_start: bool, members: Vec<RestoredMember>) -> Vec<(String, String, String)> {
+    let store = CodexStore::new("orders", codexstore_crds::CodexStoreSpec::default());
+    let mut restore = CodexRestore::new("back", codexstore_crds::CodexRestoreSpec::default());
+    restore.spec.store_ref.name = "orders".to_owned();
+    restore.spec.on_start = on_start;
+    let answer = serde_json::to_value(&restore).unwrap();
+    let (cluster, asked) = scripted::cluster(move |_| answer.clone()).await;
+    let pod = |name: &str| ObjectReference {
+        kind: Some("Pod".to_owned()),
+        name: Some(name.to_owned()),
+        namespace: Some("shop".to_owned()),
+        ..ObjectReference::default()
+    };
+    let pods = ["web-0", "web-1", "web-2"].map(|name| (name.to_owned(), pod(name)));
+    let mut run = Run {
+        cluster: &cluster,
+        store: &store,
+        restore: &restore,
+        named: None,
+        recorded: false,
+        left: Vec::new(),
+        pods: pods.into(),
+        heals: false,
+        status: CodexRestoreStatus {
+            members,
+            ..CodexRestoreStatus::default()
+        },
+    };
+    run.sum(None);
+    run.finish().await.unwrap();
+    let all = scripted::events(&asked);
+    let own = all.iter().filter(|e| e["regarding"]["kind"] == "Pod");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    own.map(|e| {
+        (
+            text(&e["regarding"]["name"]),
+            text(&e["type"]),
+            text(&e["reason"]),
+        )
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn each_pod_is_told_of_its_own_restore_and_one_that_waits_on_of_no_try() {
+    let member = |pod: &str, restored: bool, backup: Option<&str>| RestoredMember {
+        pod: pod.to_owned(),
+        restored,
+        backup: backup.map(str::to_owned),
+        ..RestoredMember::default()
+    };
+    let members = || {
+        vec![
+            member("web-0", true, Some("monday")),
+            member("web-1", true, None),
+            member("web-2", false, None),
+            // Named, and not there.
+            member("web-3", false, None),
+        ]
+    };
+    let told = |pod: &str, type_: &str, reason: &str| (pod.into(), type_.into(), reason.into());
+    let good = [
+        told("web-0", "Normal", "RestoreSucceeded"),
+        told("web-1", "Normal", "NothingToRestore"),
+    ];
+    assert_eq!(pods_told(true, members()).await, good);
+    let all = [&good[..], &[told("web-2", "Warning", "RestoreFailed")]].concat();
+    assert_eq!(pods_told(false, members()).await, all);
 }

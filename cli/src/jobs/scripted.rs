@@ -8,6 +8,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::cluster::Cluster;
+
 /// Status, what is told in the header, and the body.
 pub type Answer = (u16, Option<Value>, Vec<u8>);
 /// What was asked, and the body.
@@ -52,6 +54,28 @@ pub async fn serve(
         }
     });
     (address, asked)
+}
+
+/// A cluster whose API server answers each request with what `answer` makes of its first line.
+pub async fn cluster(answer: impl Fn(&str) -> Value + Send + Sync + 'static) -> (Cluster, Asked) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (address, asked) =
+        serve(move |line, _| (200, None, answer(line).to_string().into_bytes())).await;
+    let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    let cluster = Cluster {
+        client: kube::Client::try_from(config).unwrap(),
+        namespace: "shop".to_owned(),
+    };
+    (cluster, asked)
+}
+
+/// The events that were published there.
+pub fn events(asked: &Asked) -> Vec<Value> {
+    let asked = asked.lock().unwrap();
+    let events = asked.iter().filter(|(line, _)| line.contains("/events"));
+    events
+        .map(|(_, body)| serde_json::from_str(body).unwrap())
+        .collect()
 }
 
 async fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, String)> {

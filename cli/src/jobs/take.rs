@@ -10,7 +10,7 @@ use codexstore_crds::codex_backup::{
 };
 use codexstore_crds::jobs::{MANIFEST, Manifest};
 use codexstore_crds::{CodexBackup, CodexStore, is_injected, jobs, names, status::bounded};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
@@ -125,6 +125,8 @@ struct Run<'a> {
     escrowed: Option<Condition>,
     /// Whether the destination failed.
     unreachable: bool,
+    /// The pods of members that are not stored, and why.
+    missed: Vec<(ObjectReference, String)>,
 }
 
 impl<'a> Run<'a> {
@@ -166,6 +168,7 @@ impl<'a> Run<'a> {
             manifest: None,
             escrowed: None,
             unreachable: false,
+            missed: Vec::new(),
         })
     }
 
@@ -197,6 +200,7 @@ impl<'a> Run<'a> {
                     self.unreachable |= error.is::<AtDestination>();
                     let why = format!("{error:#}");
                     eprintln!("{name}: {why}");
+                    self.missed.push((pod.object_ref(&()), why.clone()));
                     BackupMember {
                         pod: name,
                         message: Some(bounded(&why)),
@@ -360,6 +364,13 @@ impl<'a> Run<'a> {
         self.cluster
             .event(&about, "Backup", whole, &event, note.trim_end())
             .await;
+        // Who looks at a pod should not have to know which backups there are.
+        for (pod, why) in std::mem::take(&mut self.missed) {
+            let note = format!("backup {name}: it is not stored: {why}");
+            self.cluster
+                .event(&[pod], "Backup", false, "BackupFailed", &note)
+                .await;
+        }
         eprintln!("cxb/{name}: {reason}, members {ready}");
         Ok(())
     }
@@ -428,7 +439,9 @@ pub fn random() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use codexstore_crds::codex_backup::last_try;
+    use serde_json::json;
 
+    use super::super::scripted;
     use super::*;
 
     #[tokio::test]
@@ -460,6 +473,52 @@ mod tests {
         undo(&destination, "now", Some("now/m.json"), &mut members).await;
         assert!(!file.exists() && !dir.path().join("now/m.json").exists());
         assert!(!members[0].stored && members[0].message.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_pod_of_a_member_that_is_not_stored_is_told_so_once() {
+        let mut store = CodexStore::new("orders", codexstore_crds::CodexStoreSpec::default());
+        let policy = json!({"destination": {"claim": "b"}});
+        store.spec.backup = serde_json::from_value(policy).unwrap();
+        let backup = scheduled(&store, "cxs-orders-backup-29367390");
+        let answer = serde_json::to_value(&backup).unwrap();
+        let (cluster, asked) = scripted::cluster(move |_| answer.clone()).await;
+        let mut run = Run::begin(&cluster, &store, &backup).unwrap();
+        let member = |pod: &str, stored| BackupMember {
+            pod: pod.to_owned(),
+            stored,
+            ..BackupMember::default()
+        };
+        run.status.members = vec![member("web-0", true), member("web-1", false)];
+        let mut pod = Pod::default();
+        pod.metadata.name = Some("web-1".to_owned());
+        pod.metadata.namespace = Some("shop".to_owned());
+        pod.metadata.uid = Some("u1".to_owned());
+        run.missed
+            .push((pod.object_ref(&()), "no answer".to_owned()));
+        run.sum();
+        run.finish().await.unwrap();
+        let told = scripted::events(&asked);
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let all = told.iter();
+        let all: Vec<_> = all
+            .map(|e| (text(&e["regarding"]["kind"]), text(&e["reason"])))
+            .collect();
+        let wanted = [
+            ("CodexBackup", "BackupPartiallyFailed"),
+            ("CodexStore", "BackupPartiallyFailed"),
+            ("Pod", "BackupFailed"),
+        ];
+        let wanted = wanted.map(|(kind, reason)| (kind.to_owned(), reason.to_owned()));
+        assert_eq!(all, wanted);
+        let pod = &told[2];
+        assert_eq!(pod["type"], "Warning");
+        assert_eq!(pod["regarding"]["uid"], "u1");
+        let note = pod["note"].as_str().unwrap();
+        assert!(
+            note.contains("orders-29367390") && note.contains("no answer"),
+            "{note}"
+        );
     }
 
     #[test]

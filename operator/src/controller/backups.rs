@@ -30,6 +30,7 @@ use tracing::{error, warn};
 use super::job_run::{self, Run, run_of};
 use super::kept::{self, Written};
 use super::reconcile::jitter;
+use super::tell;
 use super::told::{self, Over};
 use super::{Error, Shared, api};
 
@@ -315,9 +316,24 @@ impl One<'_> {
                         .warning(&about, "BackupFailed", &note)
                         .await;
                 }
+                self.warn_pods(&live).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// Tells the pods of members that are not stored.
+    async fn warn_pods(&self, status: &CodexBackupStatus) -> Result<(), Error> {
+        let name = self.backup.name_any();
+        let missed = status.members.iter().filter(|m| !m.stored);
+        let missed = missed.map(|m| {
+            let why = m.message.as_deref().unwrap_or("its Job has failed");
+            let note = format!("backup {name}: it is not stored: {why}");
+            (m.pod.as_str(), note)
+        });
+        let store = &self.backup.spec.store_ref.name;
+        let missed = missed.collect();
+        tell::warn_pods(self.shared, &self.namespace, store, "BackupFailed", &missed).await
     }
 
     /// Deletes what is stored, then lets go.

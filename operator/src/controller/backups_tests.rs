@@ -1,5 +1,5 @@
 use super::super::fake_api::FakeApi;
-use super::super::fixtures::store;
+use super::super::fixtures::{pod, store};
 use super::super::scripted::{STORE, operator};
 use super::*;
 
@@ -135,6 +135,34 @@ async fn a_job_that_has_failed_ends_its_backup_with_what_its_last_try_said() {
     // It is the end.
     look_at(&api).await;
     assert_eq!(api.count("PATCH", "codexbackups/now/status"), 1);
+}
+
+#[tokio::test]
+async fn the_pod_of_a_member_that_no_try_stored_is_told_so_once() {
+    let mut tried = failed_try();
+    let other = json!({"pod": "web-1", "stored": true});
+    tried["members"].as_array_mut().unwrap().push(other);
+    let api = taken(tried, job_failed()).await;
+    for name in ["web-0", "web-1", "web-2"] {
+        let path = format!("/api/v1/namespaces/shop/pods/{name}");
+        api.put(&path, &pod(name));
+    }
+    for _ in 0..2 {
+        look_at(&api).await;
+    }
+    let all = api.whole_events();
+    let mut pods = all.iter().filter(|e| e["regarding"]["kind"] == "Pod");
+    let told = pods.next().unwrap();
+    assert_eq!(
+        (&told["reason"], &told["regarding"]["uid"]),
+        (&json!("BackupFailed"), &json!("web-0-uid"))
+    );
+    let note = told["note"].as_str().unwrap();
+    assert!(
+        note.contains("backup now") && note.contains("no answer"),
+        "{note}"
+    );
+    assert_eq!(pods.next(), None);
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use super::job_run::{self, Run, run_of};
 use super::members::{self, Member};
 use super::problem::{self, Problem};
 use super::reconcile::jitter;
+use super::tell;
 use super::told::{self, Over};
 use super::{Error, Shared, api};
 
@@ -160,6 +161,7 @@ impl One<'_> {
                 let why = ended.failure(last_try(&live.conditions));
                 self.end(&live, &why).await?;
                 self.tell_store(&why).await?;
+                self.warn_pods(&live).await?;
                 Ok(None)
             }
         }
@@ -411,6 +413,22 @@ impl One<'_> {
                 .await;
         }
         Ok(())
+    }
+
+    /// Tells the pods of members that are not restored. One that waits is told where it is looked at.
+    async fn warn_pods(&self, status: &CodexRestoreStatus) -> Result<(), Error> {
+        if self.restore.spec.on_start {
+            return Ok(());
+        }
+        let name = self.restore.name_any();
+        let missed = status.members.iter().filter(|m| !m.restored);
+        let missed = missed.map(|m| {
+            let why = m.message.as_deref().unwrap_or("its Job has failed");
+            (m.pod.as_str(), format!("restore {name}: {why}"))
+        });
+        let (store, missed) = (&self.restore.spec.store_ref.name, missed.collect());
+        let reason = problem::RESTORE_FAILED;
+        tell::warn_pods(self.shared, &self.namespace, store, reason, &missed).await
     }
 
     /// False if it is gone, or another one by now.

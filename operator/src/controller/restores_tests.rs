@@ -103,6 +103,24 @@ async fn a_job_that_has_failed_ends_its_restore_with_what_its_last_try_said() {
 }
 
 #[tokio::test]
+async fn the_pod_of_a_member_that_no_try_restored_is_told_so_but_for_one_that_waits_on() {
+    for on_start in [false, true] {
+        let api = restored(failed_try(), job_failed()).await;
+        let mut asked = api.get(RESTORE).unwrap();
+        asked["spec"]["onStart"] = json!(on_start);
+        api.put(RESTORE, &asked);
+        for name in ["web-0", "web-1"] {
+            let path = format!("/api/v1/namespaces/shop/pods/{name}");
+            api.put(&path, &pod(name));
+        }
+        look_at(&api).await;
+        let told = |of: &str| api.events().contains(&("RestoreFailed".into(), of.into()));
+        assert!(told("back") && told("orders") && !told("web-1"));
+        assert_eq!(told("web-0"), !on_start);
+    }
+}
+
+#[tokio::test]
 async fn the_end_that_a_job_wrote_wins_over_one_that_is_seen_late() {
     let api = restored(failed_try(), job_failed()).await;
     let cached = seen(&api);

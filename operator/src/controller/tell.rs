@@ -1,16 +1,18 @@
 //! What is told of a look: events and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use codexstore_crds::archive::Judged;
 use codexstore_crds::{CodexStore, CodexStoreStatus, names};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::keyring::Keyring;
 use super::problem::{self, Problem};
 use super::rotation::Rotations;
-use super::{Shared, claims, schedule};
+use super::{Error, Shared, claims, schedule};
 use crate::metrics::StoreLabels;
 
 /// Tells of problems on the store, and on the pods that they hold up: who looks at a pod that waits should not have to
@@ -60,6 +62,29 @@ pub async fn uninjected(shared: &Shared, pod: &Pod) -> Option<Problem> {
         problem::INJECTION_MISSING,
         format!("pod {}: {note}", pod.name_any()),
     ))
+}
+
+/// Tells pods of members of their own failure, in these words: who looks at one should not have to know which backups and restores there
+/// are.
+pub async fn warn_pods(
+    shared: &Shared,
+    namespace: &str,
+    store: &str,
+    reason: &'static str,
+    failed: &BTreeMap<&str, String>,
+) -> Result<(), Error> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let params = ListParams::default().labels(&format!("{}={store}", names::STORE_LABEL));
+    let pods = Api::<Pod>::namespaced(shared.client.clone(), namespace);
+    for pod in pods.list(&params).await?.items {
+        if let Some(note) = failed.get(pod.name_any().as_str()) {
+            let about = pod.object_ref(&());
+            shared.events.warning(&about, reason, note).await;
+        }
+    }
+    Ok(())
 }
 
 /// Tells of claims that were made or grow.

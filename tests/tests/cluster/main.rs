@@ -19,6 +19,7 @@ mod durability;
 mod escrow;
 mod keys;
 mod ledger;
+mod left;
 mod members;
 mod own_keys;
 mod protocol;

@@ -9,6 +9,12 @@ use crate::backups::{backup, backup_is, take, verified};
 const ACCESS: &str = "AKIDEXAMPLE";
 const SECRET: &str = "correct-horse-battery-staple";
 
+/// The Secret with what the server asks for.
+pub fn credentials() -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"},
+        "stringData": {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}})
+}
+
 /// A server in the namespace: plain on port 7070, with TLS on 7443, and a shell beside it that sees its files in /data.
 pub fn server(ns: &Namespace) {
     let host = format!("s3.{}.svc", ns.name);
@@ -25,10 +31,7 @@ pub fn server(ns: &Namespace) {
         &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "s3-ca"},
         "data": {"ca.crt": certificate.pem()}}),
     );
-    ns.create(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"},
-        "stringData": {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}}),
-    );
+    ns.create(&credentials());
     let image = std::env::var("CODEXSTORE_TEST_S3_IMAGE")
         .unwrap_or_else(|_| "localhost/codexstore-test-s3:1".into());
     let data = json!([{"name": "data", "mountPath": "/data"}, {"name": "tls", "mountPath": "/tls", "readOnly": true}]);

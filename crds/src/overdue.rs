@@ -1,12 +1,15 @@
-//! Whether a store's backups keep up with their schedule.
+//! How far the schedule of a store's backups is, and whether they keep up with it.
 
 use std::str::FromStr as _;
 
 use croner::Cron;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 
 use crate::backup::{BackupPolicy, Verify};
 use crate::codex_backup::{CodexBackup, phase};
+use crate::names;
+use crate::status::BackupSchedule;
 use crate::store::CodexStore;
 
 /// How many coming times of a schedule are looked at: a week of workdays, and a weekend.
@@ -23,18 +26,51 @@ pub fn period(policy: &BackupPolicy, now: Timestamp) -> Option<i64> {
 
 /// The same of a schedule in a time zone, by default UTC.
 pub(crate) fn period_of(schedule: &str, zone: Option<&str>, now: Timestamp) -> Option<i64> {
-    let cron = Cron::from_str(schedule).ok()?;
-    let zone = zone.map(TimeZone::get);
-    let zone = zone.and_then(Result::ok).unwrap_or(TimeZone::UTC);
-    let times: Vec<_> = cron
-        .iter_after(now.to_zoned(zone))
-        .take(TIMES)
-        .map(|time| time.timestamp().as_second())
-        .collect();
-    times
+    times(schedule, zone, now)
         .windows(2)
         .filter_map(|pair| Some(pair.get(1)? - pair.first()?))
         .max()
+}
+
+/// The next times of a schedule in a time zone, by default UTC, in seconds since 1970. None where it is none, or never comes again.
+fn times(schedule: &str, zone: Option<&str>, now: Timestamp) -> Vec<i64> {
+    let Ok(cron) = Cron::from_str(schedule) else {
+        return Vec::new();
+    };
+    let zone = zone.map(TimeZone::get);
+    let zone = zone.and_then(Result::ok).unwrap_or(TimeZone::UTC);
+    cron.iter_after(now.to_zoned(zone))
+        .take(TIMES)
+        .map(|time| time.timestamp().as_second())
+        .collect()
+}
+
+/// How far a schedule is. None without one.
+pub fn schedule<'a>(
+    policy: &BackupPolicy,
+    backups: impl IntoIterator<Item = &'a CodexBackup>,
+    now: Timestamp,
+) -> Option<BackupSchedule> {
+    let schedule = policy.schedule.as_deref()?;
+    let jobs = backups.into_iter().filter_map(|backup| {
+        let labels = backup.metadata.labels.as_ref()?;
+        time_of(labels.get(names::JOB_LABEL)?)
+    });
+    let next = || times(schedule, policy.time_zone.as_deref(), now);
+    let next = (!policy.suspend)
+        .then(next)
+        .and_then(|all| all.first().copied());
+    let next = next.and_then(|second| Timestamp::from_second(second).ok());
+    Some(BackupSchedule {
+        last_time: jobs.max().map(Time),
+        next_time: next.map(Time),
+    })
+}
+
+/// The time that a CronJob made a Job for: its name ends with the minutes since 1970.
+fn time_of(job: &str) -> Option<Timestamp> {
+    let minutes: i64 = job.rsplit('-').next()?.parse().ok()?;
+    Timestamp::from_second(minutes.checked_mul(60)?).ok()
 }
 
 /// Since when there should be a newer backup, in seconds since 1970: the last good one (verified where that is asked for; the
@@ -108,6 +144,44 @@ mod tests {
         let mut policy = store("0 3 * * *").spec.backup.unwrap();
         policy.time_zone = Some("Nowhere/Town".to_owned());
         assert_eq!(period(&policy, at("2026-11-25T10:07:00Z")), Some(86_400));
+    }
+
+    #[test]
+    fn the_last_and_the_next_time_are_those_of_the_schedule() {
+        let of_job = |job: Option<&str>| {
+            let mut backup = backup("2026-11-25T10:09:30Z");
+            let labels = job.map(|job| (names::JOB_LABEL.to_owned(), job.to_owned()));
+            backup.metadata.labels = Some(labels.into_iter().collect());
+            backup
+        };
+        // 2026-11-25T10:00:00Z and a quarter of an hour before, and one that somebody made.
+        let all = [
+            of_job(Some("cxs-orders-backup-29926680")),
+            of_job(Some("cxs-orders-backup-29926665")),
+            of_job(Some("cxs-orders-backup-now")),
+            of_job(None),
+        ];
+        let mut policy = store("*/15 * * * *").spec.backup.unwrap();
+        let said = |policy: &BackupPolicy, all: &[CodexBackup]| {
+            let said = schedule(policy, all, at("2026-11-25T10:07:00Z"))?;
+            let text = |time: Option<Time>| time.map(|time| time.0.to_string());
+            Some((text(said.last_time), text(said.next_time)))
+        };
+        let time = |text: &str| Some(text.to_owned());
+        let (last, next) = (time("2026-11-25T10:00:00Z"), time("2026-11-25T10:15:00Z"));
+        assert_eq!(said(&policy, &all), Some((last.clone(), next.clone())));
+        assert_eq!(said(&policy, &all[2..]), Some((None, next)));
+        policy.suspend = true;
+        assert_eq!(said(&policy, &all), Some((last.clone(), None)));
+        policy.suspend = false;
+        policy.schedule = Some("0 3 * * *".to_owned());
+        policy.time_zone = Some("Europe/Berlin".to_owned());
+        assert_eq!(
+            said(&policy, &all),
+            Some((last, time("2026-11-26T02:00:00Z")))
+        );
+        policy.schedule = None;
+        assert_eq!(said(&policy, &all), None);
     }
 
     #[test]

@@ -82,6 +82,10 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
 
+    /// How far the schedule of `spec.backup` is. Absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_schedule: Option<BackupSchedule>,
+
     /// The continuous archive, as far as its record says. Absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveStatus>,
@@ -96,6 +100,18 @@ pub struct CodexStoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// How far the schedule of a store's backups is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSchedule {
+    /// The last time of the schedule for which a backup was begun, as the backups that there are say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_time: Option<Time>,
+    /// Its next time; absent while it is suspended. Without `timeZone` it is told as if the controller manager's were UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_time: Option<Time>,
 }
 
 /// A backup.

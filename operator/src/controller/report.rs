@@ -86,6 +86,7 @@ pub fn status(store: &CodexStore, seen: Seen<'_>, now: &Time) -> CodexStoreStatu
     problems.extend(seen.keys.problems);
     problems.extend(seen.backups.problems);
     status.last_backup = seen.backups.last;
+    status.backup_schedule = seen.backups.schedule;
     status.archive = seen.archive.as_ref().map(|judged| judged.status.clone());
     problems.extend(member_problems(&seen.members));
     let mut waiting = seen.waiting_for;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use codexstore_crds::archive::Record;
 use codexstore_crds::backup::Destination;
 use codexstore_crds::codex_backup::{CodexBackupStatus, kept_by, phase};
-use codexstore_crds::status::LastBackup;
+use codexstore_crds::status::{BackupSchedule, LastBackup};
 use codexstore_crds::{CodexBackup, CodexRestore, CodexStore, jobs, names, overdue, retention};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -38,6 +38,8 @@ pub struct Backups {
     pub problems: Vec<Problem>,
     /// The latest that is stored.
     pub last: Option<LastBackup>,
+    /// How far the schedule is, if there is one.
+    pub schedule: Option<BackupSchedule>,
     /// Whether there should be a newer one by now.
     pub overdue: bool,
     /// Whether the latest that has ended failed at the destination that there is now.
@@ -71,6 +73,7 @@ pub async fn ensure(
     }
     seen.problems = apply(shared, store, recorded).await?;
     let now = Timestamp::now();
+    seen.schedule = overdue::schedule(policy, backups.iter().map(|b| &**b), now);
     seen.overdue = overdue::overdue(store, backups.iter().map(|b| &**b), now).is_some();
     if seen.overdue {
         let what = "there is no good backup within two periods of the schedule: `kubectl get cxb` shows how the latest went";

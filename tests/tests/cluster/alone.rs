@@ -4,3 +4,4 @@
 mod killed;
 mod operator;
 mod release;
+mod rotating;

@@ -17,6 +17,7 @@ mod clones;
 mod ctl;
 mod durability;
 mod escrow;
+mod held;
 mod keys;
 mod ledger;
 mod left;

@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 use crate::backups::take;
 use crate::reencrypt::{is_anew, reencrypted, states, uid};
 use crate::restores::restore_is;
-use crate::rotation::{WRITER, goes_on, key, member, members, none_failed, rotation, rotation_is};
+use crate::rotation::{
+    self, WRITER, goes_on, has_loaded, key, member, members, needs, none_failed, rotation,
+    rotation_is,
+};
 
 const SECRET: &str = "secrets/mine";
 
-fn spec(secret: &str) -> Value {
+pub fn spec(secret: &str) -> Value {
     json!({"volume": {"claim": {"size": "64Mi", "reclaimPolicy": "Delete"}}, "encryption": {"keys": {"secretRef": {"name": secret}}},
         "backup": {"destination": {"claim": "backups"}}})
 }
@@ -36,7 +39,7 @@ fn secret(name: &str, current: &str, ids: &[&str]) -> Value {
 
 /// Writes the whole Secret.
 #[track_caller]
-fn write(ns: &Namespace, current: &str, ids: &[&str]) {
+pub fn write(ns: &Namespace, current: &str, ids: &[&str]) {
     replace(ns, &secret("mine", current, ids));
 }
 
@@ -50,21 +53,8 @@ fn replace(ns: &Namespace, secret: &Value) {
     }
 }
 
-/// The running member needs these keys and no other.
 #[track_caller]
-fn needs(ns: &Namespace, pod: &str, ids: &[&str]) {
-    wait::until(&format!("{pod} needs {ids:?} only"), 2 * wait::LONG, || {
-        let said = member(ns, pod);
-        if said["neededKeyIds"] == json!(ids) {
-            Ok(())
-        } else {
-            Err(said.to_string())
-        }
-    });
-}
-
-#[track_caller]
-fn has_event(ns: &Namespace, reason: &str) {
+pub fn has_event(ns: &Namespace, reason: &str) {
     wait::until(&format!("the event {reason}"), wait::LONG, || {
         let all = ns.list("events");
         let reasons: Vec<_> = all.iter().map(|e| e["reason"].clone()).collect();
@@ -77,7 +67,7 @@ fn has_event(ns: &Namespace, reason: &str) {
 }
 
 #[track_caller]
-fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
+pub fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
     wait::until(
         &format!("KeysReady is {status}, {reason}"),
         wait::LONG,
@@ -94,7 +84,7 @@ fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
 
 /// Long enough for kubelet to bring a changed Secret into a pod.
 #[track_caller]
-fn heals(ns: &Namespace, pod: &str) {
+pub fn heals(ns: &Namespace, pod: &str) {
     wait::until(&format!("{pod} heals"), 2 * wait::LONG, || {
         let found = ns.get(&format!("pods/{pod}")).map_err(|e| e.to_string())?;
         let all = found["status"]["conditions"]
@@ -111,7 +101,7 @@ fn heals(ns: &Namespace, pod: &str) {
 
 /// Nobody but the test has written it.
 #[track_caller]
-fn untouched(ns: &Namespace, path: &str) {
+pub fn untouched(ns: &Namespace, path: &str) {
     let meta = ns.get(path).unwrap()["metadata"].take();
     for field in ["labels", "annotations", "ownerReferences", "finalizers"] {
         assert!(meta[field].is_null(), "{meta}");
@@ -187,12 +177,7 @@ fn three_members_follow_a_secret_under_load_and_its_old_key_can_go() {
     assert_eq!(key(&status, "k2")["state"], "Active", "{status}");
     keys_are(&ns, "True", "KeyringReady");
     for pod in pods {
-        wait::until(&format!("{pod} has unloaded it"), 2 * wait::LONG, || {
-            match member(&ns, pod)["loadedKeyIds"].take() {
-                ids if ids == json!(["k2"]) => Ok(()),
-                ids => Err(ids.to_string()),
-            }
-        });
+        has_loaded(&ns, pod, &["k2"]);
     }
     goes_on(&ns);
 
@@ -304,17 +289,14 @@ fn two_keys(name: &str) -> Option<Namespace> {
     Some(ns)
 }
 
-/// Has kubelet look at the pod's volumes now, which it does whenever a pod changes, and not in a minute or two.
 #[track_caller]
 fn nudge(ns: &Namespace) {
     nudge_pod(ns, "web-0");
 }
 
 #[track_caller]
-fn nudge_pod(ns: &Namespace, pod: &str) {
-    let version = ns.get(SECRET).unwrap()["metadata"]["resourceVersion"].take();
-    let seen = json!({"metadata": {"annotations": {"example.com/secret-version": version}}});
-    ns.patch(&format!("pods/{pod}"), &seen);
+pub fn nudge_pod(ns: &Namespace, pod: &str) {
+    rotation::nudge(ns, SECRET, pod);
 }
 
 /// A member that runs goes on with what it has loaded, one that is made waits, and both heal.

@@ -8,8 +8,8 @@ use crate::backups::take;
 
 const SECRET: &str = "secrets/cxs-orders-keyring";
 
-/// Writes keys one after the other, and notes those that were not acknowledged.
-pub const WRITER: &str = "sh -c 'n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); \
+/// Writes keys one after the other, behind `$FROM` if that is set, and notes those that were not acknowledged.
+pub const WRITER: &str = "sh -c 'n=${FROM:-0}; while [ ! -e /tmp/stop ]; do n=$((n+1)); \
     curl -fsS -m 10 --unix-socket $CODEXSTORE_SOCKET -X PUT -d $n http://s/v1/keys/k-$n || echo $n >>/tmp/failed; \
     echo $n >/tmp/last; done; touch /tmp/ended' >/dev/null 2>&1 &";
 
@@ -56,6 +56,39 @@ pub fn keyring(ns: &Namespace) -> (Vec<String>, String) {
 
 pub fn member(ns: &Namespace, pod: &str) -> Value {
     serde_json::from_str(&ns.http(pod, "http://s/v1/status").body).unwrap()
+}
+
+/// Has kubelet look at the pod's volumes now, which it does whenever a pod changes, and not in a minute or two. The operator looks too.
+#[track_caller]
+pub fn nudge(ns: &Namespace, secret: &str, pod: &str) {
+    let version = ns.get(secret).unwrap()["metadata"]["resourceVersion"].take();
+    let seen = json!({"metadata": {"annotations": {"example.com/secret-version": version}}});
+    ns.patch(&format!("pods/{pod}"), &seen);
+}
+
+/// The running member needs these keys and no other.
+#[track_caller]
+pub fn needs(ns: &Namespace, pod: &str, ids: &[&str]) {
+    has_keys(ns, pod, "neededKeyIds", ids);
+}
+
+/// The running member has loaded these keys and no other.
+#[track_caller]
+pub fn has_loaded(ns: &Namespace, pod: &str, ids: &[&str]) {
+    has_keys(ns, pod, "loadedKeyIds", ids);
+}
+
+#[track_caller]
+fn has_keys(ns: &Namespace, pod: &str, which: &str, ids: &[&str]) {
+    let what = format!("{which} of {pod} are {ids:?}");
+    wait::until(&what, 2 * wait::LONG, || {
+        let said = member(ns, pod);
+        if said[which] == json!(ids) {
+            Ok(())
+        } else {
+            Err(said.to_string())
+        }
+    });
 }
 
 /// What the store says of a key.
@@ -266,12 +299,7 @@ fn a_member_that_does_not_answer_is_waited_for_and_one_that_was_down_catches_up(
     scale(2);
     ns.pod_ready("web-1");
     assert_eq!(ns.value("web-1", "k"), Some("web-1".to_owned()));
-    wait::until("web-1 needs the new key only", 2 * wait::LONG, || {
-        match member(&ns, "web-1")["neededKeyIds"].take() {
-            ids if ids == json!([to]) => Ok(()),
-            ids => Err(ids.to_string()),
-        }
-    });
+    needs(&ns, "web-1", &[&to]);
     wait::until("the old key is gone", 2 * wait::LONG, || {
         match keyring(&ns).0 {
             ids if ids == [to.clone()] => Ok(()),

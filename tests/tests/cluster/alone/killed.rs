@@ -1,95 +1,20 @@
-//! An operator that dies while a rotation, a backup or a restore is under way, with members and Jobs that do.
-
-use std::collections::BTreeSet;
+//! An operator that dies while a backup, a restore or two rotations are under way, with Jobs that do.
 
 use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Cluster, Namespace, SYSTEM, exclusive};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::attempts::each_step;
 use crate::backups::{pod_of, take};
 use crate::restores::restore_is;
 use crate::rotation::{keyring, member, members, rotation, rotation_is};
-use crate::{reencrypt, restores, rotation};
+use crate::{restores, rotation};
 
-fn kill_operator(cluster: &Cluster) {
+pub fn kill_operator(cluster: &Cluster) {
     for pod in cluster.operator_pods() {
         let name = pod["metadata"]["name"].as_str().unwrap();
         cluster.kill_pod(SYSTEM, name).unwrap();
     }
-}
-
-#[test]
-fn an_operator_that_dies_again_and_again_and_a_member_that_dies_meanwhile_lose_nothing() {
-    let Some((cluster, _alone)) = exclusive() else {
-        return;
-    };
-    let ns = Namespace::alone(cluster, "reencrypt-deaths");
-    ns.create(&objects::claim("backups", "2Gi"));
-    ns.store("orders", reencrypt::spec("20m"));
-    // One process namespace and one user: so the app may stop the sidecar, on any cluster.
-    let mut pod = objects::pod_spec(IDLE);
-    pod["shareProcessNamespace"] = json!(true);
-    pod["securityContext"]["runAsUser"] = json!(65532);
-    members(&ns, 2, pod);
-    for pod in ["web-0", "web-1"] {
-        assert_eq!(ns.put(pod, "first", pod), 201);
-        reencrypt::fill(&ns, pod);
-    }
-    // While no operator is there kubelet may bring both the new key, and nobody would be waited for: one loads it later.
-    rotation::signal(&ns, "web-1", "STOP");
-    ns.create(&rotation("now"));
-    let mut seen = BTreeSet::new();
-    for phase in [
-        "Adding",
-        "Distributing",
-        "Promoting",
-        "Rewriting",
-        "Verifying",
-    ] {
-        // A phase may be over before it is seen.
-        let order = [
-            "Adding",
-            "Distributing",
-            "Promoting",
-            "Rewriting",
-            "Verifying",
-            "Completed",
-        ];
-        let from = order.iter().position(|p| *p == phase).unwrap();
-        let now = rotation_is(&ns, "now", phase, |s| {
-            order[from..].iter().any(|p| s["phase"] == *p)
-        });
-        seen.insert(now["phase"].as_str().unwrap().to_owned());
-        kill_operator(cluster);
-        if phase == "Distributing" {
-            rotation::signal(&ns, "web-1", "CONT");
-        }
-        if phase == "Rewriting" {
-            cluster.kill_pod(&ns.name, "web-0").unwrap();
-        }
-    }
-    // The other phases are over in a moment.
-    let long = ["Distributing", "Rewriting"];
-    assert!(long.iter().all(|phase| seen.contains(*phase)), "{seen:?}");
-    ns.pod_ready("web-0");
-    let wanted =
-        |s: &Value| s["completedAt"].is_string() && reencrypt::reencrypted(s) == Some("True");
-    let done = rotation_is(&ns, "now", "all is encrypted anew", wanted);
-    assert_eq!(done["phase"], "Completed", "{done}");
-    for pod in ["web-0", "web-1"] {
-        assert_eq!(
-            member(&ns, pod)["neededKeyIds"],
-            json!([done["to"]]),
-            "{pod}"
-        );
-        assert_eq!(ns.value(pod, "first"), Some(pod.to_owned()));
-        assert_eq!(ns.keys(pod, "noise-").len(), 40, "{pod}");
-    }
-    let secret = ns.get("secrets/cxs-orders-keyring").unwrap();
-    let entries = secret["data"].as_object().unwrap();
-    assert_eq!(entries.len(), 3, "one new key, and none is lost");
-    cluster.operator_ready();
 }
 
 #[test]

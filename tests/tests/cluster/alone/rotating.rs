@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::killed::kill_operator;
 use crate::held::Held;
-use crate::own_keys::has_event;
+use crate::own_keys::{self, has_event, nudge_pod, untouched, write};
 use crate::reencrypt::{fill, reencrypted};
 use crate::rotation::{
-    WRITER, keyring, member, members, needs, none_failed, nudge, rotation, rotation_is,
+    WRITER, key, keyring, member, members, needs, none_failed, nudge, rotation, rotation_is,
 };
 
 const PODS: [&str; 2] = ["web-0", "web-1"];
@@ -157,5 +157,64 @@ fn a_rotation_is_done_once_whichever_of_its_steps_the_operator_and_a_member_died
             "one new key, and none is lost"
         );
     }
+    cluster.operator_ready();
+}
+
+#[test]
+fn a_users_new_key_is_followed_whichever_of_its_steps_the_operator_and_a_member_died_in() {
+    let Some((cluster, _alone)) = exclusive() else {
+        return;
+    };
+    let ns = Namespace::alone(cluster, "own-deaths");
+    write(&ns, "k1", &["k1"]);
+    let mut spec = own_keys::spec("mine");
+    spec["volume"]["claim"]["size"] = json!("256Mi");
+    ns.store("orders", spec);
+    loaded(&ns);
+    // There, and not current yet.
+    write(&ns, "k1", &["k1", "k2"]);
+    die(&[&ns]);
+    ns.status("orders", "the new key is seen", |s| {
+        key(s, "k2")["state"] == "Adding"
+    });
+    // Current, and the operator has not seen it, nor members mostly.
+    write(&ns, "k2", &["k1", "k2"]);
+    die(&[&ns]);
+    needs(&ns, "web-1", &["k2"]);
+    has_event(&ns, "KeyPromoted");
+    // Its data keys are wrapped anew before or after the operator dies: that takes milliseconds, and is not held.
+    nudge_pod(&ns, "web-0");
+    die(&[&ns]);
+    needs(&ns, "web-0", &["k2"]);
+
+    // The user is the one who holds this one in `Adding`. There is no `Promoting`.
+    let mut seen = rotation("seen");
+    seen["spec"]["reason"] = json!("Compromise");
+    ns.create(&seen);
+    let mut held = Held::before(&ns, "Rewriting");
+    rotation_is(&ns, "seen", "it waits for a key", |s| {
+        s["phase"] == "Adding"
+    });
+    die(&[&ns]);
+    write(&ns, "k3", &["k1", "k2", "k3"]);
+    for (phase, next) in [("Distributing", "Verifying"), ("Rewriting", "Completed")] {
+        rotation_is(&ns, "seen", phase, |s| s["phase"] == phase);
+        die(&[&ns]);
+        held = Held::before(&ns, next);
+        for pod in PODS {
+            nudge_pod(&ns, pod);
+        }
+    }
+    rotation_is(&ns, "seen", "Verifying", |s| s["phase"] == "Verifying");
+    die(&[&ns]);
+    drop(held);
+    nudge_pod(&ns, "web-0");
+    let done = done_once(&ns, "seen", "Reencrypted");
+    assert_eq!(
+        (&done["to"], reencrypted(&done)),
+        (&json!("k3"), Some("True")),
+        "{done}"
+    );
+    untouched(&ns, "secrets/mine");
     cluster.operator_ready();
 }

@@ -6,6 +6,10 @@ use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
+use crate::held::Held;
+use crate::own_keys::{heals, keys_are};
+use crate::rotation::{members, needs, nudge, rotation, rotation_is};
+
 const CLAIM: &str = "64Mi";
 
 #[test]
@@ -86,6 +90,95 @@ fn a_deleted_keyring_stops_nothing_that_runs_and_is_never_replaced() {
     ns.pod_ready("web-0");
     assert_eq!(ns.value("web-0", "k").as_deref(), Some("still here"));
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+}
+
+/// web-1 is made anew, and its app is not started; web-0 goes on.
+#[track_caller]
+fn one_waits_and_one_goes_on(ns: &Namespace) {
+    ns.delete_and_wait("pods/web-1");
+    ns.status("orders", "the new member has a key error", |s| {
+        s["members"][1]["state"] == "KeyError"
+    });
+    assert_eq!(ns.value("web-0", "k").as_deref(), Some("v"));
+    assert_eq!(ns.put("web-0", "k", "v"), 204);
+    let now = ns.get("codexkeyrotations/now").unwrap()["status"].take();
+    assert!(now["completedAt"].is_null(), "it is not given up: {now}");
+}
+
+#[test]
+fn a_key_deleted_by_hand_in_the_middle_of_a_rotation_and_a_rollback_are_told_and_it_goes_on_when_they_are_undone()
+ {
+    let Some(ns) = namespace("rotate-hands") else {
+        return;
+    };
+    let secret = "secrets/cxs-orders-keyring";
+    ns.store("orders", json!({"volume": {"claim": {"size": CLAIM}}}));
+    members(&ns, 2, objects::pod_spec(IDLE));
+    for pod in ["web-0", "web-1"] {
+        assert_eq!(ns.put(pod, "k", "v"), 201);
+    }
+    let before = ns.get(secret).unwrap()["data"].take();
+    let from = current(&json!({"data": before}));
+    let entries = |data: &Value| ns.patch(secret, &json!({"data": data}));
+    let told = |reason: &str, words: &str| {
+        wait::until(&format!("{reason}, {words}"), wait::LONG, || {
+            let condition = ns.condition("orders", "KeysReady")?;
+            let message = condition["message"].as_str().unwrap_or_default();
+            if condition["reason"] == reason && message.contains(words) {
+                Ok(())
+            } else {
+                Err(condition.to_string())
+            }
+        });
+    };
+    let undone = |data: &Value| {
+        entries(data);
+        keys_are(&ns, "True", "KeyringReady");
+        nudge(&ns, secret, "web-1");
+        heals(&ns, "web-1");
+        assert_eq!(ns.value("web-1", "k").as_deref(), Some("v"));
+    };
+    // The old key, while it is current still.
+    let held = Held::before(&ns, "Promoting");
+    ns.create(&rotation("now"));
+    let now = rotation_is(&ns, "now", "the new key is there", |s| {
+        s["phase"] == "Distributing"
+    });
+    let to = now["to"].as_str().unwrap();
+    entries(&json!({&from: null}));
+    one_waits_and_one_goes_on(&ns);
+    told("KeyMalformed", "`current` does not name one of its keys");
+    let held_later = Held::before(&ns, "Verifying");
+    drop(held);
+    undone(&before);
+
+    // The Secret as it was before the rotation, when the members need the new key.
+    nudge(&ns, secret, "web-0");
+    rotation_is(&ns, "now", "the new key is current", |s| {
+        s["promotedAt"].is_string()
+    });
+    for pod in ["web-0", "web-1"] {
+        nudge(&ns, secret, pod);
+        needs(&ns, pod, &[to]);
+    }
+    let after = ns.get(secret).unwrap()["data"].take();
+    entries(&json!({"current": before["current"], to: null}));
+    one_waits_and_one_goes_on(&ns);
+    told("KeyMissing", to);
+    // The old key, which nothing needs any more but what is not known here.
+    entries(&json!({"current": after["current"], to: after[to], &from: null}));
+    told("KeyMissing", &from);
+    assert_eq!(ns.put("web-0", "k", "v"), 204);
+    drop(held_later);
+    undone(&after);
+    let done = rotation_is(&ns, "now", "it is done", |s| s["completedAt"].is_string());
+    assert_eq!(done["phase"], "Completed", "{done}");
+    let now = ns.get(secret).unwrap()["data"].take();
+    assert_eq!(now, after, "no other key came, and none is lost");
+    for pod in ["web-0", "web-1"] {
+        needs(&ns, pod, &[to]);
+        assert_eq!(ns.value(pod, "k").as_deref(), Some("v"));
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod ledger;
 mod left;
 mod members;
 mod own_keys;
+mod own_late;
 mod protocol;
 mod quickstart;
 mod reencrypt;

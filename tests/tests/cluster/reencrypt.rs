@@ -53,8 +53,9 @@ pub fn is_anew(ns: &Namespace, pod: &str, to: &Value, id: &Value) {
     );
 }
 
+/// A member is restored from a backup.
 #[track_caller]
-fn restored(ns: &Namespace, backup: &str, pod: &str) {
+pub fn restored(ns: &Namespace, backup: &str, pod: &str) {
     let name = format!("from-{backup}");
     ns.create(&json!({"apiVersion": "codexstore.dev/v1alpha1", "kind": "CodexRestore", "metadata": {"name": name},
         "spec": {"storeRef": {"name": "orders"}, "backupRef": {"name": backup}, "members": [{"pod": pod}]}}));

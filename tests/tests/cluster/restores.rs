@@ -5,7 +5,12 @@ use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
 use crate::backups::{backup, backup_is, take};
+use crate::held::Held;
+use crate::reencrypt::restored;
+use crate::rotation::{self, members, needs, nudge, rotation_is};
 use crate::s3;
+
+const KEYRING: &str = "secrets/cxs-orders-keyring";
 
 /// Writes keys one after the other, each a revision of its own, for as long as the pod lives.
 pub const WRITER: &str = "sh -c 'n=0; while :; do n=$((n+1)); \
@@ -369,4 +374,48 @@ fn a_restore_says_what_it_waits_for() {
         json!({"restore": {"onStart": "IfEmpty"}}),
     ));
     assert!(needs.unwrap_err().message.contains("needs `backup`"));
+}
+
+#[test]
+fn backups_of_before_during_and_after_a_rotation_are_each_restored() {
+    let Some(ns) = namespace("rotate-backups") else {
+        return;
+    };
+    ns.create(&objects::claim("backups", "1Gi"));
+    ns.store("orders", rotation::spec(&json!({})));
+    members(&ns, 1, objects::pod_spec(IDLE));
+    assert_eq!(ns.put("web-0", "first", "web-0"), 201);
+    let marked = |name: &str| {
+        ns.put("web-0", "mark", name);
+        take(&ns, name)["members"][0]["keyId"].take()
+    };
+    let from = marked("before");
+    let held = Held::before(&ns, "Verifying");
+    ns.create(&rotation::rotation("now"));
+    rotation_is(&ns, "now", "the new key is there", |s| {
+        s["phase"] == "Distributing"
+    });
+    marked("waiting");
+    nudge(&ns, KEYRING, "web-0");
+    rotation_is(&ns, "now", "the new key is current", |s| {
+        s["promotedAt"].is_string()
+    });
+    marked("during");
+    let now = ns.get("codexkeyrotations/now").unwrap()["status"].take();
+    assert!(now["completedAt"].is_null(), "{now}");
+    drop(held);
+    nudge(&ns, KEYRING, "web-0");
+    let done = rotation_is(&ns, "now", "it is done", |s| s["completedAt"].is_string());
+    let keys = (&done["phase"], &done["mode"], &done["from"], &done["to"]);
+    let to = marked("after");
+    assert_eq!(
+        keys,
+        (&json!("Completed"), &json!("Rewrap"), &from, &to),
+        "{done}"
+    );
+    for backup in ["before", "waiting", "during", "after"] {
+        restored(&ns, backup, "web-0");
+        assert_eq!(ns.value("web-0", "mark").as_deref(), Some(backup));
+    }
+    needs(&ns, "web-0", &[to.as_str().unwrap()]);
 }

@@ -243,6 +243,10 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
     for reason in ["KeyAdded", "KeyPromoted", "KeyRotated", "KeyRetired"] {
         assert!(events.contains(&json!(reason)), "{reason}: {events:?}");
     }
+    for pod in pods {
+        nudge(&ns, SECRET, pod);
+        has_loaded(&ns, pod, &[&to]);
+    }
     goes_on(&ns);
 }
 

@@ -231,10 +231,77 @@ mod tests {
             &text.replacen("ab", "+b", 1),
             &text.replace(':', "-"),
             &text.replace(":9:", ": 9:"),
+            &text.replacen("fe", "é", 1),
         ] {
             assert_ne!(wrong, text);
             let error = wrong.parse::<Anchor>().unwrap_err();
             assert!(error.is(Code::InvalidArgument), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_anchor_holds_at_its_place_only_and_before_the_log_it_cannot_be_checked() {
+        use crate::compress::Compression;
+        use crate::crypto::OsRandom;
+        use crate::disk::OsDisk;
+        use crate::format::{FileKind, FileSpec, FrameKind, Lineage};
+        use crate::keyring::{Encryption, KeySize};
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        let spec = FileSpec {
+            kind: FileKind::Ledger,
+            store: StoreId([1; 16]),
+            lineage: Lineage(2),
+            file: FileId([3; 16]),
+            epoch: 1,
+            first_revision: 5,
+            link: Link::default(),
+            compression: Compression::None,
+            key_size: KeySize::Aes256,
+            created_ms: 0,
+        };
+        let mut made = format::create(&spec, &Encryption::None, &OsRandom).unwrap();
+        let mut bytes = made.prefix.clone();
+        let (kind, random) = (FrameKind::Batches, &OsRandom);
+        made.sealer.seal(kind, b"", random, &mut bytes).unwrap();
+        let first = made.sealer.link();
+        let (_, closed) = made.sealer.close(random, &mut bytes).unwrap();
+        disk.create("log").unwrap().write_at(0, &bytes).unwrap();
+        let log = LogFile {
+            name: "log".to_owned(),
+            len: bytes.len() as u64,
+            used: 0,
+            key_id: None,
+            file: spec.file,
+            first_revision: 5,
+            created_ms: 0,
+            end: 9,
+        };
+        let check = |link, revision| {
+            let anchor = Anchor {
+                store: spec.store,
+                epoch: 1,
+                revision,
+                link,
+            };
+            let checked = anchor.check(&disk, spec.store, &[&log], 7);
+            checked.err().map(|error| error.as_code())
+        };
+        let other = Link {
+            file: FileId([4; 16]),
+            ..first
+        };
+        let beyond = |sequence| Link { sequence, ..first };
+        for (link, revision, expected) in [
+            (first, 5, None),
+            (closed, 7, None),
+            // Behind the closing frame, and behind the place where the log left the file.
+            (beyond(5), 7, Some(Code::Corrupt)),
+            (beyond(10), 7, Some(Code::Corrupt)),
+            (other, 5, Some(Code::Corrupt)),
+            (other, 4, Some(Code::PastGone)),
+        ] {
+            assert_eq!(check(link, revision), expected, "{link:?} {revision}");
         }
     }
 }

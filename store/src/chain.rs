@@ -38,15 +38,14 @@ pub(crate) fn order(logs: Vec<Found>, image: Option<Link>) -> Result<Chain> {
         }));
     };
     let past = go_back(&mut rest, first.open.header.link);
+    let mut last = first.open.header.file;
     let mut files = vec![first];
-    while let Some(last) = files.last().map(|found| found.open.header.file) {
+    loop {
         // An owner that was overtaken may have begun a file too: the higher epoch counts.
         let follows = |header: &Header| header.link.file == last;
         let epochs = rest.iter().map(|found| &found.open.header);
-        let Some(epoch) = epochs.filter(|h| follows(h)).map(|h| h.epoch).max() else {
-            break;
-        };
-        let wins = |header: &Header| follows(header) && header.epoch == epoch;
+        let epoch = epochs.filter(|h| follows(h)).map(|h| h.epoch).max();
+        let wins = |header: &Header| follows(header) && Some(header.epoch) == epoch;
         let Some(next) = take(&mut rest, wins) else {
             break;
         };
@@ -56,6 +55,7 @@ pub(crate) fn order(logs: Vec<Found>, image: Option<Link>) -> Result<Chain> {
                 next.name
             )));
         }
+        last = next.open.header.file;
         files.push(next);
     }
     let mut chain = Chain {
@@ -121,11 +121,9 @@ fn log_file(found: &Found, end: u64) -> LogFile {
 /// than what is kept. A ledger's segments are never of no value.
 fn explain(chain: &[&Header], oldest: u64, mut rest: Vec<Found>) -> Result<Vec<String>> {
     let successor: BTreeMap<FileId, u64> = chain
-        .windows(2)
-        .filter_map(|pair| match pair {
-            [a, b] => Some((a.file, b.epoch)),
-            _ => None,
-        })
+        .iter()
+        .zip(chain.iter().skip(1))
+        .map(|(a, b)| (a.file, b.epoch))
         .collect();
     let mut overtaken: BTreeSet<FileId> = BTreeSet::new();
     rest.sort_by_key(|found| found.number);
@@ -152,4 +150,117 @@ fn explain(chain: &[&Header], oldest: u64, mut rest: Vec<Found>) -> Result<Vec<S
         garbage.push(found.name);
     }
     Ok(garbage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::Compression;
+    use crate::crypto::OsRandom;
+    use crate::format::{self, FileSpec, Lineage, StoreId};
+    use crate::keyring::{Encryption, KeySize};
+
+    fn link(file: u8) -> Link {
+        Link {
+            file: FileId([file; 16]),
+            ..Link::default()
+        }
+    }
+
+    /// A log file of this id, behind another one (0: none).
+    fn found(kind: FileKind, file: u8, behind: u8, epoch: u64) -> Found {
+        let spec = FileSpec {
+            kind,
+            store: StoreId([1; 16]),
+            lineage: Lineage(2),
+            file: FileId([file; 16]),
+            epoch,
+            first_revision: 1,
+            link: link(behind),
+            compression: Compression::None,
+            key_size: KeySize::Aes256,
+            created_ms: 0,
+        };
+        let made = format::create(&spec, &Encryption::None, &OsRandom).unwrap();
+        Found {
+            number: u64::from(file),
+            name: file.to_string(),
+            len: FRAMES_AT,
+            open: format::open(&made.prefix, &Encryption::None).unwrap(),
+        }
+    }
+
+    /// The names of the past, of the log and of what is of no value.
+    fn ordered(logs: &[(u8, u8, u64)], kind: FileKind, image: Option<u8>) -> Result<[String; 3]> {
+        let logs = logs
+            .iter()
+            .map(|(file, behind, epoch)| found(kind, *file, *behind, *epoch));
+        let chain = order(logs.collect(), image.map(link))?;
+        let past: Vec<_> = chain.past.into_iter().map(|file| file.name).collect();
+        let files: Vec<_> = chain.files.into_iter().map(|file| file.name).collect();
+        Ok([past, files, chain.garbage].map(|names| names.join(" ")))
+    }
+
+    #[test]
+    fn log_files_are_put_in_order_whatever_the_order_they_are_found_in() {
+        for (logs, image, expected) in [
+            (&[(1, 0, 1)][..], None, ["", "1", ""]),
+            (&[(3, 2, 2), (1, 0, 1), (2, 1, 1)], None, ["", "1 2 3", ""]),
+            (
+                &[(3, 2, 2), (1, 0, 1), (2, 1, 1)],
+                Some(2),
+                ["1", "2 3", ""],
+            ),
+            // What is left of a removal that was cut.
+            (&[(3, 2, 2), (1, 0, 1)], Some(3), ["", "3", "1"]),
+            // An owner that was overtaken, and what it wrote on.
+            (
+                &[(1, 0, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2)],
+                None,
+                ["", "1 3", "2 4"],
+            ),
+        ] {
+            let found = ordered(logs, FileKind::Journal, image).unwrap();
+            assert_eq!(found, expected, "{logs:?}, {image:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_file_that_is_missing_or_that_two_follow_is_damage() {
+        let (journal, ledger) = (FileKind::Journal, FileKind::Ledger);
+        let none: &[(u8, u8, u64)] = &[];
+        for (logs, kind, image, what) in [
+            (none, journal, None, "the first log file is missing"),
+            (&[(2, 1, 1)], journal, None, "the first log file is missing"),
+            (
+                &[(1, 0, 1)],
+                journal,
+                Some(2),
+                "that the image names is missing",
+            ),
+            (
+                &[(1, 0, 1), (2, 1, 1), (3, 1, 1)],
+                journal,
+                None,
+                "two log files follow one",
+            ),
+            (
+                &[(1, 0, 1), (3, 2, 1)],
+                journal,
+                None,
+                "3: a log file beside it is missing",
+            ),
+            // A segment is never of no value, however old it is.
+            (
+                &[(3, 2, 2), (1, 0, 1)],
+                ledger,
+                Some(3),
+                "1: a log file beside it is missing",
+            ),
+        ] {
+            let error = ordered(logs, kind, image).unwrap_err();
+            assert_eq!(error.code(), "corrupt", "{error:?}");
+            assert!(error.message().contains(what), "{error:?}, not {what}");
+        }
+    }
 }

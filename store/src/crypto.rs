@@ -320,6 +320,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_or_a_tag_of_another_length_is_an_error_and_not_a_panic() {
+        let data = DataKey(Zeroizing::new([9; 32]));
+        // RFC 5869: at most 255 blocks of the hash.
+        let derived = |len| data.derive(&[1; 16], &[FRAME_KEY], &mut vec![0; len]);
+        derived(255 * 32).unwrap();
+        assert!(derived(255 * 32 + 1).unwrap_err().is(Code::Internal));
+        for len in [0, 15, 17, 31, 33] {
+            let made = Aes::new(&vec![1; len]).err();
+            assert!(made.is_some_and(|error| error.is(Code::Internal)), "{len}");
+        }
+        let aes = Aes::new(&[1; 16]).unwrap();
+        let nonce = [7; NONCE];
+        for len in [0, TAG - 1, TAG + 1] {
+            assert!(!aes.open(&nonce, &[], &mut [], &vec![0; len]), "{len}");
+        }
+        let cipher = FrameCipher::Aes(aes);
+        for len in 0..TAG {
+            assert!(cipher.open(&nonce, &[], &mut vec![0; len]).is_none());
+        }
+    }
+
+    #[test]
     fn whitening_is_its_own_inverse_and_leaves_no_zero_sector() {
         let mut bytes = vec![0; 4096 + 5];
         whiten(&[3; NONCE], &mut bytes);

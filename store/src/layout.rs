@@ -301,4 +301,35 @@ mod tests {
             assert!(Epoch::decode(&bytes[..at]).is_err(), "cut at {at}");
         }
     }
+
+    #[test]
+    fn a_claim_is_of_one_owner_and_in_a_format_that_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = crate::disk::OsDisk::open(dir.path()).unwrap();
+        assert!(Epoch::read(&disk, 3).unwrap_err().is(Code::Locked), "gone");
+        claim(&disk, 3).unwrap();
+        assert!(claim(&disk, 3).unwrap_err().is(Code::Locked), "twice");
+        assert_eq!(Epoch::read(&disk, 3).unwrap(), None, "it says nothing yet");
+        let mut epoch = Epoch {
+            epoch: 3,
+            store: StoreId([7; 16]),
+            lineage: Lineage(9),
+            journal: 5,
+            interval: true,
+        };
+        epoch.publish(&disk).unwrap();
+        assert_eq!(Epoch::read(&disk, 3).unwrap(), Some(epoch));
+        // Of another owner, and of another version.
+        let file = disk.open(&super::epoch(3)).unwrap();
+        epoch.epoch = 4;
+        let mut bytes = epoch.encode();
+        file.write_at(0, &bytes).unwrap();
+        assert_eq!(Epoch::read(&disk, 3).unwrap(), None);
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        file.write_at(0, &bytes).unwrap();
+        let error = Epoch::read(&disk, 3).unwrap_err();
+        assert!(error.is(Code::UnsupportedVersion), "{error:?}");
+    }
 }

@@ -434,4 +434,13 @@ mod tests {
             "{shown}"
         );
     }
+
+    #[test]
+    fn a_key_for_a_keyring_is_as_long_as_asked_for_and_another_salt_makes_another() {
+        let key = |salt, size| passphrase().keyring_key(&[salt; SALT], size).to_vec();
+        for size in KeySize::ALL {
+            assert_eq!(key(1, size).len(), size.bytes());
+            assert_ne!(key(1, size), key(2, size));
+        }
+    }
 }

@@ -232,4 +232,21 @@ mod tests {
         assert_eq!(value(&parent.path().join("data")), b"new");
         assert_eq!(replacement.set_aside().unwrap(), []);
     }
+
+    #[test]
+    fn what_is_no_directory_is_told_and_not_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let place = parent.path().join("data");
+        let replacement = Replacement::of(&place);
+        let left = replacement.beside(".restoring");
+        for path in [&place, &left] {
+            fs::write(path, b"a file").unwrap();
+        }
+        let error = replacement.prepare().unwrap_err();
+        assert!(error.is(Code::Io), "{error}");
+        assert!(error.message().contains("which was left"), "{error}");
+        let error = replacement.bytes().unwrap_err();
+        assert!(error.message().starts_with("list "), "{error}");
+        assert!(place.exists() && left.exists());
+    }
 }

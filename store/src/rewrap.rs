@@ -331,3 +331,66 @@ impl Store {
         self.ask(&shared.rewraps, "the rewrap")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn a_key_slot_that_does_not_read_back_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(Encryption::Keyring(crate::tests::keyring("k", 1)));
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        store.set(b"k", b"v").unwrap();
+        store.close().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        let names = data_files(&disk).unwrap();
+        let mut file = SlotFile::open(&disk, &names[0]).unwrap().unwrap();
+        file.verify(&options.encryption).unwrap();
+        // The second slot.
+        file.prefix[2 * PAGE] = 1;
+        let error = file.verify(&options.encryption).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        assert!(error.message().contains("does not read back"), "{error:?}");
+        assert!(error.message().starts_with(&names[0]), "{error:?}");
+    }
+
+    #[test]
+    fn a_file_that_was_never_begun_is_passed_over_and_one_that_is_damaged_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |byte| Encryption::Keyring(crate::tests::keyring("k", byte));
+        let store = Store::open(dir.path(), Options::new(of(1))).unwrap();
+        store.set(b"k", b"v").unwrap();
+        store.close().unwrap();
+        let ids = |dir| needed_keys(dir).map(|keys| keys.len());
+        let files = check_keys(dir.path(), &of(1)).unwrap();
+        let log = dir.path().join(layout::log(format::FileKind::Journal, 99));
+        std::fs::write(&log, vec![0; 3 * PAGE]).unwrap();
+        assert_eq!(ids(dir.path()).unwrap(), 1);
+        let done = rewrap(dir.path(), &of(1), &of(2), &mut |_, _| {}).unwrap();
+        assert_eq!(done.files, files);
+        // Damaged, and in a version that is not known.
+        let mut page = vec![1; 4 * PAGE];
+        std::fs::write(&log, &page).unwrap();
+        let error = ids(dir.path()).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        page.fill(0);
+        page[..10].copy_from_slice(b"CODEXSTR\x02\0");
+        let sum = crate::crypto::sha256(&[&page[..PAGE - 32]]);
+        page[PAGE - 32..PAGE].copy_from_slice(&sum);
+        std::fs::write(&log, &page).unwrap();
+        let error = ids(dir.path()).unwrap_err();
+        assert!(error.is(Code::UnsupportedVersion), "{error:?}");
+        let disk = OsDisk::open(dir.path()).unwrap();
+        assert!(SlotFile::open(&disk, "gone").unwrap().is_none());
+    }
+
+    #[test]
+    fn without_encryption_there_is_nothing_to_rewrap() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Options::new(Encryption::None)).unwrap();
+        let error = store.rewrap().unwrap_err();
+        assert!(error.is(Code::EncryptionMismatch), "{error:?}");
+    }
+}

@@ -130,3 +130,86 @@ fn header(disk: &dyn Disk, name: &str) -> Result<Option<Header>> {
     file.read_at(0, &mut page).map_err(io)?;
     Ok(Header::decode(&page).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::OsDisk;
+    use crate::format::{Cipher, FileKind, Lineage, StoreId};
+
+    const KEPT: &str = "journal-00000000000000000001";
+    const NEXT: &str = "journal-00000000000000000002.tmp";
+    const OLD: &str = "journal-00000000000000000003";
+
+    /// What is found of an image that names log file 1, and of files with these names, ids, and ids of the files that they
+    /// follow (0: none).
+    fn found(image: bool, logs: &[(&str, u8, u8)]) -> (bool, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |file: u8| FileId([file; 16]);
+        let write = |name: &str, kind, file, behind| {
+            let header = Header {
+                kind,
+                store: StoreId([9; 16]),
+                lineage: Lineage(1),
+                file: id(file),
+                epoch: if file == 5 { 2 } else { 1 },
+                first_revision: 1,
+                link: Link {
+                    file: id(behind),
+                    ..Link::default()
+                },
+                compression: crate::Compression::None,
+                cipher: Cipher::None,
+                commitment: [0; 32],
+                created_ms: 0,
+            };
+            std::fs::write(dir.path().join(name), header.encode()).unwrap();
+        };
+        if image {
+            write(&layout::image(1), FileKind::Image, 8, 1);
+        }
+        for (name, file, behind) in logs {
+            write(name, FileKind::Journal, *file, *behind);
+        }
+        // Too short for a header, and one that does not verify: neither says anything.
+        std::fs::write(dir.path().join(layout::image(2)), [1; 8]).unwrap();
+        std::fs::write(dir.path().join(layout::image(3)), [1; PAGE]).unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        let found = Succession::find(&disk, &disk.list().unwrap()).unwrap();
+        (found.succeeds(NEXT), found.replaced(OLD))
+    }
+
+    #[test]
+    fn a_new_log_counts_if_the_image_names_it_and_it_has_a_beginning() {
+        let whole = [(KEPT, 1, 2), (NEXT, 2, 0), (OLD, 3, 0)];
+        assert_eq!(found(true, &whole), (true, true));
+        // Of an owner that came later.
+        let later = [(KEPT, 1, 2), (NEXT, 2, 0), (OLD, 5, 0)];
+        assert_eq!(found(true, &later), (true, false));
+        for (image, logs, what) in [
+            (false, &whole[..], "no image"),
+            (
+                true,
+                &[(KEPT, 1, 0), (NEXT, 2, 0), (OLD, 3, 0)],
+                "the image names another log",
+            ),
+            (true, &[(KEPT, 1, 2), (NEXT, 2, 1), (OLD, 3, 0)], "a circle"),
+            (
+                true,
+                &[(KEPT, 1, 2), (NEXT, 2, 7), (OLD, 3, 0)],
+                "no beginning",
+            ),
+            (true, &[(KEPT, 1, 0), (OLD, 3, 0)], "no migration"),
+        ] {
+            assert_eq!(found(image, logs), (false, false), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_goes_while_it_is_looked_at_is_another_owners_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        let error = Succession::find(&disk, &[NEXT.to_owned()]).unwrap_err();
+        assert!(error.is(crate::Code::Locked), "{error:?}");
+    }
+}

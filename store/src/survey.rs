@@ -65,9 +65,7 @@ impl Survey {
             match layout::parse(&name) {
                 Name::Image(revision) => {
                     let found = find(disk, revision, name, FileKind::Image, encryption)?;
-                    if let Some(found) = found {
-                        survey.images.insert(revision, found);
-                    }
+                    survey.images.extend(found.map(|found| (revision, found)));
                 }
                 Name::Log(kind, number) => {
                     survey.note(&name);
@@ -252,4 +250,130 @@ pub(crate) fn nothing_behind(file: &dyn DiskFile, len: u64) -> std::io::Result<b
         at += take as u64;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::OsRandom;
+    use crate::disk::OsDisk;
+    use crate::format::{FileId, FileSpec, Lineage, Link, PAGE, StoreId};
+    use crate::layout::{image, log, temporary};
+
+    const JOURNAL: FileKind = FileKind::Journal;
+
+    /// A file without frames, of a store and an owner, which names a log file (0: none).
+    fn file(disk: &OsDisk, name: &str, kind: FileKind, (store, epoch): (u8, u64), link: u8) {
+        let spec = FileSpec {
+            kind,
+            store: StoreId([store; 16]),
+            lineage: Lineage(1),
+            file: FileId([7; 16]),
+            epoch,
+            first_revision: 1,
+            link: Link {
+                file: FileId([link; 16]),
+                ..Link::default()
+            },
+            compression: crate::Compression::None,
+            key_size: crate::KeySize::Aes256,
+            created_ms: 0,
+        };
+        let made = format::create(&spec, &Encryption::None, &OsRandom).unwrap();
+        disk.create(name)
+            .unwrap()
+            .write_at(0, &made.prefix)
+            .unwrap();
+    }
+
+    fn owner(disk: &OsDisk, epoch: u64, journal: u64) {
+        let owner = Epoch {
+            epoch,
+            store: StoreId([1; 16]),
+            lineage: Lineage(1),
+            journal,
+            interval: false,
+        };
+        owner.publish(disk).unwrap();
+    }
+
+    fn surveyed(make: impl FnOnce(&OsDisk)) -> Result<Survey> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        make(&disk);
+        Survey::take(&disk, &Encryption::None)
+    }
+
+    #[test]
+    fn files_that_are_not_of_one_store_and_its_owners_are_damage() {
+        type Make = fn(&OsDisk);
+        let good: Make = |disk| {
+            owner(disk, 1, 1);
+            file(disk, &log(JOURNAL, 1), JOURNAL, (1, 1), 0);
+        };
+        assert_eq!(surveyed(good).unwrap().logs.len(), 1);
+        let bad: [(Make, &str); 6] = [
+            (
+                |disk| file(disk, &log(JOURNAL, 1), JOURNAL, (1, 1), 0),
+                "no such file verifies, but there are data files",
+            ),
+            (
+                |disk| owner(disk, 1, 1),
+                "all of its images and log files are missing",
+            ),
+            (
+                |disk| {
+                    owner(disk, 1, 1);
+                    file(disk, &log(JOURNAL, 1), JOURNAL, (2, 1), 0);
+                },
+                "of another store",
+            ),
+            (
+                |disk| {
+                    owner(disk, 1, 1);
+                    file(disk, &log(JOURNAL, 1), JOURNAL, (1, 2), 0);
+                },
+                "of epoch 2, but the store is only at 1",
+            ),
+            (
+                |disk| {
+                    owner(disk, 1, 1);
+                    file(disk, &log(JOURNAL, 1), FileKind::Ledger, (1, 1), 0);
+                },
+                "not the kind of file it is named",
+            ),
+            // The log of a migration, of which nothing but the header is good.
+            (
+                |disk| {
+                    owner(disk, 1, 1);
+                    file(disk, &image(1), FileKind::Image, (1, 1), 7);
+                    let name = temporary(&log(JOURNAL, 2));
+                    file(disk, &name, JOURNAL, (1, 1), 0);
+                    let slot = disk.open(&name).unwrap();
+                    slot.write_at(PAGE as u64, &[1]).unwrap();
+                },
+                "no header",
+            ),
+        ];
+        for (make, what) in bad {
+            let error = surveyed(make).err().expect(what);
+            assert!(error.is(Code::Corrupt), "{error:?}");
+            assert!(error.message().contains(what), "{error:?}, not {what}");
+        }
+    }
+
+    #[test]
+    fn an_owner_needs_a_number_that_is_higher_than_all_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        owner(&disk, u64::MAX, 0);
+        let env = crate::Env::system();
+        let taken = crate::open::take_over(&disk, &env, &Encryption::None, false, |_| Ok(()));
+        let error = taken.err().unwrap();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        assert!(
+            error.message().contains("no higher one is left"),
+            "{error:?}"
+        );
+    }
 }

@@ -73,4 +73,6 @@ pub const fn frame_len(payload: usize) -> u64 {
 #[cfg(test)]
 mod edge_tests;
 #[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
 mod tests;

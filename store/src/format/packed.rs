@@ -5,7 +5,7 @@
 
 use super::frame::{self, FrameKind, HEAD, INNER};
 use super::opener::{Inner, decrypt};
-use super::read::{Reader, Source, Step, Tail};
+use super::read::{Reader, Source, Tail};
 use crate::error::{Error, Result};
 
 /// What [`Reader::step_packed`] found.
@@ -32,10 +32,7 @@ impl<S: Source> Reader<S> {
             return Ok(PackedStep::End(self.end.unwrap_or(Tail::Open)));
         };
         if head.kind == FrameKind::Close {
-            return match self.step()? {
-                Step::End(tail) => Ok(PackedStep::End(tail)),
-                Step::Frame(_) => Err(Error::internal("a closing frame that does not close")),
-            };
+            return Ok(PackedStep::End(self.close(&head, at, chain)?));
         }
         let body = at..at + HEAD + head.body;
         let bytes = self.window.get_mut(body.clone()).unwrap_or_default();

@@ -138,25 +138,11 @@ impl<S: Source> Reader<S> {
         let Some((head, at, chain)) = self.find()? else {
             return Ok(Step::End(self.end.unwrap_or(Tail::Open)));
         };
-        let (offset, total) = (self.offset, head.total() as u64);
-        let bytes = self
-            .window
-            .get_mut(at..at + HEAD + head.body)
-            .unwrap_or_default();
-        let (place, sum) = self
-            .opener
-            .open(&head, &self.chain, bytes)
-            .map_err(|what| self.corrupt(what))?;
         if head.kind == FrameKind::Close {
-            let totals = self
-                .opener
-                .check_totals(place, self.payload(place, at), self.sequence)
-                .map_err(|what| self.corrupt(what))?;
-            self.advance(total, chain);
-            self.check_nothing_follows()?;
-            self.end = Some(Tail::Closed(totals));
-            return Ok(Step::End(Tail::Closed(totals)));
+            return Ok(Step::End(self.close(&head, at, chain)?));
         }
+        let (offset, total) = (self.offset, head.total() as u64);
+        let (place, sum) = self.open_frame(&head, at)?;
         if !matches!(place, Place::Sealed) {
             let len = self.payload(place, at).len();
             self.opener.tally.add(len, &sum);
@@ -172,6 +158,29 @@ impl<S: Source> Reader<S> {
             sum,
             payload: self.payload(place, at),
         }))
+    }
+
+    /// Opens the closing frame that was found, and ends there.
+    pub(super) fn close(&mut self, head: &Head, at: usize, chain: Digest) -> Result<Tail> {
+        let (place, _) = self.open_frame(head, at)?;
+        let totals = self
+            .opener
+            .check_totals(place, self.payload(place, at), self.sequence)
+            .map_err(|what| self.corrupt(what))?;
+        self.advance(head.total() as u64, chain);
+        self.check_nothing_follows()?;
+        self.end = Some(Tail::Closed(totals));
+        Ok(Tail::Closed(totals))
+    }
+
+    fn open_frame(&mut self, head: &Head, at: usize) -> Result<(Place, Digest)> {
+        let bytes = self
+            .window
+            .get_mut(at..at + HEAD + head.body)
+            .unwrap_or_default();
+        self.opener
+            .open(head, &self.chain, bytes)
+            .map_err(|what| self.corrupt(what))
     }
 
     /// The source has grown: reads on where it ended, if that was between two frames.

@@ -60,7 +60,7 @@ pub(super) fn sealed(new: &mut NewFile, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Makes the only frame's chain hash right again.
-fn rechain(file: &mut [u8]) {
+pub(super) fn rechain(file: &mut [u8]) {
     let hash: Digest = file[PAGE - 32..PAGE].try_into().unwrap();
     let at = PREFIX;
     let end = file.len() - TRAILER;
@@ -211,7 +211,7 @@ fn the_newest_good_slot_counts() {
 }
 
 /// A page with a byte changed and its checksum made to fit.
-fn forged(page: &[u8], at: usize, byte: u8) -> Vec<u8> {
+pub(super) fn forged(page: &[u8], at: usize, byte: u8) -> Vec<u8> {
     let mut page = page[..PAGE].to_vec();
     page[at] = byte;
     let sum = crate::crypto::sha256(&[&page[..PAGE - 32]]);

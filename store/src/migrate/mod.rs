@@ -140,12 +140,10 @@ pub(crate) fn migrate_on(
     let content = whole.place(&seat)?;
     let logs = made.len() as u64;
     let check = |found: &Recovered| {
-        let same = Root::of(&found.view.index)? == content
-            && found.view.revision == recovered.view.revision
-            && found.next_revision == recovered.next_revision
-            && found.lineage == recovered.lineage
-            && (found.past.len() + found.older.len()) as u64 == logs;
-        if same {
+        let place = |of: &Recovered| (of.view.revision, of.next_revision, of.lineage);
+        let found_logs = (found.past.len() + found.older.len()) as u64;
+        let found_all = (Root::of(&found.view.index)?, place(found), found_logs);
+        if found_all == (content, place(&recovered), logs) {
             return Ok(());
         }
         Err(Error::internal(
@@ -226,9 +224,8 @@ fn write_image(
     let name = layout::image(view.revision);
     let mut task = WriteImage::new(view, link, Vec::new()).summed();
     while !task.is_whole() {
-        if task.step(seat)?.is_some() {
-            return Err(Error::internal("an image that was placed unseen"));
-        }
+        // Not placed: it is not whole.
+        task.step(seat)?;
         let done = if task.is_whole() {
             total
         } else {
@@ -305,4 +302,16 @@ fn finish(
 fn sync_names(disk: &dyn Disk) -> Result<()> {
     let synced = disk.sync_dir();
     synced.map_err(|e| Error::io("sync the directory", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_number_has_none_behind_it() {
+        assert_eq!(next_number(u64::MAX - 1).unwrap(), u64::MAX);
+        let error = next_number(u64::MAX).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+    }
 }

@@ -296,3 +296,78 @@ pub(super) fn read_image(disk: &dyn Disk, name: &str, new: &Encryption) -> Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use crate::{Options, Store};
+
+    #[test]
+    fn a_log_is_sealed_anew_up_to_the_place_that_follows_it_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(Encryption::None);
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        for n in 0..3 {
+            store.set(b"k", &[n]).unwrap();
+        }
+        let seat = store.shared().seat.clone();
+        let names = seat.disk.list().unwrap();
+        // The one behind it is prepared, and not begun.
+        let name = names.iter().filter(|name| name.starts_with("journal-"));
+        let name = name.min();
+        let name = name.unwrap().clone();
+        let old = || open_file(&*seat.disk, &name, &options.encryption).unwrap();
+        // Behind the second frame.
+        let mut reader = Reader::new(old().open, FileSource { file: old().file });
+        for _ in 0..2 {
+            assert!(matches!(reader.step().unwrap(), Step::Frame(_)));
+        }
+        let place = reader.link();
+        let mut tries = 0;
+        let mut seal = |end| {
+            tries += 1;
+            let name = format!("{tries}.tmp");
+            reseal(&seat, old(), end, Link::default(), &name, &mut |_| {})
+        };
+        let mut good = seal(place).unwrap();
+        good.verify(&seat).unwrap();
+        let chain = Link {
+            chain: [1; 32],
+            ..place
+        };
+        let beyond = Link {
+            sequence: 99,
+            ..place
+        };
+        for (end, what) in [
+            (chain, "not the chain that the next log file names"),
+            (beyond, "ends before the place that the next log file names"),
+        ] {
+            let error = seal(end).err().unwrap();
+            assert!(error.is(Code::Corrupt), "{error:?}");
+            assert!(error.message().contains(what), "{error:?}");
+        }
+        store.close().unwrap();
+        let error = seal(beyond).err().unwrap();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        assert!(
+            error.message().contains("closed before the place"),
+            "{error:?}"
+        );
+
+        // Of other payloads, and of fewer frames than it should have.
+        let sum = std::mem::replace(&mut good.sum, [1; 32]);
+        let others = good.verify(&seat).unwrap_err();
+        good.sum = sum;
+        good.link.sequence = 99;
+        let fewer = good.verify(&seat).unwrap_err();
+        for error in [others, fewer] {
+            assert!(error.is(Code::Internal), "{error:?}");
+            assert!(error.message().contains("does not read back"), "{error:?}");
+        }
+        let error = read_image(&*seat.disk, &name, &options.encryption).unwrap_err();
+        assert!(error.is(Code::Corrupt), "{error:?}");
+        assert!(error.message().contains("no image"), "{error:?}");
+    }
+}

@@ -30,6 +30,8 @@ mod untouched;
 mod watch;
 mod workload;
 
+pub(crate) use keys::passphrase;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Encryption, Key, KeyId, Keyring, Options};

@@ -8,6 +8,7 @@ mod clocks;
 mod content;
 mod crash;
 mod disk;
+mod entropy;
 mod explore;
 mod faults;
 mod full;

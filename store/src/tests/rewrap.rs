@@ -33,7 +33,7 @@ fn with(keyring: Keyring) -> Options {
 }
 
 /// A closed store with an image and several journals under the key `old`.
-fn prepared() -> SimDisk {
+pub fn prepared() -> SimDisk {
     let disk = SimDisk::default();
     for owner in 0..2_u8 {
         let mut sim = Sim::open(&disk, with(keyring("old", 1)), u64::from(owner)).unwrap();

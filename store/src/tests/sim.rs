@@ -96,9 +96,20 @@ impl Sim {
         seed: u64,
         clock: Arc<ManualClock>,
     ) -> Result<Sim> {
+        let random = Arc::new(SeededRandom(Mutex::new(Rng(seed))));
+        Sim::open_with(disk, options, seed, clock, random)
+    }
+
+    pub fn open_with(
+        disk: &SimDisk,
+        options: Options,
+        seed: u64,
+        clock: Arc<ManualClock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Sim> {
         let env = Env {
             clock: clock.clone(),
-            random: Arc::new(SeededRandom(Mutex::new(Rng(seed)))),
+            random,
         };
         let disk: Arc<dyn crate::Disk> = Arc::new(disk.clone());
         let (engine, ()) = crate::open::open(disk, env, options, &mut |_, _| {}, |seat| {

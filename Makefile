@@ -26,7 +26,7 @@ check: ## the quick part of the tests: formatting, lints, unit tests
 test: ## everything, a real cluster included: 60 minutes at most from nothing, 25 after that
 	@tests/run test
 
-coverage: ## how much of the store its tests run, and which lines of format, recovery and keys they do not; fails below 92 percent
+coverage: ## how much of the store its tests run: fails below 92 percent of the lines, and for each of format, recovery and keys that they miss
 	@tests/setup build
 	@tests/coverage
 

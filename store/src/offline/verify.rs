@@ -156,10 +156,10 @@ pub fn verify_against(
                 end.revision = state.view.revision;
             }
         }
+        // What was found before says more than that.
+        Some(Err(error)) if error.is(Code::Corrupt) && !verification.faults.is_empty() => {}
         Some(Err(error)) if error.is(Code::Corrupt) => {
-            if verification.faults.is_empty() {
-                verification.faults.push(Fault::general(error.message()));
-            }
+            verification.faults.push(Fault::general(error.message()));
         }
         Some(Err(error)) => return Err(error),
         None => {}

@@ -284,7 +284,7 @@ mod tests {
                 revision,
                 link,
             };
-            let checked = anchor.check(&disk, spec.store, &[&log], 7);
+            let checked = anchor.check(&disk, spec.store, &[&log], Some(7));
             checked.err().map(|error| error.as_code())
         };
         let other = Link {

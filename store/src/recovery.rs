@@ -254,18 +254,13 @@ fn load_image(
     let mut reader = Reader::new(found.open, FileSource { file });
     let mut scratch = Vec::new();
     let index = &mut state.view.index;
-    loop {
-        match reader.step().map_err(|e| e.context(&name))? {
-            Step::Frame(frame) => {
-                for entry in record::entries(frame.payload) {
-                    let entry = entry.map_err(|e| e.context(&name))?;
-                    index.insert(&Entry::pack(&entry, &mut scratch));
-                }
-                far.at(frame.offset + frame.len);
-            }
-            // With its closing frame: without it, that was an error.
-            Step::End(_) => break,
+    // It ends with its closing frame: without it, that is an error.
+    while let Step::Frame(frame) = reader.step().map_err(|e| e.context(&name))? {
+        for entry in record::entries(frame.payload) {
+            let entry = entry.map_err(|e| e.context(&name))?;
+            index.insert(&Entry::pack(&entry, &mut scratch));
         }
+        far.at(frame.offset + frame.len);
     }
     far.end(len);
     state.view.revision = revision;

@@ -30,9 +30,9 @@ async fn server() -> (String, Arc<Mutex<Vec<Heard>>>) {
                     let body = answer(&request.0);
                     log.lock().unwrap().push(request);
                     let length = body.len();
-                    let head =
+                    let begins =
                         format!("HTTP/1.1 200 OK\r\netag: \"e\"\r\ncontent-length: {length}");
-                    let answer = format!("{head}\r\n\r\n{body}");
+                    let answer = format!("{begins}\r\n\r\n{body}");
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             });

@@ -60,7 +60,7 @@ impl Files {
     }
 }
 
-/// Files of backups that stayed, by the names of their CodexBackups.
+/// Files of backups that stayed, by the names of their `CodexBackup`s.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept(BTreeMap<String, Files>);
 

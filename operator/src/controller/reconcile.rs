@@ -185,18 +185,12 @@ pub async fn reconcile(
     let keyring = judged(keyring, keys.broken.as_ref());
     let held_up = held_up(&keyring, pods, volumes.of_pods);
     let (soon, rotations) = (keys.again, keys.rotations);
-    let members: Vec<_> = answers
-        .iter()
-        .map(|m| {
-            let name = m.pod.name_any();
-            let mine: Vec<_> = held_up
-                .iter()
-                .filter(|(pod, _)| pod.name_any() == name)
-                .map(|(_, problem)| problem)
-                .collect();
-            m.report(store, &shared.version, &mine)
-        })
-        .collect();
+    let report = |m: &members::Member| {
+        let mine = |(pod, _): &&(Arc<Pod>, Problem)| pod.name_any() == m.pod.name_any();
+        let mine: Vec<_> = held_up.iter().filter(mine).map(|(_, p)| p).collect();
+        m.report(store, &shared.version, &mine)
+    };
+    let members: Vec<_> = answers.iter().map(report).collect();
 
     problems.extend(archive.problems);
     warn_of(shared, store, &keyring, &problems, &held_up).await;

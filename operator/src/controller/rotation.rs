@@ -39,7 +39,7 @@ use std::time::Duration;
 use codexstore_api::status::{ReencryptionState, State};
 use codexstore_crds::codex_key_rotation::{RotationReason, phase};
 use codexstore_crds::status::{KeyStatus, KeyUse, MAX_KEYS, RotationSchedule};
-use codexstore_crds::{CodexKeyRotation, CodexStore};
+use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus, CodexStore};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -103,7 +103,8 @@ impl Rotations {
     /// `deadline` is how long one waits while nobody gets further, in seconds.
     fn of(all: &[Arc<CodexKeyRotation>], deadline: i64) -> Self {
         let since = |first: &&Arc<CodexKeyRotation>| {
-            let begun = first.status.as_ref().and_then(|s| s.waits_since());
+            let begun = first.status.as_ref();
+            let begun = begun.and_then(CodexKeyRotationStatus::waits_since);
             let made = first.metadata.creation_timestamp.as_ref();
             begun.or(made.map(|made| made.0.as_second()))
         };

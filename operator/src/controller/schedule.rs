@@ -108,7 +108,7 @@ pub async fn expire(
     };
     // One that is not chosen yet chooses among those that are there when it does, and no Job deletes meanwhile: a restore does
     // so once it holds the Lease, and of a copy the status says it before there is a Job.
-    let restored: BTreeSet<_> = restores
+    let in_use: BTreeSet<_> = restores
         .iter()
         .filter(|restore| !restore.ended())
         .filter_map(|restore| restore.backup().map(str::to_owned))
@@ -128,7 +128,7 @@ pub async fn expire(
         let all = backups.iter().map(|b| &**b);
         archived = retention::followed(all, cut, policy.verify, over);
     }
-    let used = [(kept_by::RESTORE, &restored), (kept_by::ARCHIVE, &archived)];
+    let used = [(kept_by::RESTORE, &in_use), (kept_by::ARCHIVE, &archived)];
     let all = backups.iter().map(|b| &**b);
     let mut kept = BTreeMap::new();
     for (name, by) in retention::kept(all, &policy.retention, &used) {

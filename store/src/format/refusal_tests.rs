@@ -169,7 +169,7 @@ fn an_entry_that_was_never_set_is_not_written() {
 
 #[test]
 fn a_stream_tells_that_one_of_its_key_slots_is_damaged() {
-    let mut made = of_kind(FileKind::Backup, &encrypted(), Compression::None);
+    let made = of_kind(FileKind::Backup, &encrypted(), Compression::None);
     let mut file = made.prefix.clone();
     made.sealer.close(&Fixed, &mut file).unwrap();
     let walked = |file: &[u8]| {

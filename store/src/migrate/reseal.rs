@@ -325,12 +325,12 @@ mod tests {
         }
         let place = reader.link();
         let mut tries = 0;
-        let mut seal = |end| {
+        let mut sealed_to = |end| {
             tries += 1;
             let name = format!("{tries}.tmp");
             reseal(&seat, old(), end, Link::default(), &name, &mut |_| {})
         };
-        let mut good = seal(place).unwrap();
+        let mut good = sealed_to(place).unwrap();
         good.verify(&seat).unwrap();
         let chain = Link {
             chain: [1; 32],
@@ -344,12 +344,12 @@ mod tests {
             (chain, "not the chain that the next log file names"),
             (beyond, "ends before the place that the next log file names"),
         ] {
-            let error = seal(end).err().unwrap();
+            let error = sealed_to(end).err().unwrap();
             assert!(error.is(Code::Corrupt), "{error:?}");
             assert!(error.message().contains(what), "{error:?}");
         }
         store.close().unwrap();
-        let error = seal(beyond).err().unwrap();
+        let error = sealed_to(beyond).err().unwrap();
         assert!(error.is(Code::Corrupt), "{error:?}");
         assert!(
             error.message().contains("closed before the place"),

@@ -151,12 +151,13 @@ fn a_log_that_does_not_fit_what_is_before_or_behind_it_is_damage() {
         };
         image(&mut start);
         let mut state = Recovered::empty(1);
-        let done = replay_chain(
-            &mut state,
-            &disk,
-            [Some(first), next].into_iter().flatten().collect(),
-            Some(start),
-        );
+        let mut far = Far {
+            read: 0,
+            total: 0,
+            tell: &mut |_, _| {},
+        };
+        let logs = [Some(first), next].into_iter().flatten().collect();
+        let done = replay_chain(&mut state, &disk, logs, Some(start), &mut far);
         match done {
             Ok(clean) => {
                 assert!(what.is_empty() && !clean, "{what}");

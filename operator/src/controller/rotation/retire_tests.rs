@@ -115,10 +115,10 @@ async fn what_came_since_and_may_need_a_key_keeps_it() {
         }),
         // Labels can be taken off.
         ("claim cxs-orders-web-7 (", |api, _| {
-            claim(api, "cxs-orders-web-7", &Value::Null)
+            claim(api, "cxs-orders-web-7", &Value::Null);
         }),
         ("cxb/b (not done)", |api, _| {
-            backup(api, "orders", &Value::Null)
+            backup(api, "orders", &Value::Null);
         }),
         ("\"cxb/b\"", |api, id| backup(api, "orders", &ended(id))),
         ("cxr/r (not done)", |api, _| {
@@ -144,7 +144,7 @@ async fn what_came_since_and_may_need_a_key_keeps_it() {
     ];
     for (n, (wanted, change)) in all.iter().enumerate() {
         let (cluster, old) = rotated(1).await;
-        look_behind(&cluster, |api| change(api, &old[0])).await;
+        Box::pin(look_behind(&cluster, |api| change(api, &old[0]))).await;
         assert_eq!(keyring(&cluster.api).0.len(), 2, "{n}: {wanted}");
         let said = needed_by(&cluster.api, &old[0]);
         assert!(said.contains(wanted), "{n}: {said}");
@@ -165,16 +165,16 @@ async fn what_came_since_and_needs_none_keeps_none() {
             );
         }),
         ("a backup of another store", |api| {
-            backup(api, "other", &Value::Null)
+            backup(api, "other", &Value::Null);
         }),
         ("a backup with another key", |api| {
-            backup(api, "orders", &ended("another"))
+            backup(api, "orders", &ended("another"));
         }),
         ("a pod that has ended", |api| {
             pod(api, |pod| pod["status"]["phase"] = json!("Succeeded"));
         }),
         ("a pod that has not started", |api| {
-            pod(api, |pod| pod["status"] = json!({}))
+            pod(api, |pod| pod["status"] = json!({}));
         }),
         ("a pod without sidecar", |api| {
             pod(api, |pod| {
@@ -185,7 +185,7 @@ async fn what_came_since_and_needs_none_keeps_none() {
     ];
     for (what, change) in all {
         let (cluster, old) = rotated(1).await;
-        look_behind(&cluster, change).await;
+        Box::pin(look_behind(&cluster, change)).await;
         let ids = keyring(&cluster.api).0;
         assert!(ids.len() == 1 && !ids.contains(&old[0]), "{what}: {ids:?}");
         assert!(cluster.told("KeyRetired"), "{what}");
@@ -195,7 +195,10 @@ async fn what_came_since_and_needs_none_keeps_none() {
 #[tokio::test]
 async fn a_key_that_is_needed_after_all_does_not_keep_the_others() {
     let (cluster, old) = rotated(2).await;
-    look_behind(&cluster, |api| backup(api, "orders", &ended(&old[0]))).await;
+    Box::pin(look_behind(&cluster, |api| {
+        backup(api, "orders", &ended(&old[0]));
+    }))
+    .await;
     let ids = keyring(&cluster.api).0;
     assert!(ids.contains(&old[0]) && !ids.contains(&old[1]), "{ids:?}");
     assert_eq!(needed_by(&cluster.api, &old[0]), r#"["cxb/b"]"#);

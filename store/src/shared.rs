@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::feed::Feed;
 use crate::held::Holds;
 use crate::index::View;
-use crate::keyring::KeyId;
+use crate::keyring::{Encryption, KeyId, Keyring};
 use crate::log::Parked;
 use crate::reencrypt::{Reencrypted, Reencrypting};
 use crate::rewrap::Rewrapped;
@@ -117,6 +117,33 @@ impl Shared {
             before_log: (0, 0),
             poison: OnceLock::new(),
         }
+    }
+
+    /// See [`crate::Store::reload_keyring`].
+    pub fn reload_keyring(&self, keyring: Keyring) -> Result<()> {
+        let mut encryption = self.seat.encryption.lock();
+        let Encryption::Keyring(loaded) = &*encryption else {
+            return Err(Error::new(
+                Code::EncryptionMismatch,
+                "the store's keys are not of a keyring: one is of no use to it",
+            ));
+        };
+        if let Some(id) = loaded.conflict(&keyring) {
+            return Err(Error::new(
+                Code::WrongKey,
+                format!("key {id} is not the key that is loaded under this id"),
+            ));
+        }
+        let keys = self.keys.lock();
+        if let Some(missing) = keys.needed.iter().find(|id| keyring.get(id).is_none()) {
+            return Err(Error::new(
+                Code::KeyMissing,
+                format!("the keyring lacks key {missing}, which files of the store need"),
+            ));
+        }
+        drop(keys);
+        *encryption = Encryption::Keyring(keyring);
+        Ok(())
     }
 
     /// Nobody waits for a rewrap or a re-encryption that does not come: see [`crate::Store::rewrap`].

@@ -429,30 +429,7 @@ impl Store {
     /// (`key-missing`), or holds other bytes under an id that is loaded (`wrong-key`): old files
     /// would need the one key and new files the other, so that no keyring opened both.
     pub fn reload_keyring(&self, keyring: Keyring) -> Result<()> {
-        let shared = &self.inner.shared;
-        let mut encryption = shared.seat.encryption.lock();
-        let Encryption::Keyring(loaded) = &*encryption else {
-            return Err(Error::new(
-                Code::EncryptionMismatch,
-                "the store's keys are not of a keyring: one is of no use to it",
-            ));
-        };
-        if let Some(id) = loaded.conflict(&keyring) {
-            return Err(Error::new(
-                Code::WrongKey,
-                format!("key {id} is not the key that is loaded under this id"),
-            ));
-        }
-        let keys = shared.keys.lock();
-        if let Some(missing) = keys.needed.iter().find(|id| keyring.get(id).is_none()) {
-            return Err(Error::new(
-                Code::KeyMissing,
-                format!("the keyring lacks key {missing}, which files of the store need"),
-            ));
-        }
-        drop(keys);
-        *encryption = Encryption::Keyring(keyring);
-        Ok(())
+        self.inner.shared.reload_keyring(keyring)
     }
 
     /// Believes the wall clock after a jump: see [`Options::max_clock_jump`].

@@ -21,6 +21,7 @@ mod model;
 mod owners;
 mod reencrypt;
 mod rewrap;
+mod rotation;
 mod scale;
 mod sim;
 mod space;

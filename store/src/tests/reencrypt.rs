@@ -13,6 +13,7 @@ use super::Stop;
 use super::disk::{Fault, Keep, SimDisk};
 use super::keyring;
 use super::rewrap::both;
+use super::rotation::Step;
 use super::scale::scale;
 use super::sim::{Model, Sim};
 use super::workload::quick;
@@ -24,7 +25,7 @@ use crate::{Batch, Code, Disk, Encryption, Options, Reencrypted, Result, Store, 
 fn options(strategy: Strategy) -> Options {
     let mut options = quick();
     options.max_disk = 8 << 20;
-    options.encryption = Encryption::Keyring(keyring("k", 1));
+    options.encryption = Encryption::Keyring(Step::Added.keyring());
     options.strategy = strategy;
     options
 }
@@ -66,9 +67,12 @@ struct Run {
     sim: Option<Sim>,
     /// Calls of the disk that changed it before it was asked for.
     before: u64,
+    /// What the keyring held at the end.
+    step: Step,
 }
 
-/// Opens the store, asks for a re-encryption, and writes until it is answered, and a little more.
+/// Opens the store, makes another key current, asks for a re-encryption, and writes until it is answered, and a little more,
+/// without the old key once it may go.
 fn run(disk: &SimDisk, options: &Options, content: &Model) -> Run {
     let mut run = Run {
         content: content.clone(),
@@ -76,11 +80,16 @@ fn run(disk: &SimDisk, options: &Options, content: &Model) -> Run {
         answer: None,
         sim: None,
         before: 0,
+        step: Step::Added,
     };
     let Ok(mut sim) = Sim::open(disk, options.clone(), 11) else {
         return run;
     };
     run.before = disk.changes();
+    let shared = sim.engine.shared.clone();
+    let load = |step: Step| shared.reload_keyring(step.keyring());
+    load(Step::Promoted).unwrap();
+    run.step = Step::Promoted;
     let waiter = ask(&sim);
     let mut more = 3;
     for n in 0..2000_u32 {
@@ -99,6 +108,9 @@ fn run(disk: &SimDisk, options: &Options, content: &Model) -> Run {
             Ok(answer) => run.answer = Some(answer),
             Err(TryRecvError::Empty) => continue,
             Err(TryRecvError::Disconnected) => {}
+        }
+        if matches!(run.answer, Some(Ok(_))) && load(Step::Retired).is_ok() {
+            run.step = Step::Retired;
         }
         more -= 1;
         if more == 0 {
@@ -127,7 +139,7 @@ fn files(disk: &SimDisk) -> BTreeSet<FileId> {
 }
 
 /// All revisions that the log holds, without a gap.
-fn logged(sim: &Sim) -> Vec<u64> {
+pub fn logged(sim: &Sim) -> Vec<u64> {
     let shared = sim.engine.shared.clone();
     let durable = shared.feed.durable();
     let mut cursor = LogCursor::new(shared, durable.log.first_revision().max(1));
@@ -140,8 +152,10 @@ fn logged(sim: &Sim) -> Vec<u64> {
     revisions
 }
 
-/// What was left holds all that was promised, and nothing else is in the directory. True if the switch was made.
+/// What was left opens with the keyring of that moment and holds all that was promised, and nothing else is in the
+/// directory. True if the switch was made.
 fn check(disk: &SimDisk, options: &Options, run: &Run, old: &BTreeSet<FileId>) -> bool {
+    let options = &run.step.of(options);
     let mut sim = Sim::open(disk, options.clone(), 21).unwrap();
     let found = sim.content();
     assert!(
@@ -224,6 +238,7 @@ fn sweep(options: &Options, step: u64, broken: Option<&'static str>) -> (u64, u6
     let whole = base.restart();
     let undisturbed = run(&whole, options, &content);
     undisturbed.answer.unwrap().unwrap();
+    assert_eq!(undisturbed.step, Step::Retired);
     let (mut states, mut switched) = (0, 0);
     let step = usize::try_from(step).unwrap();
     for call in (undisturbed.before..=whole.changes()).step_by(step) {

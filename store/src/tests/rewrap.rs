@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
 
+use parking_lot::Mutex;
+
 use super::basic::bytes_of;
-use super::disk::{Fault, Keep, SimDisk};
+use super::disk::{Fault, Files, Keep, Rng, SimDisk};
 use super::keyring;
 use super::keys::passphrase;
-use super::sim::{Sim, env};
+use super::sim::{Model, Sim, env};
+use super::states::Undecided;
 use super::workload::quick;
 use crate::rewrap::rewrap_on;
 use crate::{
-    Batch, Code, Encryption, Key, KeyId, Keyring, Kind, Options, Rewrapped, Store, check_keys,
-    rewrap,
+    Batch, Code, Encryption, Key, KeyId, Keyring, Kind, Options, Rewrapped, Store, Strategy,
+    check_keys, rewrap,
 };
 
 /// A keyring of both keys; the first is current.
@@ -34,9 +37,16 @@ fn with(keyring: Keyring) -> Options {
 
 /// A closed store with an image and several journals under the key `old`.
 pub fn prepared() -> SimDisk {
+    prepared_as(Strategy::Snapshot)
+}
+
+/// The same of a strategy.
+fn prepared_as(strategy: Strategy) -> SimDisk {
     let disk = SimDisk::default();
     for owner in 0..2_u8 {
-        let mut sim = Sim::open(&disk, with(keyring("old", 1)), u64::from(owner)).unwrap();
+        let mut options = with(keyring("old", 1));
+        options.strategy = strategy;
+        let mut sim = Sim::open(&disk, options, u64::from(owner)).unwrap();
         for n in 0..12_u8 {
             let batch = Batch::new().set(vec![n % 5 + 1], vec![owner ^ n; 24_000]);
             sim.run(batch).unwrap();
@@ -52,45 +62,64 @@ fn run(disk: &SimDisk) -> crate::Result<Rewrapped> {
     rewrap_on(disk, &env(3), &old, &new, &mut |_, _| {})
 }
 
+/// What a rewrap left, whatever ended it, opens with the keyring of both, and is finished by another one.
+fn check_cut(disk: &SimDisk, strategy: Strategy, content: &Model) {
+    let open = |disk: &SimDisk, keyring, seed| {
+        let mut options = with(keyring);
+        options.strategy = strategy;
+        Sim::open(disk, options, seed)
+    };
+    let sim = open(&disk.restart(), both(["new", "old"]), 2).unwrap();
+    assert!(sim.content() == *content);
+    let done = run(disk).unwrap();
+    assert!(done.files >= 3);
+    assert_eq!(run(disk).unwrap().slots, 0, "done is done");
+    let disk = disk.power_loss(Keep::Nothing);
+    let error = open(&disk, keyring("old", 1), 3).err().unwrap();
+    assert!(error.is(Code::KeyMissing));
+    let sim = open(&disk, keyring("new", 2), 3).unwrap();
+    assert!(sim.content() == *content && sim.engine.shared.findings.is_empty());
+}
+
 #[test]
 fn a_rewrap_is_finished_by_another_one_after_a_power_loss_or_error_at_any_call() {
-    let base = prepared();
-    let content = Sim::open(&base.restart(), with(keyring("old", 1)), 1)
-        .unwrap()
-        .content();
-    let whole = base.restart();
-    let done = run(&whole).unwrap();
-    assert!(done.files >= 3 && done.slots == 2 * done.files, "{done:?}");
-    let mut states = 0;
-    let mut check = |disk: SimDisk| {
-        states += 1;
-        // The keyring of both opens what is there at each point.
-        let sim = Sim::open(&disk.restart(), with(both(["new", "old"])), 2).unwrap();
-        assert!(sim.content() == content);
-        let done = run(&disk).unwrap();
-        assert!(done.files >= 3);
-        assert_eq!(run(&disk).unwrap().slots, 0, "done is done");
-        let disk = disk.power_loss(Keep::Nothing);
-        let error = Sim::open(&disk, with(keyring("old", 1)), 3).err().unwrap();
-        assert!(error.is(Code::KeyMissing));
-        let sim = Sim::open(&disk, with(keyring("new", 2)), 3).unwrap();
-        assert!(sim.content() == content && sim.engine.shared.findings.is_empty());
-    };
-    for call in 1..=whole.changes() {
-        let disk = base.restart();
-        disk.arm(call, Fault::PowerLoss);
-        assert!(run(&disk).is_err());
-        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(call)] {
-            check(disk.power_loss(keep));
+    for strategy in [Strategy::Snapshot, Strategy::Ledger] {
+        let base = prepared_as(strategy);
+        let mut options = with(keyring("old", 1));
+        options.strategy = strategy;
+        let content = Sim::open(&base.restart(), options, 1).unwrap().content();
+        let (whole, seen) = (base.restart(), Arc::<Mutex<Vec<Files>>>::default());
+        let noted = seen.clone();
+        whole.watch(move |files| noted.lock().push(files.clone()));
+        let done = run(&whole).unwrap();
+        assert!(done.files >= 3 && done.slots == 2 * done.files, "{done:?}");
+        let calls = whole.calls();
+        let mut seen = std::mem::take(&mut *seen.lock());
+        seen.push(whole.files());
+        let (mut met, mut rng) = (BTreeSet::new(), Rng(1));
+        for files in &seen {
+            let undecided = Undecided::new(files);
+            let each = |ways: &[usize]| {
+                let disk = base.with_files(undecided.decide(ways));
+                if met.insert(disk.hash()) {
+                    check_cut(&disk, strategy, &content);
+                }
+                Ok::<(), ()>(())
+            };
+            undecided.each(8, &mut rng, each).unwrap();
         }
+        assert!(met.len() as u64 > 2 * done.slots);
+        for call in (1..=calls).step_by(3) {
+            let disk = base.restart();
+            disk.arm(call, Fault::ErrorOnce);
+            assert!(run(&disk).is_err());
+            check_cut(&disk.restart(), strategy, &content);
+        }
+        println!(
+            "crash states of a closed store's rewrap checked, {strategy:?}: {}",
+            met.len()
+        );
     }
-    for call in (1..=whole.calls()).step_by(3) {
-        let disk = base.restart();
-        disk.arm(call, Fault::ErrorOnce);
-        assert!(run(&disk).is_err());
-        check(disk.restart());
-    }
-    println!("crash states of rewraps checked: {states}");
 }
 
 #[test]

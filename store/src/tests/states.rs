@@ -163,6 +163,26 @@ impl<'a> Undecided<'a> {
         &self,
         drawn: usize,
         rng: &mut Rng,
+        each: impl FnMut(&[usize]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.explore(true, drawn, rng, each)
+    }
+
+    /// The same without single ones missing, for files of many sectors that are synced at their end.
+    pub fn most<E>(
+        &self,
+        drawn: usize,
+        rng: &mut Rng,
+        each: impl FnMut(&[usize]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.explore(false, drawn, rng, each)
+    }
+
+    fn explore<E>(
+        &self,
+        singles: bool,
+        drawn: usize,
+        rng: &mut Rng,
         mut each: impl FnMut(&[usize]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.effects() <= WHOLE {
@@ -184,7 +204,7 @@ impl<'a> Undecided<'a> {
             each(&self.ways(|axis| axis.at(*call)))?;
         }
         let all = self.ways(|axis| axis.ways() - 1);
-        for at in 0..all.len() {
+        for at in 0..if singles { all.len() } else { 0 } {
             // The first of the sectors only, or all but one.
             let mut ways = all.clone();
             ways[at] = 0;

@@ -2,7 +2,7 @@
 
 use super::content::SECTOR;
 use super::disk::{Effect, Inode, NameEffect};
-use crate::format::FRAMES_AT;
+use crate::format::{FRAMES_AT, PAGE};
 
 /// The syncs of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub enum SyncKind {
     Fill,
     /// Of a journal's header.
     Header,
+    /// Of a key slot alone: what a rewrap writes.
+    KeySlot,
     /// Of a frame of batches.
     Frame,
     /// Of the frame that hands over to the next journal.
@@ -67,6 +69,13 @@ fn is_log(name: &str) -> bool {
 
 impl SyncKind {
     pub fn of_file(name: &str, inode: &Inode) -> Option<SyncKind> {
+        let slots = PAGE / SECTOR..usize::try_from(FRAMES_AT).unwrap() / SECTOR;
+        let in_slot =
+            |effect: &Effect| matches!(effect, Effect::Sector(at, _) if slots.contains(at));
+        let mut pending = inode.pending.iter().map(|(_, effect)| effect).peekable();
+        if pending.peek().is_some() && pending.all(in_slot) {
+            return Some(SyncKind::KeySlot);
+        }
         if name.starts_with("image-") {
             return Some(SyncKind::Image);
         }

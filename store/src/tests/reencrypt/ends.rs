@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use super::super::disk::{Fault, SimDisk};
+use super::super::rotation::Step;
 use super::super::scale::scale;
 use super::super::sim::Sim;
 use super::{Run, ask, both_strategies, check, files, options, prepared, run};
@@ -40,6 +41,7 @@ fn write_on(mut sim: Sim, waiter: &Receiver<Result<Reencrypted>>) -> Run {
         answer: None,
         sim: None,
         before: 0,
+        step: Step::Added,
     };
     for n in 0..1000_u32 {
         let (key, value) = (vec![b'w', n.to_le_bytes()[0] % 3], vec![9; 800]);

@@ -164,6 +164,8 @@ struct State {
     calls: u64,
     /// Calls that change something.
     changes: u64,
+    /// Bytes that were read.
+    read: u64,
     fault: Option<(u64, Fault)>,
     off: bool,
     capacity: Option<usize>,
@@ -303,6 +305,11 @@ impl SimDisk {
 
     pub fn changes(&self) -> u64 {
         self.0.lock().changes
+    }
+
+    /// Bytes that were read of all files.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.lock().read
     }
 
     /// True once the power has failed.
@@ -488,6 +495,7 @@ impl DiskFile for SimFile {
         self.disk.pause();
         let mut state = self.disk.0.lock();
         state.call()?;
+        state.read += buf.len() as u64;
         let offset = usize::try_from(offset).unwrap();
         if !state.files.inodes[self.inode].live.read(offset, buf) {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -25,6 +25,7 @@ mod rotation;
 mod scale;
 mod sim;
 mod space;
+mod starts;
 mod states;
 mod syncs;
 mod threads;

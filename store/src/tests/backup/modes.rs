@@ -9,11 +9,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::options;
+use super::super::{keyring, options};
 use crate::archive::{Archived, Until};
 use crate::backup::{self, BackupOptions};
 use crate::disk::OsDisk;
-use crate::{Batch, Disk, DiskFile, Env, Store};
+use crate::migrate::migrate_on;
+use crate::rewrap::rewrap_on;
+use crate::{
+    Batch, Compression, Disk, DiskFile, Encryption, Env, Store, Strategy, offline as tools,
+};
 
 /// Kinds of files that ever existed, with the modes that they had.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<u32>>>>;
@@ -24,31 +28,42 @@ struct Watched {
     disk: OsDisk,
     path: PathBuf,
     seen: Seen,
+    /// Of what, if that is more than the name says.
+    what: &'static str,
 }
 
 impl Watched {
     fn look(&self) {
-        for file in std::fs::read_dir(&self.path).unwrap() {
-            let file = file.unwrap();
-            // Another thread may have removed it.
-            let Ok(meta) = std::fs::symlink_metadata(file.path()) else {
-                continue;
-            };
-            let name = file.file_name().into_string().unwrap();
-            note(&self.seen, &name, meta.permissions().mode());
-        }
-        let mode = std::fs::metadata(&self.path).unwrap().permissions().mode();
-        note(&self.seen, "directory", mode);
+        look(&self.path, &self.seen, self.what);
     }
 }
 
+/// Looks at everything in a directory, and at itself.
+fn look(path: &Path, seen: &Seen, what: &str) {
+    for file in std::fs::read_dir(path).unwrap() {
+        let file = file.unwrap();
+        // Another thread may have removed it.
+        let Ok(meta) = std::fs::symlink_metadata(file.path()) else {
+            continue;
+        };
+        let name = file.file_name().into_string().unwrap();
+        note(seen, what, &name, meta.permissions().mode());
+    }
+    let mode = std::fs::metadata(path).unwrap().permissions().mode();
+    note(seen, what, "directory", mode);
+}
+
 /// Notes a mode under the kind of the file.
-fn note(seen: &Seen, name: &str, mode: u32) {
-    let kind: String = name
+fn note(seen: &Seen, what: &str, name: &str, mode: u32) {
+    let parts = name
         .split(|c: char| !c.is_ascii_alphabetic())
-        .filter(|part| part.len() > 1)
-        .collect::<Vec<_>>()
-        .join(" ");
+        .filter(|part| part.len() > 1);
+    let kind: Vec<&str> = Some(what)
+        .filter(|what| !what.is_empty())
+        .into_iter()
+        .chain(parts)
+        .collect();
+    let kind = kind.join(" ");
     let mut seen = seen.lock();
     let modes = seen.entry(kind).or_default();
     if !modes.contains(&(mode & 0o7777)) {
@@ -120,18 +135,65 @@ fn every_file_that_ever_exists_is_for_its_owner_alone() {
     assert!(status.success());
 }
 
+fn watch(disk: OsDisk, path: &Path, seen: &Seen, what: &'static str) -> Arc<Watched> {
+    let disk = Watched {
+        disk,
+        path: path.to_path_buf(),
+        seen: seen.clone(),
+        what,
+    };
+    disk.look();
+    Arc::new(disk)
+}
+
+/// A ledger, and what is done to its files while nobody has it open.
+fn offline(root: &Path, seen: &Seen) {
+    let data = root.join("history");
+    let at = |what| watch(OsDisk::open(&data).unwrap(), &data, seen, what);
+    let mut options = options();
+    options.max_disk = 16 << 20;
+    options.compression = Compression::None;
+    options.strategy = Strategy::Ledger;
+    let store = Store::open_on(at("ledger"), Env::system(), options.clone()).unwrap();
+    for n in 0_u64.. {
+        if store.status().folds > 0 {
+            break;
+        }
+        assert!(n < 1000, "no fold");
+        let batch = Batch::new().set((n % 10).to_le_bytes().to_vec(), vec![1; 20_000]);
+        store.commit(batch).unwrap();
+    }
+    store.reencrypt().unwrap();
+    store.close().unwrap();
+
+    for strategy in [Strategy::Snapshot, Strategy::Ledger] {
+        options.strategy = strategy;
+        let mut options = options.clone();
+        options.convert = true;
+        let store = Store::open_on(at("converted"), Env::system(), options).unwrap();
+        store.close().unwrap();
+    }
+
+    let old = options.encryption.clone();
+    let new = Encryption::Keyring(keyring("other", 8));
+    let disk = at("rewrapped");
+    rewrap_on(&*disk, &Env::system(), &old, &new, &mut |_, _| {}).unwrap();
+    disk.look();
+    drop(disk);
+
+    migrate_on(at("migrated"), Env::system(), &new, &options, &mut |_| {}).unwrap();
+
+    // Into a store that is opened as any, on a disk of its own.
+    let into = root.join("salvaged");
+    let salvaged = tools::salvage(&data, &into, &options, false, &mut |_, _| {}).unwrap();
+    assert!(salvaged.written && salvaged.entries == 10, "{salvaged:?}");
+    look(&into, seen, "salvaged");
+}
+
 /// Does everything that makes files, and looks at all of them.
 fn everything(root: &Path) {
     let seen = Seen::default();
-    let watched = |path: &Path, disk: OsDisk| {
-        let disk = Watched {
-            disk,
-            path: path.to_path_buf(),
-            seen: seen.clone(),
-        };
-        disk.look();
-        Arc::new(disk)
-    };
+    let watched = |path: &Path, disk: OsDisk| watch(disk, path, &seen, "");
     let at = |name: &str| root.join("deep").join(name);
     let mut options = options();
     options.max_disk = 2 << 20;
@@ -187,6 +249,8 @@ fn everything(root: &Path) {
         store.close().unwrap();
     }
 
+    offline(&root.join("deep"), &seen);
+
     let seen = seen.lock();
     let kinds: Vec<&str> = seen.keys().map(String::as_str).collect();
     for kind in [
@@ -200,6 +264,19 @@ fn everything(root: &Path) {
         "journal tmp",
         "restoring",
         "suspect",
+        "ledger ledger",
+        "ledger ledger tmp",
+        "ledger image tmp",
+        "converted journal",
+        "converted ledger",
+        "converted epoch tmp",
+        "rewrapped image",
+        "rewrapped ledger",
+        "migrated ledger",
+        "migrated ledger tmp",
+        "migrated image tmp",
+        "salvaged ledger",
+        "salvaged directory",
     ] {
         assert!(kinds.contains(&kind), "{kind} was never seen: {kinds:?}");
     }
@@ -212,7 +289,8 @@ fn everything(root: &Path) {
         );
     }
     for (kind, modes) in &*seen {
-        let expected = if kind == "directory" { 0o700 } else { 0o600 };
+        let directory = kind.ends_with("directory");
+        let expected = if directory { 0o700 } else { 0o600 };
         assert_eq!(modes[..], [expected], "{kind}: {modes:?}, not {expected:o}");
     }
     // The levels above were made too.

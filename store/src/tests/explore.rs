@@ -1,12 +1,12 @@
 //! Power loss at every change of the disk: what it may leave, once each.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::disk::{Files, Keep, Rng, SimDisk};
+use super::disk::{Keep, Rng, SimDisk};
 use super::history::{History, Moment, Promise, run};
 use super::scale::{on_all_cores, say, scale};
 use super::states::{Undecided, after};
@@ -15,11 +15,19 @@ use super::syncs::SyncKind;
 /// Subsets drawn where there are too many.
 const DRAWN: usize = 8;
 
-/// Disks that were met, and how many of them were new.
+/// Disks that were met, with how much was promised when they were looked at, and how many of them were new.
 struct Met {
-    hashes: Mutex<HashSet<u64>>,
+    hashes: Mutex<HashMap<u64, usize>>,
     wanted: u64,
     count: AtomicU64,
+}
+
+/// Whether a disk was met.
+enum Known {
+    New,
+    /// When less was promised.
+    More,
+    Enough,
 }
 
 impl Met {
@@ -31,8 +39,12 @@ impl Met {
         }
     }
 
-    fn is_new(&self, disk: &SimDisk) -> bool {
-        self.hashes.lock().insert(disk.hash())
+    fn knows(&self, disk: &SimDisk, promise: Promise) -> Known {
+        match self.hashes.lock().insert(disk.hash(), promise.must) {
+            None => Known::New,
+            Some(before) if before < promise.must => Known::More,
+            Some(_) => Known::Enough,
+        }
     }
 
     /// Recovers a state, and counts it if what it holds was promised. Every fourth goes on to be
@@ -56,10 +68,11 @@ impl Met {
     }
 }
 
-/// Every state that a power loss at a moment may leave and that is new, to `each`.
+/// Every state that a power loss at a moment may leave and that is new, to `each`. One that was met when less
+/// was promised is looked at again.
 fn states_at(
     history: &History,
-    files: &Files,
+    Moment { files, promise }: &Moment,
     met: &Met,
     rng: &mut Rng,
     mut each: impl FnMut(SimDisk) -> Result<(), String>,
@@ -67,10 +80,12 @@ fn states_at(
     let undecided = Undecided::new(files);
     undecided.each(DRAWN, rng, |ways| {
         let disk = history.disk.with_files(undecided.decide(ways));
-        if !met.is_new(&disk) {
-            return Ok(());
-        }
-        each(disk).map_err(|what| format!("{ways:?}: {what}"))
+        let checked = match met.knows(&disk, *promise) {
+            Known::New => each(disk),
+            Known::More => history.look(&disk, *promise).map(drop),
+            Known::Enough => Ok(()),
+        };
+        checked.map_err(|what| format!("{ways:?}: {what}"))
     })
 }
 
@@ -78,12 +93,13 @@ fn states_at(
 fn explore(seed: u64, met: &Met) -> Result<History, String> {
     let history = run(seed, None);
     let mut rng = Rng(seed ^ 0xc4a5);
-    for (at, Moment { files, promise }) in history.moments.iter().enumerate() {
+    for (at, moment) in history.moments.iter().enumerate() {
         if met.enough() {
             break;
         }
+        let Moment { files, promise } = moment;
         let at = |what| format!("seed {seed}, change {at}: {what}");
-        states_at(&history, files, met, &mut rng, |disk| {
+        states_at(&history, moment, met, &mut rng, |disk| {
             met.check(&history, &disk, *promise)
         })
         .map_err(at)?;
@@ -98,15 +114,18 @@ fn explore(seed: u64, met: &Met) -> Result<History, String> {
 #[test]
 fn no_power_loss_loses_anything_acknowledged() {
     let met = Met::new(scale(2_000, 250_000, 2_500_000));
-    let (folds, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let [folds, refused, forgotten] = [(); 3].map(|()| AtomicU64::new(0));
     let began = Instant::now();
     on_all_cores(|seed| {
         let history = explore(seed, &met).unwrap_or_else(|what| panic!("{what}"));
         folds.fetch_add(history.folds, Ordering::Relaxed);
         refused.fetch_add(history.refused, Ordering::Relaxed);
-        !met.enough()
+        forgotten.fetch_add(history.forgotten, Ordering::Relaxed);
+        // The second one has retention.
+        !met.enough() || seed < 1
     });
     assert!(folds.into_inner() > 0, "the workloads fold");
+    assert!(forgotten.into_inner() > 0, "retention takes something");
     say(&format!("crash states explored: {}", met.count()));
     println!("{:?}, {refused:?} writes refused", began.elapsed());
 }
@@ -138,7 +157,7 @@ fn nested(
 ) -> Result<(), String> {
     for moment in recoveries(history, disk, promise, rng.next()) {
         let mut deeper = Vec::new();
-        states_at(history, &moment.files, met, rng, |disk| {
+        states_at(history, &moment, met, rng, |disk| {
             deeper.push(disk.restart());
             met.check(history, &disk, promise)
         })?;
@@ -180,9 +199,10 @@ fn glance(seed: u64, broken: SyncKind) -> (u64, Result<(), String>) {
     let history = run(seed, Some(broken));
     let met = Met::new(u64::MAX);
     let mut rng = Rng(seed);
-    let mut check = |Moment { files, promise }: &Moment| {
+    let mut check = |moment: &Moment| {
+        let Moment { files, promise } = moment;
         if Undecided::new(files).effects() <= 6 {
-            states_at(&history, files, &met, &mut rng, |disk| {
+            states_at(&history, moment, &met, &mut rng, |disk| {
                 history.check(&disk, *promise)
             })?;
         } else {

@@ -10,6 +10,7 @@ use super::disk::{Files, Keep, Rng, SimDisk};
 use super::sim::Sim;
 use super::syncs::SyncKind;
 use super::workload::quick;
+use crate::log::{ChangeOp, LogCursor};
 use crate::time::tests::ManualClock;
 use crate::{
     Batch, Code, Compression, Durability, Encryption, KeySize, Options, SetOptions, Strategy,
@@ -28,10 +29,22 @@ const BEGIN: u64 = 1_700_000_000_000;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Promise {
     /// The first state that may be found.
-    must: usize,
+    pub must: usize,
     /// The last one.
     may: usize,
     wall: u64,
+    opens: Opens,
+    /// In which of [`History::firsts`] it is how far the log goes back.
+    turn: usize,
+}
+
+/// With which options a store opens that is given another strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Opens {
+    #[default]
+    AsMade,
+    Either,
+    Converted,
 }
 
 /// The disk just before a change of it.
@@ -43,6 +56,12 @@ pub struct Moment {
 /// A run of a workload.
 pub struct History {
     pub options: Options,
+    /// Those with the strategy that it is given behind the first close.
+    converted: Option<Options>,
+    /// The disk may run full.
+    tight: bool,
+    /// The first revision of the log when the store had done a turn of what is asked of it.
+    firsts: Vec<u64>,
     /// In order. With durability `always` one for each group, for a group is one frame.
     pub states: Vec<Content>,
     pub moments: Vec<Moment>,
@@ -51,6 +70,8 @@ pub struct History {
     pub folds: u64,
     /// Writes refused for lack of space.
     pub refused: u64,
+    /// Revisions that retention took.
+    pub forgotten: u64,
 }
 
 /// What sets workloads apart.
@@ -65,6 +86,7 @@ struct Shape {
     /// One in how many sets expires.
     expire: usize,
     capacity: Option<usize>,
+    converted: Option<Options>,
 }
 
 fn shape(seed: u64) -> Shape {
@@ -85,6 +107,20 @@ fn shape(seed: u64) -> Shape {
         options.max_disk = 2 << 20;
     }
     let full = seed % 7 == 4;
+    let mut converted = None;
+    match seed % 5 {
+        1 if options.strategy == Strategy::Ledger => options.retention.revisions = Some(10),
+        3 if !full => {
+            options.max_disk = 2 << 20;
+            let mut to = options.clone();
+            to.strategy = match options.strategy {
+                Strategy::Snapshot => Strategy::Ledger,
+                Strategy::Ledger => Strategy::Snapshot,
+            };
+            converted = Some(to);
+        }
+        _ => {}
+    }
     Shape {
         groups: if full { 60 } else { 20 },
         batches: if full { 1 } else { 3 },
@@ -92,6 +128,7 @@ fn shape(seed: u64) -> Shape {
         large: if full { 2 } else { 7 },
         expire: if seed % 4 == 3 { 3 } else { usize::MAX },
         capacity: full.then_some(640 << 10),
+        converted,
         options,
     }
 }
@@ -117,11 +154,15 @@ pub fn run(seed: u64, broken: Option<SyncKind>) -> History {
     });
     let mut history = History {
         options: shape.options.clone(),
+        converted: shape.converted.clone(),
+        tight: shape.capacity.is_some(),
+        firsts: Vec::new(),
         states: vec![Content::new()],
         moments: Vec::new(),
         disk: disk.clone(),
         folds: 0,
         refused: 0,
+        forgotten: 0,
     };
     promise.lock().wall = BEGIN;
     let mut drive = Drive {
@@ -151,12 +192,17 @@ struct Drive<'a> {
 
 impl Drive<'_> {
     fn run(&mut self, disk: &SimDisk) {
-        let options = &self.shape.options;
         // Closed, killed, and left open at the end.
         for round in 0..3 {
-            let wall = self.promise.lock().wall;
-            let clock = ManualClock::at(wall);
-            let mut sim = Sim::open_at(disk, options.clone(), self.rng.next(), clock).unwrap();
+            let mut sim = match &self.shape.converted {
+                Some(converted) if round > 0 => {
+                    if round == 1 {
+                        self.convert(disk, converted);
+                    }
+                    self.open(disk, converted)
+                }
+                _ => self.open(disk, &self.shape.options),
+            };
             let last = self.history.states.last().unwrap();
             assert!(shows(&sim, last), "an undisturbed open loses nothing");
             for _ in 0..self.shape.groups {
@@ -173,9 +219,34 @@ impl Drive<'_> {
                     sim.engine.tick();
                     self.all_is_safe();
                 }
-                _ => {}
+                _ => self.turn(&sim),
             }
         }
+    }
+
+    fn open(&mut self, disk: &SimDisk, options: &Options) -> Sim {
+        let clock = ManualClock::at(self.promise.lock().wall);
+        Sim::open_at(disk, options.clone(), self.rng.next(), clock).unwrap()
+    }
+
+    /// As [`crate::convert`] does it.
+    fn convert(&mut self, disk: &SimDisk, converted: &Options) {
+        self.promise.lock().opens = Opens::Either;
+        let mut sim = self.open(disk, &converting(converted));
+        self.promise.lock().opens = Opens::Converted;
+        sim.engine.close().unwrap();
+    }
+
+    /// Nothing behind this removes what the log has now, until more is asked of it.
+    fn turn(&mut self, sim: &Sim) {
+        let log = sim.engine.shared.feed.durable().log;
+        let first = log.first_revision();
+        if self.shape.options.retention.revisions.is_some() {
+            let before = self.history.firsts.last().copied().unwrap_or(1);
+            self.history.forgotten += first.saturating_sub(before);
+        }
+        self.history.firsts.push(first);
+        self.promise.lock().turn = self.history.firsts.len();
     }
 
     fn advance(&self, sim: &Sim, ms: u64) {
@@ -233,6 +304,11 @@ impl Drive<'_> {
             self.promise.lock().must = last;
         }
         sim.engine.tick();
+        if self.shape.options.retention.revisions.is_some() && self.rng.below(4) == 0 {
+            // What the image holds is what may go.
+            sim.engine.start_fold().unwrap();
+        }
+        self.turn(sim);
     }
 
     fn batch(&mut self, sim: &Sim, content: &mut Content) -> Batch {
@@ -264,6 +340,13 @@ impl Drive<'_> {
     }
 }
 
+/// Options that give a store their strategy.
+fn converting(options: &Options) -> Options {
+    let mut options = options.clone();
+    options.convert = true;
+    options
+}
+
 /// True if readers see that content.
 pub fn shows(sim: &Sim, content: &Content) -> bool {
     let now = sim.engine.seat.time.now_ms();
@@ -277,18 +360,30 @@ pub fn shows(sim: &Sim, content: &Content) -> bool {
         .eq(there.map(|(key, (value, _))| (&key[..], &value[..])))
 }
 
+fn open(disk: &SimDisk, options: &Options, promise: Promise, seed: u64) -> crate::Result<Sim> {
+    let clock = ManualClock::at(promise.wall);
+    match Sim::open_at(disk, options.clone(), seed, clock.clone()) {
+        Err(error) if error.is(Code::DiskFull) => {
+            // Whoever runs out of space so far that nothing opens must get some.
+            disk.set_capacity(4 << 20);
+            Sim::open_at(disk, options.clone(), seed, clock)
+        }
+        sim => sim,
+    }
+}
+
 impl History {
     /// Opens a disk as it may be found at a moment.
     pub fn open(&self, disk: &SimDisk, promise: Promise, seed: u64) -> crate::Result<Sim> {
-        let clock = ManualClock::at(promise.wall);
-        let sim = Sim::open_at(disk, self.options.clone(), seed, clock.clone());
-        match sim {
-            Err(error) if error.is(Code::DiskFull) => {
-                // Whoever runs out of space so far that nothing opens must get some.
-                disk.set_capacity(4 << 20);
-                Sim::open_at(disk, self.options.clone(), seed, clock)
-            }
-            sim => sim,
+        match (promise.opens, &self.converted) {
+            (Opens::AsMade, _) | (_, None) => open(disk, &self.options, promise, seed),
+            (Opens::Converted, Some(to)) => open(disk, to, promise, seed),
+            (Opens::Either, Some(to)) => match open(disk, to, promise, seed) {
+                Err(error) if error.is(Code::InvalidArgument) => {
+                    open(disk, &self.options, promise, seed)
+                }
+                sim => sim,
+            },
         }
     }
 
@@ -318,14 +413,53 @@ impl History {
             })
     }
 
+    /// The log goes back as far as it must, has no gap, and tells of each key in it what the store shows.
+    fn logged(&self, sim: &Sim, promise: Promise) -> Result<(), String> {
+        let durable = sim.engine.shared.feed.durable();
+        let first = durable.log.first_revision();
+        let kept = self.firsts[promise.turn.min(self.firsts.len() - 1)];
+        // Where the disk runs full, an open may let go of more.
+        if !self.tight && first > kept {
+            return Err(format!("the log begins at {first}, not {kept}"));
+        }
+        let mut last = BTreeMap::new();
+        if first <= durable.revision {
+            let mut cursor = LogCursor::new(sim.engine.shared.clone(), first.max(1));
+            let mut next = || cursor.next().map_err(|e| format!("the log: {e:?}"));
+            while let Some(change) = next()? {
+                for op in change.ops {
+                    let value = match &op {
+                        ChangeOp::Set(entry) => Some(entry.value().to_vec()),
+                        _ => None,
+                    };
+                    last.insert(op.key().to_vec(), value);
+                }
+            }
+        }
+        let view = sim.engine.shared.view.load();
+        let shown = |key: &[u8]| view.index.get(key).map(|entry| entry.value().to_vec());
+        match last.iter().find(|(key, value)| shown(key) != **value) {
+            Some((key, _)) => Err(format!("the log tells another {key:?}")),
+            None => Ok(()),
+        }
+    }
+
     fn go_on(&self, disk: &SimDisk, promise: Promise, found: &Content) -> Result<(), String> {
-        // What was found once stays, is written on, and survives the next power loss.
-        let mut sim = self
-            .open(disk, promise, 100)
-            .map_err(|e| format!("again: {e:?}"))?;
+        // What was found once stays, is written on, and survives the next power loss. A conversion that was cut
+        // is made again.
+        let mut promise = promise;
+        let again = match &self.converted {
+            Some(to) if promise.opens == Opens::Either => {
+                promise.opens = Opens::Converted;
+                open(disk, &converting(to), promise, 100)
+            }
+            _ => self.open(disk, promise, 100),
+        };
+        let mut sim = again.map_err(|e| format!("again: {e:?}"))?;
         if !shows(&sim, found) {
             return Err("a second open found something else".to_owned());
         }
+        self.logged(&sim, promise)?;
         let mut expected = found.clone();
         match sim.run(Batch::new().set("after", "all")) {
             Ok(_) => {

@@ -140,8 +140,8 @@ fn frame_ends(points: &[Point], segment: &str) -> BTreeSet<usize> {
 fn a_ledger_cut_at_any_byte_is_refused_against_its_anchor_and_says_what_is_lost() {
     let points = history(30);
     let last = points.last().unwrap();
-    let begun = points.iter().position(|p| p.segment == last.segment);
-    let begun = begun.unwrap();
+    let first = points.iter().position(|p| p.segment == last.segment);
+    let first = first.unwrap();
     let step = usize::try_from(scale(509, 13, 1)).unwrap();
     let end = last.end();
     let mut cuts = frame_ends(&points, &last.segment);
@@ -157,17 +157,17 @@ fn a_ledger_cut_at_any_byte_is_refused_against_its_anchor_and_says_what_is_lost(
                 continue;
             }
             // The frames that are whole; one without the zeros at its end may be or not.
-            let there = points[begun..].iter();
+            let there = points[first..].iter();
             let whole = there.clone().filter(|point| point.next <= at).count();
             let most = there.filter(|point| point.end() <= at).count();
-            let least = if zeros { most } else { whole };
+            let fewest = if zeros { most } else { whole };
             let message = error.to_string();
             let says = |whole: usize| {
-                let kept = points[begun + whole - 1].anchor.revision;
+                let kept = points[first + whole - 1].anchor.revision;
                 let to = last.anchor.revision;
                 message.contains(&format!("revisions {} to {to} are lost", kept + 1))
             };
-            assert!((least..=most).any(says), "cut at {at}: {message}");
+            assert!((fewest..=most).any(says), "cut at {at}: {message}");
             told += 1;
         }
     }

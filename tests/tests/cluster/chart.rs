@@ -1,7 +1,10 @@
 //! The chart: it renders the same twice, and asks for no more than it needs.
 
-use codexstore_tests::{Cluster, RELEASE, SYSTEM, cluster, namespace, path_of};
-use serde_json::Value;
+use codexstore_tests::{Cluster, RELEASE, SYSTEM, cluster, namespace, path_of, wait};
+use serde_json::{Value, json};
+
+use crate::own_keys;
+use crate::rotation::{rotation, rotation_is};
 
 /// Every switch on, so that each template is looked at.
 const ALL: &[&str] = &[
@@ -245,10 +248,12 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     let Some(ns) = namespace("dashboard") else {
         return;
     };
-    // A family without a sample is not printed: a store and a pod give each of them one, the store's on the leader.
+    // A family without a sample is not printed: a store, a pod and a rotation that waits give each of them one, the store's on the
+    // leader.
     ns.create(&codexstore_tests::objects::claim("backups", "64Mi"));
-    let archived = serde_json::json!({"volume": {"claim": {"size": "64Mi"}},
-        "backup": {"destination": {"claim": "backups"}, "continuous": {}}});
+    own_keys::write(&ns, "k1", &["k1"]);
+    let mut archived = own_keys::spec("mine");
+    archived["backup"]["continuous"] = json!({});
     ns.store("orders", archived);
     ns.create(&codexstore_tests::objects::pod("app", Some("orders")));
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
@@ -256,14 +261,20 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     ns.status("orders", "it is archived and backed up", |s| {
         s["archive"].is_object() && s["lastBackup"].is_object()
     });
-    let metrics: String = ns
-        .cluster
-        .operator_pods()
-        .iter()
-        .filter_map(|pod| pod["metadata"]["name"].as_str())
-        .map(|pod| path_of(SYSTEM, &format!("pods/{pod}:8080/proxy/metrics")))
-        .map(|path| ns.cluster.text(&path).expect("metrics"))
-        .collect();
+    let mut waits = rotation("waits");
+    waits["spec"]["reason"] = json!("Compromise");
+    ns.create(&waits);
+    rotation_is(&ns, "waits", "it waits for a key", |s| {
+        s["phase"] == "Adding"
+    });
+    let metrics = || -> String {
+        let pods = ns.cluster.operator_pods();
+        pods.iter()
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+            .map(|pod| path_of(SYSTEM, &format!("pods/{pod}:8080/proxy/metrics")))
+            .map(|path| ns.cluster.text(&path).expect("metrics"))
+            .collect()
+    };
     let mut named = std::collections::BTreeSet::new();
     for object in render(ns.cluster, ALL) {
         let text = object.to_string();
@@ -274,11 +285,15 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
         }
     }
     assert!(named.len() >= 8, "{named:?}");
-    for name in named {
-        let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
-        let known = [name.as_str(), family]
-            .iter()
-            .any(|n| metrics.contains(&format!("# TYPE {n} ")));
-        assert!(known, "{name} is not in:\n{metrics}");
-    }
+    // What a look found is shown behind what it wrote.
+    wait::until("all of them are there", wait::SHORT, || {
+        let metrics = metrics();
+        let unknown = named.iter().find(|name| {
+            let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+            ![name.as_str(), family]
+                .iter()
+                .any(|n| metrics.contains(&format!("# TYPE {n} ")))
+        });
+        unknown.map_or(Ok(()), |name| Err(format!("{name} is not in:\n{metrics}")))
+    });
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::{Body, Reject, typed};
 use super::keys::{decode, permitted};
 use super::list::scan_permit;
-use super::query::Query;
+use super::query::{Flag, Query};
 use super::{App, body};
 use crate::access::{Grant, Verb};
 use crate::engine::Engine;
@@ -32,7 +32,7 @@ const PAGE_BYTES: usize = 4 << 20;
     params(("key" = String, Path, description = "The key, percent-encoded."),
         ("from" = Option<u64>, Query, description = "From this revision on; by default the oldest that is kept."),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most versions of the page, 1 to 1,000; 100 by default. A page of large values is shorter."),
-        ("values" = Option<bool>, Query, description = "Whether to send values, in base64.")),
+        ("values" = inline(Option<Flag>), Query, description = "Whether to send values, in base64.")),
     responses((status = 200, description = "A page.", body = History),
         (status = 501, description = "The store keeps the present only.", body = codexstore_api::Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Body, Reject, json, typed};
 use super::keys::permitted;
-use super::query::Query;
+use super::query::{Flag, Query};
 use super::{App, body, keys};
 use crate::access::{Grant, Verb};
 use crate::engine::Engine;
@@ -40,7 +40,7 @@ const EXAMINED: usize = 65_536;
         ("to" = Option<String>, Query, description = "Keys before this one."),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 10000, description = "Most entries of the page, 1 to 10,000; 1,000 by default."),
         ("cursor" = Option<String>, Query, description = "The cursor of the page before."),
-        ("values" = Option<bool>, Query, description = "Whether to send values, in base64.")),
+        ("values" = inline(Option<Flag>), Query, description = "Whether to send values, in base64.")),
     responses((status = 200, description = "A page.", body = List),
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn list<E: Engine>(
@@ -146,7 +146,7 @@ fn item(entry: &Entry, values: bool) -> Item {
 #[utoipa::path(delete, path = "/v1/keys", tag = "keys", operation_id = "deleteKeys",
     description = "Removes all keys that begin with a prefix. Large sets go in several batches, each atomic.",
     params(("prefix" = String, Query, description = "Keys that begin with this. Empty, which means every key, wants all=true."),
-        ("all" = Option<bool>, Query, description = "Confirms an empty prefix.")),
+        ("all" = inline(Option<Flag>), Query, description = "Confirms an empty prefix.")),
     responses((status = 200, description = "How many.", body = Deleted),
         (status = "default", description = "A problem.", body = codexstore_api::Problem, content_type = "application/problem+json")))]
 pub async fn delete<E: Engine>(

@@ -1,8 +1,26 @@
 //! Query strings: names that the path knows, each once, percent-decoded.
 
 use codexstore_api::encoding::unpercent;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::answer::Reject;
+
+/// What [`Query::flag`] takes, as it is described: true or false, or a text that stands for one.
+pub struct Flag;
+
+impl PartialSchema for Flag {
+    fn schema() -> RefOr<Schema> {
+        let truth = ObjectBuilder::new().schema_type(Type::Boolean);
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(["", "0", "1"]));
+        OneOfBuilder::new().item(truth).item(text).into()
+    }
+}
+
+impl ToSchema for Flag {}
 
 /// The parameters of a request.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::answer::{Body, Reject, held, typed};
 use super::body::{SMALL, reserve};
 use super::keys::permitted;
-use super::query::Query;
+use super::query::{Flag, Query};
 use super::{App, etag};
 use crate::access::{Grant, Verb};
 use crate::engine::follow::Follow;
@@ -37,7 +37,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     description = "Changes in the order of their revisions, without a gap, as server-sent events that go on until the client leaves: `event: change` with a change as JSON, one for each revision that touched a watched key, once it is on disk. The id of an event is what Last-Event-ID resumes behind, as browsers do by themselves, also after a restart. If it ends for another reason the last event is `error`, with a problem.",
     params(("prefix" = Option<String>, Query, description = "Keys that begin with this."),
         ("from" = Option<u64>, Query, description = "From this revision on; without it, and without Last-Event-ID, what comes next."),
-        ("values" = Option<bool>, Query, description = "Whether to send values, in base64."),
+        ("values" = inline(Option<Flag>), Query, description = "Whether to send values, in base64."),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this event; from is not looked at then.")),
     responses((status = 200, description = "Events; the data of each is this.", body = Changed, content_type = "text/event-stream"),
         (status = 410, description = "That part of the past is no longer kept. The header Codexstore-Revision has the current revision.", body = Problem, content_type = "application/problem+json"),

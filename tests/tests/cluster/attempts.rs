@@ -98,11 +98,7 @@ pub fn each_step(ns: &Namespace, die: impl Fn(Option<&str>)) {
     let mut spec = s3::destination(ns, "backups", false)["spec"].take();
     spec["backup"]["verify"] = json!("Never");
     ns.store("orders", spec);
-    // One process namespace and one user: so the app may stop the sidecar.
-    let mut pod = objects::pod_spec(objects::IDLE);
-    pod["shareProcessNamespace"] = json!(true);
-    pod["securityContext"]["runAsUser"] = json!(65532);
-    rotation::members(ns, 2, pod);
+    rotation::members(ns, 2, rotation::to_freeze());
     for pod in ["web-0", "web-1"] {
         assert_eq!(ns.put(pod, "k", pod), 201);
     }

@@ -1,12 +1,12 @@
 //! Members that get a key of the user's late, and rotations that take turns.
 
-use codexstore_tests::objects::{self, IDLE};
-use codexstore_tests::{namespace, wait};
+use codexstore_tests::namespace;
+use codexstore_tests::objects;
 use serde_json::json;
 
 use crate::own_keys::{has_event, heals, nudge_pod, spec, untouched, write};
 use crate::reencrypt::{is_anew, reencrypted, states, uid};
-use crate::rotation::{members, needs, rotation, rotation_is, signal};
+use crate::rotation::{members, needs, rotation, rotation_is, scale, signal, to_freeze};
 
 #[test]
 fn a_frozen_member_and_one_that_is_down_catch_up_and_two_rotations_take_turns() {
@@ -16,20 +16,11 @@ fn a_frozen_member_and_one_that_is_down_catch_up_and_two_rotations_take_turns() 
     ns.create(&objects::claim("backups", "1Gi"));
     write(&ns, "k1", &["k1"]);
     ns.store("orders", spec("mine"));
-    // One process namespace and one user: so the app may stop the sidecar, on any cluster.
-    let mut pod = objects::pod_spec(IDLE);
-    pod["shareProcessNamespace"] = json!(true);
-    pod["securityContext"]["runAsUser"] = json!(65532);
-    members(&ns, 2, pod);
+    members(&ns, 2, to_freeze());
     for pod in ["web-0", "web-1"] {
         assert_eq!(ns.put(pod, "k", pod), 201);
     }
-    let scale = |count: usize| ns.patch("statefulsets/web", &json!({"spec": {"replicas": count}}));
-    scale(1);
-    wait::until("web-1 is gone", wait::LONG, || match ns.get("pods/web-1") {
-        Err(gone) if gone.code == 404 => Ok(()),
-        other => Err(format!("{:?}", other.map(|p| p["status"]["phase"].clone()))),
-    });
+    scale(&ns, 1);
     // Two at once. The first waits for the user, and the second for the first.
     let mut one = rotation("one");
     one["spec"]["reason"] = json!("Compromise");
@@ -68,7 +59,7 @@ fn a_frozen_member_and_one_that_is_down_catch_up_and_two_rotations_take_turns() 
     }
     is_anew(&ns, "web-0", &json!("k2"), &uid(&ns, "two"));
 
-    scale(2);
+    scale(&ns, 2);
     heals(&ns, "web-1");
     for name in ["one", "two"] {
         rotation_is(&ns, name, "the one that was down caught up", |s| {

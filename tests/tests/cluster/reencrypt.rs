@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::backups::take;
 use crate::restores::has_event;
-use crate::rotation::{WRITER, key, member, members, none_failed, rotation, rotation_is, signal};
+use crate::rotation::{
+    WRITER, key, member, members, none_failed, rotation, rotation_is, signal, to_freeze,
+};
 
 pub fn spec(deadline: &str) -> Value {
     json!({"volume": {"claim": {"size": "256Mi", "reclaimPolicy": "Delete"}},
@@ -148,10 +150,7 @@ fn after_a_compromise_a_frozen_member_is_not_waited_for_and_its_exposed_backups_
     ns.create(&objects::claim("backups", "2Gi"));
     // Shorter than kubelet lets a frozen sidecar be.
     ns.store("orders", spec("30s"));
-    let mut pod = objects::pod_spec(IDLE);
-    pod["shareProcessNamespace"] = json!(true);
-    pod["securityContext"]["runAsUser"] = json!(65532);
-    members(&ns, 2, pod);
+    members(&ns, 2, to_freeze());
     for pod in ["web-0", "web-1"] {
         assert_eq!(ns.put(pod, "first", pod), 201);
     }

@@ -261,20 +261,11 @@ fn a_member_that_does_not_answer_is_waited_for_and_one_that_was_down_catches_up(
     };
     ns.create(&objects::claim("backups", "1Gi"));
     ns.store("orders", spec(&json!({"retire": "Unneeded"})));
-    // One process namespace and one user: so the app may stop the sidecar, on any cluster.
-    let mut pod = objects::pod_spec(IDLE);
-    pod["shareProcessNamespace"] = json!(true);
-    pod["securityContext"]["runAsUser"] = json!(65532);
-    members(&ns, 2, pod);
+    members(&ns, 2, to_freeze());
     for pod in ["web-0", "web-1"] {
         assert_eq!(ns.put(pod, "k", pod), 201);
     }
-    let scale = |count: usize| ns.patch("statefulsets/web", &json!({"spec": {"replicas": count}}));
-    scale(1);
-    wait::until("web-1 is gone", wait::LONG, || match ns.get("pods/web-1") {
-        Err(gone) if gone.code == 404 => Ok(()),
-        other => Err(format!("{:?}", other.map(|p| p["status"]["phase"].clone()))),
-    });
+    scale(&ns, 1);
     let (_, from) = keyring(&ns);
 
     signal(&ns, "web-0", "STOP");
@@ -304,7 +295,7 @@ fn a_member_that_does_not_answer_is_waited_for_and_one_that_was_down_catches_up(
     assert_eq!(status["keyId"], to, "{status}");
     assert_eq!(keyring(&ns).0.len(), 2);
 
-    scale(2);
+    scale(&ns, 2);
     ns.pod_ready("web-1");
     assert_eq!(ns.value("web-1", "k"), Some("web-1".to_owned()));
     needs(&ns, "web-1", &[&to]);
@@ -361,6 +352,25 @@ fn a_schedule_rotates_and_a_wrong_one_is_told() {
         none["message"].as_str().unwrap().contains("not encrypted"),
         "{none}"
     );
+}
+
+/// The spec of a pod whose app idles and may stop the sidecar, on any cluster: one process namespace, and one user.
+pub fn to_freeze() -> Value {
+    let mut pod = objects::pod_spec(IDLE);
+    pod["shareProcessNamespace"] = json!(true);
+    pod["securityContext"]["runAsUser"] = json!(65532);
+    pod
+}
+
+/// So many members: one goes where there are two, and comes back where there is one.
+pub fn scale(ns: &Namespace, count: usize) {
+    ns.patch("statefulsets/web", &json!({"spec": {"replicas": count}}));
+    if count == 1 {
+        wait::until("web-1 is gone", wait::LONG, || match ns.get("pods/web-1") {
+            Err(gone) if gone.code == 404 => Ok(()),
+            other => Err(format!("{:?}", other.map(|p| p["status"]["phase"].clone()))),
+        });
+    }
 }
 
 /// Sends a signal to the sidecar of a pod that shares its process namespace with an app of the same user.

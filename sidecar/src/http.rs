@@ -24,13 +24,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use codexstore_api::codes;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::{Access, Grant};
-use crate::engine::Engine;
+use crate::engine::{Engine, Failure, Value};
 use crate::metrics::{Metrics, Operation, Protocol};
 use crate::serve::connections::Connections;
 use crate::settings::{Identity, Limits, Settings};
@@ -115,6 +116,31 @@ impl<E> App<E> {
     ) -> Option<OwnedSemaphorePermit> {
         let waiting = Arc::clone(&self.scans).acquire_owned();
         tokio::time::timeout_at(deadline, waiting).await.ok()?.ok()
+    }
+}
+
+/// A key's value, if it is there, and what it takes of the bytes in flight.
+pub type Held = (Option<Value>, Option<OwnedSemaphorePermit>);
+
+impl<E: Engine> App<E> {
+    /// A key's value as it was right after a revision: on a thread of its own, which has `place` among the scans until it is read, since
+    /// nobody can stop it. `share` is that of the largest value.
+    pub async fn value_at(
+        &self,
+        key: Bytes,
+        revision: u64,
+        place: OwnedSemaphorePermit,
+        share: Option<OwnedSemaphorePermit>,
+    ) -> Result<Held, Failure> {
+        let engine = Arc::clone(&self.engine);
+        let work = tokio::task::spawn_blocking(move || {
+            let value = engine.get_at(&key, revision);
+            drop(place);
+            (value, share)
+        });
+        let lost = |_| codexstore::Error::internal("reading the past ended early");
+        let (value, share) = work.await.map_err(lost)?;
+        Ok((value?, share))
     }
 }
 

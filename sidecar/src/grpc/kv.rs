@@ -27,7 +27,7 @@ use super::{Terms, status};
 use crate::access::Verb;
 use crate::engine::follow::Follow;
 use crate::engine::{self, Engine, Failure};
-use crate::http::{App, body, status_of};
+use crate::http::{App, Held, body, status_of};
 
 /// Bytes of keys and values at which a page of a list ends.
 const PAGE_BYTES: usize = 256 << 10;
@@ -299,7 +299,7 @@ impl<E: Engine> Service for Kv<E> {
 
 impl<E: Engine> Kv<E> {
     /// A key's value as it is, with a share of the bytes in flight: the answer is a copy.
-    async fn present(&self, key: &[u8], deadline: Instant) -> Result<past::Held, Status> {
+    async fn present(&self, key: &[u8], deadline: Instant) -> Result<Held, Status> {
         // Its size is known only once it is read, so it is read again after a wait.
         let (mut share, mut reserved) = (None, body::SMALL);
         loop {

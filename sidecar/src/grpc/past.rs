@@ -15,9 +15,9 @@ use tonic::Status;
 
 use super::{convert, status};
 use crate::access::Grant;
+use crate::engine::Engine;
 use crate::engine::follow::Follow;
-use crate::engine::{Engine, Value};
-use crate::http::{App, body};
+use crate::http::{App, Held, body};
 
 /// Versions that are read at once.
 const PAGE: usize = 100;
@@ -28,12 +28,9 @@ const PAGE_BYTES: usize = 256 << 10;
 /// How long nothing is sent at most.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A key's value, if it is there, and what it takes of the bytes in flight.
-pub type Held = (Option<Value>, Option<OwnedSemaphorePermit>);
-
 /// A key's value as it was right after a revision.
 pub async fn get<E: Engine>(
-    app: &Arc<App<E>>,
+    app: &App<E>,
     key: Bytes,
     revision: u64,
     deadline: Instant,
@@ -41,16 +38,8 @@ pub async fn get<E: Engine>(
     let place = app.scan_permit(deadline).await;
     let place = place.ok_or_else(|| status::of("overloaded", "too much is being read"))?;
     let share = reserve(app, app.limits.max_value, deadline).await?;
-    let engine = Arc::clone(&app.engine);
-    let work = tokio::task::spawn_blocking(move || {
-        let value = engine.get_at(&key, revision);
-        drop(place);
-        (value, share)
-    });
-    let read = work.await;
-    let (value, share) =
-        read.map_err(|_| status::of("internal", "reading the past ended early"))?;
-    Ok((value.map_err(status::of_failure)?, share))
+    let read = app.value_at(key, revision, place, share).await;
+    read.map_err(status::of_failure)
 }
 
 /// Takes a share of the bytes in flight; waits for it, but not long.

@@ -1,7 +1,6 @@
 //! One key: GET, HEAD, PUT, DELETE of `/v1/keys/{key}`.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use codexstore_api::{MAX_KEY, bodies::parse_ttl, encoding, header as names, time::rfc3339};
@@ -10,11 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, req
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::App;
 use super::answer::{Body, Reject, status};
 use super::body::Intake;
 use super::list::scan_permit;
 use super::query::Query;
+use super::{App, Held};
 use super::{body, etag};
 use crate::access::{Grant, Verb};
 use crate::engine::{Conditions, Engine, Put, Tag, Value};
@@ -79,20 +78,14 @@ async fn at_revision<E: Engine>(
     key: &[u8],
     revision: &str,
     deadline: Instant,
-) -> Result<(Option<Value>, Option<OwnedSemaphorePermit>), Reject> {
+) -> Result<Held, Reject> {
     let wrong = || Reject::new("invalid-argument", "revision is a number");
     let revision = revision.parse().map_err(|_| wrong())?;
     let place = scan_permit(app, deadline).await?;
     let share = body::reserve(app, app.limits.max_value, deadline).await?;
-    let (engine, key) = (Arc::clone(&app.engine), key.to_vec());
-    let work = tokio::task::spawn_blocking(move || {
-        let value = engine.get_at(&key, revision);
-        drop(place);
-        (value, share)
-    });
-    match timeout_at(deadline, work).await {
-        Ok(Ok((value, share))) => Ok((value?, share)),
-        Ok(Err(_)) => Err(Reject::new("internal", "reading the past ended early")),
+    let read = app.value_at(Bytes::copy_from_slice(key), revision, place, share);
+    match timeout_at(deadline, read).await {
+        Ok(read) => Ok(read?),
         Err(_) => Err(Reject::new("deadline", "the request's time is over")),
     }
 }

@@ -26,21 +26,21 @@ pub fn period(policy: &BackupPolicy, now: Timestamp) -> Option<i64> {
 
 /// The same of a schedule in a time zone, by default UTC.
 pub(crate) fn period_of(schedule: &str, zone: Option<&str>, now: Timestamp) -> Option<i64> {
-    times(schedule, zone, now)
+    times(schedule, zone, now, TIMES)
         .windows(2)
         .filter_map(|pair| Some(pair.get(1)? - pair.first()?))
         .max()
 }
 
-/// The next times of a schedule in a time zone, by default UTC, in seconds since 1970. None where it is none, or never comes again.
-fn times(schedule: &str, zone: Option<&str>, now: Timestamp) -> Vec<i64> {
+/// The next `most` times of a schedule in a time zone, by default UTC, in seconds since 1970. None where it is none, or never comes again.
+fn times(schedule: &str, zone: Option<&str>, now: Timestamp, most: usize) -> Vec<i64> {
     let Ok(cron) = Cron::from_str(schedule) else {
         return Vec::new();
     };
     let zone = zone.map(TimeZone::get);
     let zone = zone.and_then(Result::ok).unwrap_or(TimeZone::UTC);
     cron.iter_after(now.to_zoned(zone))
-        .take(TIMES)
+        .take(most)
         .map(|time| time.timestamp().as_second())
         .collect()
 }
@@ -54,12 +54,11 @@ pub fn schedule<'a>(
     let schedule = policy.schedule.as_deref()?;
     let jobs = backups.into_iter().filter_map(|backup| {
         let labels = backup.metadata.labels.as_ref()?;
-        time_of(labels.get(names::JOB_LABEL)?)
+        let job = labels.get(names::JOB_LABEL)?;
+        time_of(&backup.spec.store_ref.name, job)
     });
-    let next = || times(schedule, policy.time_zone.as_deref(), now);
-    let next = (!policy.suspend)
-        .then(next)
-        .and_then(|all| all.first().copied());
+    let next = || times(schedule, policy.time_zone.as_deref(), now, 1).pop();
+    let next = (!policy.suspend).then(next).flatten();
     let next = next.and_then(|second| Timestamp::from_second(second).ok());
     Some(BackupSchedule {
         last_time: jobs.max().map(Time),
@@ -67,9 +66,10 @@ pub fn schedule<'a>(
     })
 }
 
-/// The time that a CronJob made a Job for: its name ends with the minutes since 1970.
-fn time_of(job: &str) -> Option<Timestamp> {
-    let minutes: i64 = job.rsplit('-').next()?.parse().ok()?;
+/// The time that a store's CronJob made a Job for: behind the CronJob's name it has the minutes since 1970. None of one that somebody made.
+fn time_of(store: &str, job: &str) -> Option<Timestamp> {
+    let minutes = job.strip_prefix(&names::backup_cron_job(store))?;
+    let minutes: i64 = minutes.strip_prefix('-')?.parse().ok()?;
     Timestamp::from_second(minutes.checked_mul(60)?).ok()
 }
 
@@ -150,6 +150,7 @@ mod tests {
     fn the_last_and_the_next_time_are_those_of_the_schedule() {
         let of_job = |job: Option<&str>| {
             let mut backup = backup("2026-11-25T10:09:30Z");
+            backup.spec.store_ref.name = "orders".to_owned();
             let labels = job.map(|job| (names::JOB_LABEL.to_owned(), job.to_owned()));
             backup.metadata.labels = Some(labels.into_iter().collect());
             backup
@@ -159,6 +160,7 @@ mod tests {
             of_job(Some("cxs-orders-backup-29926680")),
             of_job(Some("cxs-orders-backup-29926665")),
             of_job(Some("cxs-orders-backup-now")),
+            of_job(Some("by-hand-29999999")),
             of_job(None),
         ];
         let mut policy = store("*/15 * * * *").spec.backup.unwrap();

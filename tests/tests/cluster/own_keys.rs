@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::backups::take;
 use crate::reencrypt::{is_anew, reencrypted, states, uid};
-use crate::restores::restore_is;
+use crate::restores::{has_event_within, restore_is};
 use crate::rotation::{
     self, WRITER, goes_on, has_loaded, key, member, members, needs, none_failed, rotation,
     rotation_is,
@@ -55,15 +55,7 @@ fn replace(ns: &Namespace, secret: &Value) {
 
 #[track_caller]
 pub fn has_event(ns: &Namespace, reason: &str) {
-    wait::until(&format!("the event {reason}"), wait::LONG, || {
-        let all = ns.list("events");
-        let reasons: Vec<_> = all.iter().map(|e| e["reason"].clone()).collect();
-        if reasons.contains(&json!(reason)) {
-            Ok(())
-        } else {
-            Err(json!(reasons).to_string())
-        }
-    });
+    has_event_within(ns, reason, wait::LONG);
 }
 
 #[track_caller]

@@ -67,12 +67,18 @@ pub fn hold_destination(ns: &Namespace) {
 
 #[track_caller]
 pub fn has_event(ns: &Namespace, reason: &str) {
-    wait::until(&format!("the event {reason}"), wait::SHORT, || {
+    has_event_within(ns, reason, wait::SHORT);
+}
+
+#[track_caller]
+pub fn has_event_within(ns: &Namespace, reason: &str, limit: std::time::Duration) {
+    wait::until(&format!("the event {reason}"), limit, || {
         let all = ns.list("events");
-        if all.iter().any(|e| e["reason"] == reason) {
+        let reasons: Vec<_> = all.iter().map(|e| e["reason"].clone()).collect();
+        if reasons.contains(&json!(reason)) {
             Ok(())
         } else {
-            Err(all.len().to_string())
+            Err(json!(reasons).to_string())
         }
     });
 }

@@ -3,6 +3,11 @@
 
 STEPS=()  # "result seconds name"
 STEPS_FAILED=0
+# What tests that failed said first; one file for a script and those that it calls.
+if [ -z "${STEPS_FAILURES:-}" ]; then
+  export STEPS_FAILURES=$PWD/target/test/failures
+  mkdir -p target/test && : >"$STEPS_FAILURES"
+fi
 export STEP_OK=yes
 
 # Call it as a plain command: behind `if`, `&&` or `||` bash ignores `set -e` in all that it runs. STEP_OK tells the outcome.
@@ -33,6 +38,16 @@ skip() { # NAME WHY: said loudly; where CI=true nothing may be skipped
   fi
 }
 
+# Runs cargo's tests. What failed is said again behind the summary, where somebody who reads the end of a long log sees it.
+cargo_tests() { # ARGUMENTS of cargo test
+  local log
+  log=$(mktemp)
+  cargo test "$@" 2>&1 | tee "$log" && rm -f "$log" && return
+  awk '/^---- .* ----$/ { left = 12 } left-- > 0 { print substr($0, 1, 500) }' "$log" >>"$STEPS_FAILURES"
+  rm -f "$log"
+  return 1
+}
+
 summary() { # TITLE
   local line result seconds name
   printf '\n===== %s: %d min %d s\n' "$1" $((SECONDS / 60)) $((SECONDS % 60))
@@ -40,5 +55,6 @@ summary() { # TITLE
     read -r result seconds name <<<"$line"
     printf '  %-8s %5d s  %s\n' "$result" "$seconds" "$name"
   done
+  cat "$STEPS_FAILURES"
   return "$STEPS_FAILED"
 }

@@ -36,7 +36,7 @@ pub(crate) struct WriteImage {
     name: String,
     key_id: Option<KeyId>,
     gather: Gather,
-    /// Over the entries, for who reads it back.
+    /// Over the entries.
     root: Option<Root>,
     frame: Vec<u8>,
     synced: u64,
@@ -46,7 +46,8 @@ pub(crate) struct WriteImage {
 enum Stage {
     Create,
     Entries(Arc<dyn DiskFile>, Box<Sealer>),
-    Place(Arc<dyn DiskFile>, u64),
+    /// Whole, with this length, and this place behind its closing frame.
+    Place(Arc<dyn DiskFile>, u64, Link),
     Remove(Image),
 }
 
@@ -78,6 +79,14 @@ impl WriteImage {
         self.root.take().map(Root::finish)
     }
 
+    /// The place behind the closing frame, once it is whole: what who reads it back must come to.
+    pub fn end(&self) -> Option<Link> {
+        match &self.stage {
+            Stage::Place(.., end) => Some(*end),
+            Stage::Create | Stage::Entries(..) | Stage::Remove(_) => None,
+        }
+    }
+
     /// The key that wraps its data key, once it is begun.
     pub fn key_id(&self) -> Option<&KeyId> {
         self.key_id.as_ref()
@@ -91,7 +100,7 @@ impl WriteImage {
     /// Makes durable what was written, so that little is left for the step that gives it its name.
     pub fn sync(&self) -> Result<()> {
         match &self.stage {
-            Stage::Entries(file, _) | Stage::Place(file, _) => {
+            Stage::Entries(file, _) | Stage::Place(file, ..) => {
                 let synced = file.sync();
                 synced.map_err(|e| Error::io(format!("sync {}", self.temporary()), e))
             }
@@ -114,7 +123,7 @@ impl WriteImage {
         match &self.stage {
             Stage::Entries(_, sealer) => sealer.offset(),
             Stage::Create => 0,
-            Stage::Place(_, len) => *len,
+            Stage::Place(_, len, _) => *len,
             Stage::Remove(image) => image.len,
         }
     }
@@ -150,10 +159,10 @@ impl WriteImage {
                 }
                 self.frame.clear();
                 if payload.is_empty() {
-                    let (end, _) = sealer.close(&*seat.env.random, &mut self.frame)?;
+                    let (end, link) = sealer.close(&*seat.env.random, &mut self.frame)?;
                     file.write_at(end.offset, &self.frame)
                         .map_err(doing("write"))?;
-                    self.stage = Stage::Place(file, end.offset + end.len as u64);
+                    self.stage = Stage::Place(file, end.offset + end.len as u64, link);
                 } else {
                     let placed = sealer.seal(
                         FrameKind::Entries,
@@ -170,7 +179,7 @@ impl WriteImage {
                     self.stage = Stage::Entries(file, sealer);
                 }
             }
-            Stage::Place(file, len) => {
+            Stage::Place(file, len, _) => {
                 file.sync().map_err(doing("sync"))?;
                 seat.check_epoch()?;
                 seat.disk

@@ -39,7 +39,7 @@ use crate::recovery::Recovered;
 use crate::seat::Seat;
 use crate::survey::Survey;
 use crate::time::StoreTime;
-use reseal::{Resealed, begin_log, open_file, read_image, reseal};
+use reseal::{Resealed, begin_log, open_file, reseal, verify_image};
 
 /// How far a migration is. Each step goes from 0 to its total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub(crate) fn migrate_on(
     let check = |found: &Recovered| {
         let place = |of: &Recovered| (of.view.revision, of.next_revision, of.lineage);
         let found_logs = (found.past.len() + found.older.len()) as u64;
-        let found_all = (Root::of(&found.view.index)?, place(found), found_logs);
+        let found_all = (Some(Root::of(&found.view.index)?), place(found), found_logs);
         if found_all == (content, place(&recovered), logs) {
             return Ok(());
         }
@@ -236,21 +236,17 @@ fn write_image(
     }
     let temporary = layout::temporary(&name);
     let new = seat.encryption.lock().clone();
-    let found = read_image(&*seat.disk, &temporary, &new)?;
-    if Some(found) != task.root() {
-        return Err(Error::internal(format!(
-            "{temporary} does not read back as it was written"
-        )));
-    }
-    Ok(Whole(task, found))
+    verify_image(&*seat.disk, &temporary, &new, task.end())?;
+    let content = task.root();
+    Ok(Whole(task, content))
 }
 
 /// An image that is whole and has yet to get its name, and the root of what is in it.
-struct Whole(WriteImage, Digest);
+struct Whole(WriteImage, Option<Digest>);
 
 impl Whole {
     /// The switch. What the store holds from then on.
-    fn place(mut self, seat: &Seat) -> Result<Digest> {
+    fn place(mut self, seat: &Seat) -> Result<Option<Digest>> {
         while self.0.step(seat)?.is_none() {}
         Ok(self.1)
     }

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::backup::Root;
 use crate::error::{Code, Error, Kind, Result};
 use crate::feed::Durable;
 use crate::format::{Digest, FRAMES_AT, FileId, Header, Link, Reader, Step, Tail};
@@ -14,7 +13,7 @@ use crate::journal::LogFile;
 use crate::keyring::KeyId;
 use crate::layout::{self, remove_if_there};
 use crate::log::Bounded;
-use crate::migrate::reseal::{Copied, Opened, Writer, copy, open_file, successor};
+use crate::migrate::reseal::{Copied, Opened, Writer, copy, differs, open_file, successor};
 use crate::recovery::FileSource;
 use crate::seat::Seat;
 
@@ -50,7 +49,7 @@ enum ImageOf {
     /// Of this view, once the shadow is where it was taken.
     Wanted(Arc<View>),
     Writing(Box<NewImage>),
-    Checking(Box<NewImage>, Box<Reader<FileSource>>, Root),
+    Checking(Box<NewImage>, Box<Reader<FileSource>>),
     Ready(Box<NewImage>),
 }
 
@@ -244,7 +243,7 @@ impl Shadow {
         match std::mem::replace(&mut self.image, ImageOf::None) {
             ImageOf::Wanted(view) => self.begin_image(seat, view)?,
             ImageOf::Writing(new) => self.write_image(seat, new)?,
-            ImageOf::Checking(new, reader, root) => self.check_image(new, reader, root)?,
+            ImageOf::Checking(new, reader) => self.check_image(new, reader)?,
             other => {
                 self.image = other;
                 return Ok(true);
@@ -409,7 +408,7 @@ impl Shadow {
         };
         let link = copying.out.sealer.link();
         self.image = ImageOf::Writing(Box::new(NewImage {
-            task: WriteImage::new(view, link, Vec::new()).summed(),
+            task: WriteImage::new(view, link, Vec::new()),
             file: link.file,
             covered: copying.out.sealer.offset() - FRAMES_AT,
         }));
@@ -438,7 +437,7 @@ impl Shadow {
         match synced.and_then(|()| open_file(&*seat.disk, &name, &encryption)) {
             Ok(Opened { file, open, .. }) => {
                 let reader = Box::new(Reader::new(open, FileSource { file }));
-                self.image = ImageOf::Checking(new, reader, Root::new());
+                self.image = ImageOf::Checking(new, reader);
                 Ok(())
             }
             Err(error) => {
@@ -452,20 +451,17 @@ impl Shadow {
         &mut self,
         new: Box<NewImage>,
         mut reader: Box<Reader<FileSource>>,
-        mut root: Root,
     ) -> Result<()> {
         let name = new.task.temporary();
         let mut budget = STEP;
         while budget > 0 {
             match reader.step() {
                 Ok(Step::Frame(frame)) => {
-                    root.add(frame.payload);
                     budget = budget.saturating_sub(frame.len);
                     self.left = self.left.saturating_sub(frame.len);
                 }
                 Ok(Step::End(_)) => {
-                    let mut new = new;
-                    let same = new.task.root() == Some(root.finish());
+                    let same = new.task.end() == Some(reader.link());
                     self.image = ImageOf::Ready(new);
                     return if same { Ok(()) } else { Err(differs(&name)) };
                 }
@@ -475,7 +471,7 @@ impl Shadow {
                 }
             }
         }
-        self.image = ImageOf::Checking(new, reader, root);
+        self.image = ImageOf::Checking(new, reader);
         Ok(())
     }
 }
@@ -518,10 +514,6 @@ impl Copying {
         }
         Err(differs(name))
     }
-}
-
-fn differs(name: &str) -> Error {
-    Error::internal(format!("{name} does not read back as it was written"))
 }
 
 /// Gives the shadow's files their names, when what they replace is gone for good.

@@ -177,8 +177,22 @@ impl Cluster {
             .collect()
     }
 
+    /// The operator's pod that holds its Lease, or who else does.
+    pub fn leader(&self) -> Result<String, String> {
+        let lease = self
+            .get(&path_of(SYSTEM, "leases/codexstore-operator"))
+            .map_err(|e| e.to_string())?;
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let pods = self.operator_pods();
+        let mut names = pods.iter().filter_map(|p| p["metadata"]["name"].as_str());
+        let name = names.find(|name| holder.contains(name));
+        name.map(str::to_owned)
+            .ok_or_else(|| format!("the Lease's holder is {holder:?}"))
+    }
+
     /// Waits until both replicas of the operator are ready, those before them are gone (one that is going still answers the
-    /// webhook, by the settings that it had), and the webhook carries its CA.
+    /// webhook, by the settings that it had), one of them leads (one that was removed with its rights could not give its Lease
+    /// back), and the webhook carries its CA.
     #[track_caller]
     pub fn operator_ready(&self) {
         wait::until("the operator is ready", wait::LONG, || {
@@ -201,6 +215,7 @@ impl Cluster {
             if Some(pods) != want {
                 return Err(format!("{pods} pods"));
             }
+            self.leader()?;
             for kind in [
                 "mutatingwebhookconfigurations",
                 "validatingwebhookconfigurations",

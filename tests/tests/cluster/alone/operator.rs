@@ -216,16 +216,5 @@ pub fn upgrade(cluster: &Cluster, args: &[&str]) {
 /// The pod that holds the Lease.
 #[track_caller]
 fn leader(cluster: &Cluster) -> String {
-    wait::until("a leader", wait::SHORT, || {
-        let lease = cluster
-            .get(&path_of(SYSTEM, "leases/codexstore-operator"))
-            .map_err(|e| e.to_string())?;
-        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        let pods = cluster.operator_pods();
-        let names = pods.iter().filter_map(|p| p["metadata"]["name"].as_str());
-        match names.into_iter().find(|n| holder.contains(n)) {
-            Some(name) => Ok(name.to_string()),
-            None => Err(format!("holder {holder:?}")),
-        }
-    })
+    wait::until("a leader", wait::SHORT, || cluster.leader())
 }

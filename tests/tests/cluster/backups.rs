@@ -38,9 +38,9 @@ pub fn verified(status: &Value) -> Option<&str> {
 #[track_caller]
 pub fn take(ns: &Namespace, name: &str) -> Value {
     ns.create(&backup("orders", name));
-    backup_is(ns, name, "it is stored and verified", |s| {
-        verified(s) == Some("True")
-    })
+    // Each by a Job of its own.
+    backup_is(ns, name, "it has ended", |s| s["completedAt"].is_string());
+    backup_is(ns, name, "it is verified", |s| verified(s) == Some("True"))
 }
 
 /// The pod of a Job that runs, and is another one than `not`.
@@ -331,6 +331,10 @@ fn a_bit_flipped_at_the_destination_is_found_and_a_full_destination_is_told() {
     ns.sh("look", "app", "chmod 500 /b/*/orders")
         .success("chmod");
     ns.create(&backup("orders", "refused"));
+    // Its Job has three tries, and waits longer before each.
+    backup_is(&ns, "refused", "a try has failed", |s| {
+        s["conditions"][0]["reason"] == "TryFailed" || s["completedAt"].is_string()
+    });
     let refused = backup_is(&ns, "refused", "it has ended", |s| {
         s["completedAt"].is_string()
     });
@@ -392,7 +396,7 @@ fn two_at_once_take_turns_a_killed_run_goes_on_and_a_namespace_can_go() {
     // With the namespace its backups' resources go; nothing waits for a Job that cannot be made any more.
     let path = codexstore_tests::path_of("", &format!("namespaces/{}", ns.name));
     ns.cluster.send("DELETE", &path, None).unwrap();
-    wait::until("the namespace is gone", wait::LONG, || {
+    wait::until("the namespace is gone", 3 * wait::LONG, || {
         match ns.cluster.get(&path) {
             Err(gone) if gone.code == 404 => Ok(()),
             other => Err(format!("{other:?}")),

@@ -267,12 +267,12 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     rotation_is(&ns, "waits", "it waits for a key", |s| {
         s["phase"] == "Adding"
     });
-    let metrics = || -> String {
+    let metrics = || -> Result<String, String> {
         let pods = ns.cluster.operator_pods();
         pods.iter()
             .filter_map(|pod| pod["metadata"]["name"].as_str())
             .map(|pod| path_of(SYSTEM, &format!("pods/{pod}:8080/proxy/metrics")))
-            .map(|path| ns.cluster.text(&path).expect("metrics"))
+            .map(|path| ns.cluster.text(&path).map_err(|e| e.to_string()))
             .collect()
     };
     let mut named = std::collections::BTreeSet::new();
@@ -287,7 +287,7 @@ fn dashboard_and_alerts_name_only_metrics_that_the_operator_has() {
     assert!(named.len() >= 8, "{named:?}");
     // What a look found is shown behind what it wrote.
     wait::until("all of them are there", wait::SHORT, || {
-        let metrics = metrics();
+        let metrics = metrics()?;
         let unknown = named.iter().find(|name| {
             let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
             ![name.as_str(), family]

@@ -6,6 +6,8 @@
 use codexstore_tests::{Namespace, path_of, wait};
 use serde_json::json;
 
+use crate::rotation::{keyring, rotation_is};
+
 const KIND: &str = "validatingwebhookconfigurations";
 
 /// Lasts until it is dropped.
@@ -74,6 +76,25 @@ impl<'a> Held<'a> {
         let made = self.ns.dry_run(&object);
         made.map(drop).map_err(|e| e.to_string())
     }
+}
+
+/// The id of a rotation's new key, once that is in the keyring. The phase may go past `Distributing` before anybody sees it: members
+/// may have loaded the key by the operator's next look.
+#[track_caller]
+pub fn added(ns: &Namespace, rotation: &str) -> String {
+    let named = rotation_is(ns, rotation, "its new key has an id", |s| {
+        s["to"].is_string()
+    });
+    let to = named["to"].as_str().unwrap().to_owned();
+    wait::until(&format!("{to} is in the keyring"), wait::LONG, || {
+        let (ids, _) = keyring(ns);
+        if ids.contains(&to) {
+            Ok(())
+        } else {
+            Err(format!("{ids:?}"))
+        }
+    });
+    to
 }
 
 impl Drop for Held<'_> {

@@ -6,7 +6,7 @@ use codexstore_tests::objects::{self, IDLE};
 use codexstore_tests::{Namespace, namespace, wait};
 use serde_json::{Value, json};
 
-use crate::held::Held;
+use crate::held::{Held, added};
 use crate::own_keys::{heals, keys_are};
 use crate::rotation::{members, needs, nudge, rotation, rotation_is};
 
@@ -30,15 +30,8 @@ fn a_deleted_keyring_stops_nothing_that_runs_and_is_never_replaced() {
     ns.delete("secrets/cxs-orders-keyring");
 
     // The running member goes on; the store says what is wrong.
-    let lost = ns.condition_is("orders", "KeysReady", "False");
-    assert_eq!(lost["reason"], "SecretMissing", "{lost}");
-    assert!(
-        lost["message"]
-            .as_str()
-            .unwrap()
-            .contains("cxs-orders-keyring"),
-        "{lost}"
-    );
+    let lost = keys_are(&ns, "False", "SecretMissing");
+    assert!(lost.contains("cxs-orders-keyring"), "{lost}");
     assert_eq!(ns.value("web-0", "k").as_deref(), Some("precious"));
     assert_eq!(ns.put("web-0", "k", "still here"), 204);
 
@@ -141,10 +134,7 @@ fn a_key_deleted_by_hand_in_the_middle_of_a_rotation_and_a_rollback_are_told_and
     // The old key, while it is current still.
     let held = Held::before(&ns, "Promoting");
     ns.create(&rotation("now"));
-    let now = rotation_is(&ns, "now", "the new key is there", |s| {
-        s["phase"] == "Distributing"
-    });
-    let to = now["to"].as_str().unwrap();
+    let to: &str = &added(&ns, "now");
     entries(&json!({&from: null}));
     one_waits_and_one_goes_on(&ns);
     told("KeyMalformed", "`current` does not name one of its keys");

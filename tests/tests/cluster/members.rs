@@ -116,7 +116,9 @@ fn the_columns_of_kubectl_get_are_those_of_the_conventions() {
     ns.store("orders", json!({}));
     ns.create(&objects::pod("app", Some("orders")));
     ns.pod_ready("app");
-    let status = ns.status("orders", "one member", |s| s["ready"] == "1/1");
+    let status = ns.status("orders", "one member", |s| {
+        s["ready"] == "1/1" && s["phase"] == "Ephemeral"
+    });
     let get = |args: &[&str]| {
         let out = ns
             .cluster
@@ -186,28 +188,21 @@ fn children_carry_the_projects_labels_and_foreign_objects_are_left_alone() {
 }
 
 #[test]
-fn a_fresh_sidecar_is_small_and_soon_ready() {
+fn a_fresh_sidecar_is_small_and_says_how_long_it_took_to_open_its_store() {
     let Some(ns) = namespace("fresh") else { return };
     ns.store("orders", json!({}));
     let mut spec = objects::pod_spec(IDLE);
     spec["shareProcessNamespace"] = json!(true);
-    // Other tests run beside this one: the best of three counts.
-    let mut opened = Vec::new();
-    for name in ["one", "two", "three"] {
-        ns.create(&objects::pod_with(name, Some("orders"), spec.clone()));
-        ns.pod_ready(name);
-        let log = ns.log(name, "codexstore");
-        let line = log.lines().find(|l| l.contains("the store is open"));
-        let line = line.expect("the log says when it opened");
-        let line: Value = serde_json::from_str(line).expect("logs are JSON");
-        opened.push(line["millis"].as_u64().expect("milliseconds"));
-        if opened.last().is_some_and(|ms| *ms < 300) {
-            break;
-        }
-    }
-    assert!(opened.iter().any(|ms| *ms < 300), "{opened:?} ms");
+    ns.create(&objects::pod_with("one", Some("orders"), spec));
+    ns.pod_ready("one");
+    // How long that may be is said by the benchmark `sidecar.ready`, with the machine to itself.
+    let log = ns.log("one", "codexstore");
+    let line = log.lines().find(|l| l.contains("the store is open"));
+    let line = line.expect("the log says when it opened");
+    let line: Value = serde_json::from_str(line).expect("logs are JSON");
+    line["millis"].as_u64().expect("milliseconds");
     ns.status("orders", "it was asked for its state", |s| {
-        s["readyMembers"] == opened.len()
+        s["readyMembers"] == 1
     });
     // Not the pages of the program, which all sidecars of a node share and the kernel may drop.
     let idle = sidecar_memory(&ns, "one", "RssAnon");

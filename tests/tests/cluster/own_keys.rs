@@ -53,16 +53,18 @@ fn replace(ns: &Namespace, secret: &Value) {
     }
 }
 
+/// Long enough for the operator to read a Secret that it has kept in mind.
 #[track_caller]
 pub fn has_event(ns: &Namespace, reason: &str) {
-    has_event_within(ns, reason, wait::LONG);
+    has_event_within(ns, reason, 2 * wait::LONG);
 }
 
+/// As long.
 #[track_caller]
 pub fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
     wait::until(
         &format!("KeysReady is {status}, {reason}"),
-        wait::LONG,
+        2 * wait::LONG,
         || {
             let condition = ns.condition("orders", "KeysReady")?;
             if condition["status"] == status && condition["reason"] == reason {
@@ -74,7 +76,7 @@ pub fn keys_are(ns: &Namespace, status: &str, reason: &str) -> String {
     )
 }
 
-/// Long enough for kubelet to bring a changed Secret into a pod.
+/// Long enough for kubelet to bring a changed Secret into a pod, and for the operator to try a restore on start again.
 #[track_caller]
 pub fn heals(ns: &Namespace, pod: &str) {
     wait::until(&format!("{pod} heals"), 2 * wait::LONG, || {

@@ -48,6 +48,12 @@ fn spans_of_a_member_reach_a_collector_by_its_name_and_tell_no_key_or_value() {
     ns.store("orders", json!({"tracing": {"endpoint": endpoint}}));
     ns.create(&objects::pod("app", Some("orders")));
     ns.pod_ready("app");
+    // A node takes up a Service a moment later, and spans that come before that are dropped.
+    wait::until("the collector is reached", wait::SHORT, || {
+        let to = format!("timeout 5 socat -u /dev/null TCP:otel.{}:4317", ns.name);
+        let tried = ns.sh("app", "app", &to);
+        if tried.ok { Ok(()) } else { Err(tried.err) }
+    });
     let put = ns.http(
         "app",
         &format!(

@@ -181,9 +181,12 @@ fn uninstall_leaves_data_and_pods_alone_and_removes_the_webhook() {
     // Installed again, it goes on with what is there.
     cluster.install();
     ns.delete_and_wait("pods/web-0");
-    ns.pod_ready("web-0");
+    let uid = &ns.pod_ready("web-0")["metadata"]["uid"];
     assert_eq!(ns.value("web-0", "k").as_deref(), Some("without operator"));
-    ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
+    // Of the pod before there is such a status too.
+    ns.status("orders", "its new member is ready", |s| {
+        s["ready"] == "1/1" && s["members"][0]["podUid"] == *uid
+    });
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -228,7 +228,11 @@ fn what_is_no_whole_backup_changes_nothing() {
             .send(Ok(Bytes::copy_from_slice(&bytes[..5000])))
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while beside(&place).is_empty() {
+            assert!(Instant::now() < deadline, "it does not begin");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let second = client(address, &ca, "restore").await;
         let busy = restore(&second, &bytes, false).await.unwrap_err();
         assert!(busy.is("overloaded"), "{busy}");

@@ -115,7 +115,7 @@ fn headers_and_bodies_that_drip_are_ended() {
 #[test]
 fn a_refused_body_is_taken_in_and_the_connection_goes_on() {
     let place = Place::new();
-    let s = place.ready(&["--io-timeout", "300ms"]);
+    let s = place.ready(&["--io-timeout", "1s"]);
     let body = vec![b'x'; 4 << 20];
     for (target, status) in [
         ("PUT /v1/keys/a/b", 404),
@@ -136,7 +136,7 @@ fn a_refused_body_is_taken_in_and_the_connection_goes_on() {
         std::thread::sleep(Duration::from_millis(50));
         stream.write_all(&body[1 << 20..]).expect(target);
         // No answer of the sidecar's own accord comes between this request and the next.
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(1500));
         stream
             .write_all(b"GET /healthz HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
             .expect(target);

@@ -59,7 +59,7 @@ pub struct Inside {
     pub asked: Vec<String>,
     /// How often it was asked to wrap its data keys anew.
     pub rewraps: usize,
-    /// It answers nothing.
+    /// It answers nothing, and drops connections instead.
     pub frozen: bool,
     /// It loads no other keyring.
     pub stuck: bool,
@@ -156,11 +156,11 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, inside: Arc<Mutex<I
                 async move {
                     let frozen = inside.lock().unwrap().frozen;
                     if frozen {
-                        std::future::pending::<()>().await;
+                        return Err(std::io::Error::other("frozen"));
                     }
                     let body = answer(&mut inside.lock().unwrap(), &request);
                     let body = Full::new(Bytes::from(body));
-                    Ok::<_, std::convert::Infallible>(Response::new(body))
+                    Ok(Response::new(body))
                 }
             });
             let _ = hyper::server::conn::http1::Builder::new()

@@ -32,8 +32,8 @@ pub fn operator(api: &FakeApi) -> Shared {
         api.client.clone(),
         Arc::new(Metrics::default()),
         Events::new(api.client.clone(), "test".into()),
-        // One that answers may take so long on a busy machine. So does each look at one that does not.
-        Poller::new(4, Duration::from_millis(500)),
+        // Nobody waits for that: members that are frozen drop their connections.
+        Poller::new(4, Duration::from_mins(1)),
         Duration::from_mins(1),
         "1.0".into(),
         codexstore_crds::jobs::JobConfig::default(),

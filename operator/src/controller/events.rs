@@ -1,7 +1,7 @@
 //! Events, each told once in a while and not at every look.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -15,10 +15,13 @@ pub const QUIET: Duration = Duration::from_mins(10);
 /// Bytes that the API server takes as an event's note.
 const MAX_NOTE: usize = 1000;
 
+/// When what was told: the UID of the object, the reason, the note.
+type Told = HashMap<(String, &'static str, String), Instant>;
+
 /// Publishes events.
 pub struct Events {
     recorder: Recorder,
-    told: Mutex<HashMap<(String, &'static str, String), Instant>>,
+    told: Mutex<Told>,
 }
 
 impl Events {
@@ -44,6 +47,10 @@ impl Events {
         self.tell(EventType::Normal, about, reason, note).await;
     }
 
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn tell(
         &self,
         type_: EventType,
@@ -58,12 +65,12 @@ impl Events {
             note.to_owned(),
         );
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = self.lock();
             told.retain(|_, at| at.elapsed() < QUIET);
             if told.contains_key(&key) {
                 return;
             }
-            told.insert(key, Instant::now());
+            told.insert(key.clone(), Instant::now());
         }
         let event = Event {
             type_,
@@ -74,6 +81,8 @@ impl Events {
         };
         // An event is a courtesy: the status says the same, so a failure stops nothing.
         if let Err(error) = self.recorder.publish(&event, about).await {
+            // The next look tells it again.
+            self.lock().remove(&key);
             // In a namespace that is being deleted nobody may: then this is where it can be read.
             warn!(%error, reason, note, about = about.name, namespace = about.namespace, "cannot publish an event");
         }
@@ -91,6 +100,24 @@ fn cut(note: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::fake_api::{FakeApi, Fault};
+
+    #[tokio::test]
+    async fn one_that_was_not_published_is_told_again_and_one_that_was_is_not() {
+        let api = FakeApi::start().await;
+        let events = Events::new(api.client.clone(), "test".into());
+        let about = ObjectReference {
+            namespace: Some("shop".into()),
+            name: Some("orders".into()),
+            uid: Some("uid".into()),
+            ..ObjectReference::default()
+        };
+        api.fail(0, Fault::Before);
+        for published in [0, 1, 1] {
+            events.normal(&about, "KeyRotated", "all is well").await;
+            assert_eq!(api.told("KeyRotated"), published);
+        }
+    }
 
     #[test]
     fn notes_are_cut_between_characters() {

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use super::{Rotations, open, overtaking, shown};
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures;
-use crate::controller::scripted::{self, RECORD, ROTATION, STORE, look};
+use crate::controller::reconcile::{Found, reconcile};
+use crate::controller::scripted::{
+    self, KEYRING, RECORD, ROTATION, ROTATIONS, STORE, look, operator,
+};
 
 /// Looks that are enough for a whole rotation, and for its old key to go.
 const LOOKS: usize = 16;
@@ -79,6 +82,52 @@ async fn a_fault_at_any_call_loses_no_key_and_is_made_up_for() {
     }
     println!("faults: {faults}");
     assert!(faults > 60, "{faults}");
+}
+
+/// A look that saw rotations as they were before somebody wrote to one.
+async fn look_late(api: &FakeApi) {
+    let store: CodexStore = serde_json::from_value(api.get(STORE).unwrap()).unwrap();
+    let rotations = api.all(ROTATIONS);
+    api.put(ROTATION, &api.get(ROTATION).unwrap());
+    let found = Found {
+        rotations: &rotations,
+        ..Found::default()
+    };
+    let _ = reconcile(&operator(api), &store, found).await;
+}
+
+#[tokio::test]
+async fn an_end_that_could_not_be_written_is_told_once_it_is() {
+    for (end, reason) in [("Completed", "KeyRotated"), ("Failed", "RotationFailed")] {
+        let api = FakeApi::start().await;
+        api.put(STORE, &rotating(RotationPolicy::default()));
+        look(&api, &[]).await.unwrap();
+        api.put(ROTATION, &rotation());
+        let phase = || api.get(ROTATION).unwrap()["status"]["phase"].take();
+        for _ in 0..LOOKS {
+            if phase() == "Verifying" {
+                break;
+            }
+            look(&api, &[]).await.unwrap();
+        }
+        if end == "Failed" {
+            // Somebody makes another key current.
+            let mut keyring = api.get(KEYRING).unwrap();
+            let data = keyring["data"].as_object_mut().unwrap();
+            let (_, to, _) = keys(&api);
+            let (current, key) = (data["current"].take(), data[&to].clone());
+            assert!(current.is_string());
+            data.insert("other".to_owned(), key);
+            data.insert("current".to_owned(), json!("b3RoZXI="));
+            api.put(KEYRING, &keyring);
+        }
+        look_late(&api).await;
+        assert_eq!(phase(), "Verifying");
+        assert_eq!(api.told(reason), 0, "{end}");
+        look(&api, &[]).await.unwrap();
+        assert_eq!(phase(), end);
+        assert_eq!(api.told(reason), 2, "of it and its store");
+    }
 }
 
 #[tokio::test]

@@ -183,15 +183,14 @@ impl<'a> Writer<'a> {
         Self { look, rotation }
     }
 
-    /// Writes all that is known.
-    pub async fn tell(&self, status: &CodexKeyRotationStatus) -> Result<(), Error> {
+    /// Writes all that is known. False if there was nothing to write it to: the rotation is gone, or newer than what was seen.
+    pub async fn tell(&self, status: &CodexKeyRotationStatus) -> Result<bool, Error> {
         if self.rotation.status.as_ref() == Some(status) {
-            return Ok(());
+            return Ok(true);
         }
         // Not over what somebody wrote since: that a member is done is written down nowhere else.
         let client = &self.look.shared.client;
-        told::tell(client, self.rotation, MANAGER, Over::Seen, status).await?;
-        Ok(())
+        Ok(told::tell(client, self.rotation, MANAGER, Over::Seen, status).await?)
     }
 
     /// Says that it has not begun.
@@ -201,7 +200,8 @@ impl<'a> Writer<'a> {
             message: Some(bounded(what)),
             ..CodexKeyRotationStatus::default()
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Says that it began, and waits until the keyring is good again; in an event too when that is new.
@@ -223,7 +223,8 @@ impl<'a> Writer<'a> {
         );
         let mut status = with_keyring(before, bad);
         status.message = Some(bounded(&what));
-        self.tell(&status).await
+        self.tell(&status).await?;
+        Ok(())
     }
 
     /// Says that the keyring is good again, if it was not. False if it was: what was seen is older than what is written otherwise.
@@ -262,7 +263,8 @@ impl<'a> Writer<'a> {
             message: message.as_deref().map(bounded),
             ..status
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Says that all is done.
@@ -290,9 +292,10 @@ impl<'a> Writer<'a> {
         if let Some((false, left)) = reencrypted(&status) {
             what = format!("{what}; {left}");
         }
-        self.end(status, phase::COMPLETED, &what).await?;
-        self.event(reason, &what).await;
-        self.warn_of_exposed().await;
+        if self.end(status, phase::COMPLETED, &what).await? {
+            self.event(reason, &what).await;
+            self.warn_of_exposed().await;
+        }
         Ok(())
     }
 
@@ -304,9 +307,10 @@ impl<'a> Writer<'a> {
 
     /// Says that it was given up, and why.
     pub async fn give_up(&self, status: CodexKeyRotationStatus, why: &str) -> Result<(), Error> {
-        self.end(status, phase::FAILED, why).await?;
-        self.warning(problem::ROTATION_FAILED, why).await;
-        self.warn_of_exposed().await;
+        if self.end(status, phase::FAILED, why).await? {
+            self.warning(problem::ROTATION_FAILED, why).await;
+            self.warn_of_exposed().await;
+        }
         Ok(())
     }
 
@@ -321,8 +325,7 @@ impl<'a> Writer<'a> {
             ..before.clone()
         };
         let all = set_reencrypted(&mut status);
-        self.tell(&status).await?;
-        if all == Some(true) {
+        if self.tell(&status).await? && all == Some(true) {
             let to = status.to.as_deref().unwrap_or_default();
             let what =
                 format!("the members that were left out when key {to} came are encrypted anew");
@@ -336,7 +339,7 @@ impl<'a> Writer<'a> {
         status: CodexKeyRotationStatus,
         phase: &str,
         message: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let now = Time(Timestamp::now());
         let good = if phase == phase::COMPLETED {
             "True"

@@ -13,11 +13,8 @@ volume() { # NAME SIZE [ACCESS-MODE [NAMESPACE CLAIM]]: for any claim, or for th
   bytes=$(numfmt --from=auto "$size" 2>/dev/null) || die "'$size' is no size: say 64Mi or 1Gi"
   [ "$bytes" -ge $((8 << 20)) ] || die "$size is too small for ext4 with a journal: 8Mi at least"
   [ ! -e "$dir/$name.img" ] || die "volume $name exists"
-  truncate -s "$bytes" "$dir/$name.img"
-  mkfs.ext4 -q -F -m 0 "$dir/$name.img"
-  mkdir "$dir/$name"
-  enter mount -o loop "$dir/$name.img" "$dir/$name"
-  kube apply -f - >/dev/null <<YAML
+  truncate -s "$bytes" "$dir/$name.img" && mkfs.ext4 -q -F -m 0 "$dir/$name.img" && mkdir "$dir/$name" &&
+    enter mount -o loop "$dir/$name.img" "$dir/$name" && kube apply -f - >/dev/null <<YAML || volume_undo "$name"
 apiVersion: v1
 kind: PersistentVolume
 metadata:
@@ -36,6 +33,15 @@ spec:
 YAML
 }
 
+volume_undo() { # NAME: takes away what was begun of a volume, and fails
+  local name=$1 dir=$STATE/volumes
+  kube delete persistentvolume "$name" --ignore-not-found --wait=false >/dev/null || true
+  enter umount "$dir/$name" 2>/dev/null || true
+  rmdir "$dir/$name" 2>/dev/null || true
+  rm -f "$dir/$name.img"
+  die "volume $name was not made"
+}
+
 # Makes a volume for each claim of class codexstore-local that has none, of the very size that it asks for. Runs in the
 # node's namespaces.
 provision() {
@@ -49,10 +55,14 @@ provision() {
     kube get persistentvolumeclaims -A --watch -o jsonpath="$fields{\"\\n\"}" |
       while read -r namespace claim uid phase class size mode; do
         [ "$phase $class" = "Pending codexstore-local" ] || continue
-        if [ -e "$STATE/volumes/pvc-$uid.img" ] || reserved "$namespace/$claim" "$uid"; then continue; fi
-        # In the background, since behind a plain `||` bash would ignore `set -e` within.
-        volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim" &
-        wait $! || say "no volume for $namespace/$claim"
+        for _ in 1 2 3; do
+          if reserved "$namespace/$claim" "$uid"; then break; fi
+          # In the background, since behind a plain `||` bash would ignore `set -e` within.
+          volume "pvc-$uid" "$size" "$mode" "$namespace" "$claim" &
+          if wait $!; then break; fi
+          say "no volume for $namespace/$claim"
+          sleep 1
+        done
       done
     sleep 1
   done

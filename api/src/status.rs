@@ -1,6 +1,8 @@
 //! What a member says about itself: the body of `GET /v1/status`, on the socket and on the admin
 //! listener.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -119,6 +121,16 @@ pub struct Reencryption {
     pub message: Option<String>,
 }
 
+/// What a key is needed for: files whose data keys it wraps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NeededKey {
+    /// How many: the image and log files.
+    pub files: u64,
+    /// Their bytes on disk, space allocated ahead included.
+    pub bytes: u64,
+}
+
 /// A member's state. Unknown fields are ignored and missing ones take defaults, so that operator
 /// and sidecar of different versions understand each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -183,6 +195,9 @@ pub struct Status {
     /// Ids of the keys that the store's files need; absent while it is not open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needed_key_ids: Option<Vec<String>>,
+    /// The same keys by id, each with the files that it wraps; absent while the store is not open, and of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_keys: Option<BTreeMap<String, NeededKey>>,
     /// Ids of the keys that what restores set aside on the volume needs; absent while that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_aside_key_ids: Option<Vec<String>>,
@@ -212,8 +227,23 @@ mod tests {
         assert_eq!(status.revision, 7);
         assert!(status.loaded_key_ids.is_empty());
         assert_eq!(status.needed_key_ids, None, "not known, and not none");
+        assert_eq!(
+            status.needed_keys, None,
+            "an earlier version counts nothing"
+        );
         assert_eq!(status.reencryption, None);
         assert_eq!(status.anchor, None);
+    }
+
+    #[test]
+    fn what_a_key_wraps_stands_under_its_id() {
+        let json = r#"{"neededKeys":{"old":{"files":2,"bytes":9,"novel":1},"new":{"files":1}}}"#;
+        let status: Status = serde_json::from_str(json).unwrap();
+        let keys = status.needed_keys.as_ref().unwrap();
+        assert_eq!((keys["old"].files, keys["old"].bytes), (2, 9));
+        assert_eq!((keys["new"].files, keys["new"].bytes), (1, 0));
+        let back = serde_json::to_value(&status).unwrap();
+        assert_eq!(back["neededKeys"]["old"]["files"], 2);
     }
 
     #[test]

@@ -167,6 +167,12 @@ pub struct KeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub loaded: Option<String>,
+    /// Files whose data keys it wraps, of the members that answered when they were last asked. Absent if none of them says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<i64>,
+    /// Bytes of these files on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
     /// When the operator first saw it in the keyring of this CodexStore. One that the operator makes is there from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_seen_at: Option<Time>,

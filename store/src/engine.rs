@@ -27,6 +27,7 @@ use crate::reencrypt::Reencryption;
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
 use crate::shared::{FileKeys, Gauges, Shared};
+use crate::stats::Wrapped;
 use crate::task::{Background, Done, Running};
 use crate::txn::{Encoded, Moment, Txn, Workspace};
 
@@ -484,23 +485,22 @@ impl Engine {
         self.report_keys();
     }
 
-    /// Brings the key ids that others see up to date.
+    /// Brings the key ids that others see up to date, and what each key wraps.
     pub(crate) fn report_keys(&self) {
         let current = self
             .journal
             .as_ref()
             .and_then(|journal| journal.key_id.clone());
-        let image = self.image.iter().map(|image| &image.key_id);
+        let image = self.image.iter();
+        let image = image.map(|image| (image.key_id.as_ref(), image.len));
         let ended = self.ended().chain(&self.past.leaving);
-        let ended = ended.map(|file| &file.key_id);
-        let sealed = self.reencryption.iter().flat_map(Reencryption::keys);
-        let needed = image
-            .chain(ended)
-            .chain([&current])
-            .flatten()
-            .chain(sealed)
-            .cloned()
-            .collect();
+        let ended = ended.map(|file| (file.key_id.as_ref(), file.len));
+        let present = self.journal.iter();
+        let present = present.map(|journal| (journal.key_id.as_ref(), journal.size));
+        let mut needed = Wrapped::by_key(image.chain(ended).chain(present));
+        for (id, sealed) in self.reencryption.iter().flat_map(Reencryption::keys) {
+            needed.entry(id.clone()).or_default().add(*sealed);
+        }
         *self.shared.keys.lock() = FileKeys { current, needed };
     }
 }

@@ -140,7 +140,7 @@ pub use replace::{Replacement, SetAside};
 pub use rewrap::{Rewrapped, check_keys, needed_keys, rewrap};
 pub use scan::{Page, Scan};
 pub use snapshot::Snapshot;
-pub use stats::{Finding, SYNC_BOUNDS, Stats};
+pub use stats::{Finding, SYNC_BOUNDS, Stats, Wrapped};
 pub use store::Store;
 pub use txn::{Program, Txn};
 pub use watch::Watch;

@@ -1,6 +1,6 @@
 //! What handles, readers and the committer share.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::log::Parked;
 use crate::reencrypt::{Reencrypted, Reencrypting};
 use crate::rewrap::Rewrapped;
 use crate::seat::Seat;
-use crate::stats::{Finding, SYNC_BOUNDS};
+use crate::stats::{Finding, SYNC_BOUNDS, Wrapped};
 
 /// Who waits for something that the committer has not begun.
 pub(crate) type Waiters<T> = Mutex<Vec<Sender<Result<T>>>>;
@@ -62,8 +62,8 @@ pub(crate) struct Shared {
 pub(crate) struct FileKeys {
     /// Of the journal that is written to.
     pub current: Option<KeyId>,
-    /// Of all files that the store needs now.
-    pub needed: BTreeSet<KeyId>,
+    /// Of all files that the store needs now, and how many each wraps.
+    pub needed: BTreeMap<KeyId, Wrapped>,
 }
 
 /// Numbers that the committer keeps up to date.
@@ -135,7 +135,7 @@ impl Shared {
             ));
         }
         let keys = self.keys.lock();
-        if let Some(missing) = keys.needed.iter().find(|id| keyring.get(id).is_none()) {
+        if let Some(missing) = keys.needed.keys().find(|id| keyring.get(id).is_none()) {
             return Err(Error::new(
                 Code::KeyMissing,
                 format!("the keyring lacks key {missing}, which files of the store need"),

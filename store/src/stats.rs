@@ -1,5 +1,6 @@
 //! What a store says about itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -46,6 +47,39 @@ impl fmt::Display for Finding {
                 write!(f, "{file}: one of its two key slots is damaged")
             }
         }
+    }
+}
+
+/// Files whose data keys one key wraps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wrapped {
+    /// How many: images and log files.
+    pub files: u64,
+    /// Their bytes on disk, space allocated ahead included.
+    pub bytes: u64,
+}
+
+impl Wrapped {
+    /// Counts these too.
+    pub(crate) fn add(&mut self, more: Wrapped) {
+        self.files += more.files;
+        self.bytes += more.bytes;
+    }
+
+    /// What each key wraps of these files, each of which comes with its length in bytes.
+    pub(crate) fn by_key<'a>(
+        files: impl IntoIterator<Item = (Option<&'a KeyId>, u64)>,
+    ) -> BTreeMap<KeyId, Wrapped> {
+        let mut keys: BTreeMap<KeyId, Wrapped> = BTreeMap::new();
+        for (id, bytes) in files {
+            if let Some(id) = id {
+                keys.entry(id.clone())
+                    .or_default()
+                    .add(Wrapped { files: 1, bytes });
+            }
+        }
+        keys
     }
 }
 
@@ -107,8 +141,8 @@ pub struct Stats {
     pub key_id: Option<KeyId>,
     /// The keys that are loaded.
     pub loaded_keys: Vec<KeyId>,
-    /// The keys that present files are wrapped with: without one of them the store could not be opened.
-    pub needed_keys: Vec<KeyId>,
+    /// The keys that present files are wrapped with, and what each wraps: without one of them the store could not be opened.
+    pub needed_keys: BTreeMap<KeyId, Wrapped>,
     /// The store's time: milliseconds since 1970.
     pub now_ms: u64,
     /// How far the wall clock was ahead of the log at open, where that was not believed: expiry is

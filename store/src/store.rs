@@ -364,7 +364,7 @@ impl Store {
         let gauges = *shared.gauges.lock();
         let keys = shared.keys.lock();
         let key_id = keys.current.clone();
-        let needed_keys = keys.needed.iter().cloned().collect();
+        let needed_keys = keys.needed.clone();
         drop(keys);
         let now_ms = seat.time.now_ms();
         let encryption = seat.encryption.lock();

@@ -195,6 +195,11 @@ fn status_table(status: &Status) -> Table {
     add("Compression", status.compression.clone());
     add("Cipher", status.cipher.clone());
     add("Key", status.key_id.clone());
+    for (id, of) in status.needed_keys.iter().flatten() {
+        let files = if of.files == 1 { "file" } else { "files" };
+        let wraps = format!("{id}: {} {files}, {}", of.files, size(of.bytes));
+        add("Key wraps", wraps);
+    }
     add("Lineage", status.lineage.clone());
     add("Epoch", status.epoch.to_string());
     add("Anchor", status.anchor.clone().unwrap_or_default());
@@ -321,6 +326,8 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use codexstore_api::status::NeededKey;
+
     use super::*;
 
     #[test]
@@ -333,6 +340,23 @@ mod tests {
     fn a_status_without_a_pod_or_key_has_no_empty_lines() {
         let text = status_table(&Status::default()).render();
         assert!(text.starts_with("State"), "{text}");
-        assert!(!text.contains("Pod") && !text.contains("Key  "), "{text}");
+        assert!(!text.contains("Pod") && !text.contains("Key "), "{text}");
+    }
+
+    #[test]
+    fn a_status_says_of_each_key_what_it_wraps() {
+        let wraps = |files, bytes| NeededKey { files, bytes };
+        let keys = [("new", wraps(3, 3 << 20)), ("old", wraps(1, 4096))];
+        let status = Status {
+            needed_keys: Some(keys.map(|(id, of)| (id.to_owned(), of)).into()),
+            ..Status::default()
+        };
+        let text = status_table(&status).render();
+        let told = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Key wraps"));
+        let told: Vec<_> = told.map(str::trim).collect();
+        let wanted = ["new: 3 files, 3 MiB", "old: 1 file, 4 KiB"];
+        assert_eq!(told, wanted, "{text}");
     }
 }

@@ -30,13 +30,15 @@ mod retire;
 mod step;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrapped_tests;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use codexstore_api::status::{ReencryptionState, State};
+use codexstore_api::status::{NeededKey, ReencryptionState, State, Status};
 use codexstore_crds::codex_key_rotation::{RotationReason, phase};
 use codexstore_crds::status::{KeyStatus, KeyUse, MAX_KEYS, RotationSchedule};
 use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus, CodexStore};
@@ -271,7 +273,7 @@ async fn go_on(
     Ok(some)
 }
 
-/// Says of each key since when it is known, who has loaded it, and what it encrypted.
+/// Says of each key since when it is known, who has loaded it, what it wraps, and what it encrypted.
 fn counted(look: &Look<'_>, seen: &mut Keys) {
     let before = look.store.status.iter().flat_map(|s| &s.encryption_keys);
     let since: BTreeMap<_, _> = before.map(|key| (&key.id, &key.first_seen_at)).collect();
@@ -282,11 +284,25 @@ fn counted(look: &Look<'_>, seen: &mut Keys) {
         let loaded = asked.iter().copied().flatten();
         let loaded = loaded.filter(|status| status.loaded_key_ids.contains(&key.id));
         key.loaded = Some(format!("{}/{}", loaded.count(), asked.len()));
+        let wrapped = wrapped(asked.iter().copied().flatten(), &key.id);
+        let shown = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        key.files = wrapped.map(|all| shown(all.files));
+        key.bytes = wrapped.map(|all| shown(all.bytes));
     }
     let counted = budget::count(look.store.status.as_ref(), &look.places);
     counted.show(&mut seen.keys, look.elsewhere);
     seen.rotations.messages = budget::of_current(&seen.keys);
     seen.uses = counted.uses;
+}
+
+/// What a key wraps of all members that say it; none if nobody does.
+fn wrapped<'a>(answers: impl Iterator<Item = &'a Status>, id: &str) -> Option<NeededKey> {
+    let told = answers.filter_map(|status| status.needed_keys.as_ref());
+    let each = told.map(|keys| keys.get(id).copied().unwrap_or_default());
+    each.reduce(|all, of| NeededKey {
+        files: all.files.saturating_add(of.files),
+        bytes: all.bytes.saturating_add(of.bytes),
+    })
 }
 
 /// The keys of the keyring that there is room for, sorted: the current one, and of very many others the latest, since ids begin with

@@ -1,6 +1,9 @@
 //! The sidecar about itself: status, health, readiness, metrics, and this interface's description.
 
-use codexstore::KeyId;
+use std::collections::BTreeMap;
+
+use codexstore::{KeyId, Wrapped};
+use codexstore_api::status::NeededKey;
 use codexstore_api::{Problem, Status, codes};
 use http::{HeaderValue, Response, StatusCode, request};
 use tokio::time::Instant;
@@ -104,7 +107,8 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         loaded_key_ids: texts(&mut stats.loaded_keys.iter()),
         needed_key_ids: state
             .is_open()
-            .then(|| texts(&mut stats.needed_keys.iter())),
+            .then(|| texts(&mut stats.needed_keys.keys())),
+        needed_keys: state.is_open().then(|| wrapped(&stats.needed_keys)),
         set_aside_key_ids: set_aside_keys.map(|all| texts(&mut all.iter())),
         reencryption,
         key_wraps: state.is_open().then_some(stats.key_wraps),
@@ -112,6 +116,14 @@ pub fn status_of<E: Engine>(app: &App<E>) -> Status {
         started_at: app.started_at.clone(),
         uptime_seconds: app.started.elapsed().as_secs(),
     }
+}
+
+fn wrapped(keys: &BTreeMap<KeyId, Wrapped>) -> BTreeMap<String, NeededKey> {
+    let told = |(id, of): (&KeyId, &Wrapped)| {
+        let (files, bytes) = (of.files, of.bytes);
+        (id.to_string(), NeededKey { files, bytes })
+    };
+    keys.iter().map(told).collect()
 }
 
 /// Believes the wall clock.

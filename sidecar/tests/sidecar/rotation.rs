@@ -25,6 +25,17 @@ fn needed(s: &Sidecar) -> Vec<String> {
     s.status().needed_key_ids.unwrap()
 }
 
+/// How many files the one key wraps that is needed, and whether something is in them.
+fn wrapped(s: &Sidecar) -> (u64, bool) {
+    let status = s.status();
+    let keys = status.needed_keys.unwrap();
+    let ids: Vec<_> = keys.keys().cloned().collect();
+    assert_eq!(status.needed_key_ids, Some(ids));
+    assert_eq!(keys.len(), 1);
+    let all = keys.values().next().unwrap();
+    (all.files, all.bytes >= 12_288)
+}
+
 #[test]
 fn a_rewrap_makes_the_key_of_before_superfluous() {
     let place = Place::new();
@@ -33,6 +44,7 @@ fn a_rewrap_makes_the_key_of_before_superfluous() {
     let (mut s, address) = start(&place);
     s.put("k", b"value");
     assert_eq!(needed(&s), [KEY_ID]);
+    assert_eq!(wrapped(&s), (1, true));
     place.keyring("new", &[(KEY_ID, OLD), ("new", NEW)]);
     s.until("both are loaded", |s| s.status().loaded_key_ids.len() == 2);
     assert_eq!(needed(&s), [KEY_ID], "nothing was written with the new one");
@@ -44,6 +56,7 @@ fn a_rewrap_makes_the_key_of_before_superfluous() {
         (needed(&s), s.status().key_id),
         (vec!["new".to_owned()], "new".to_owned())
     );
+    assert_eq!(wrapped(&s), (done.files, true));
     assert_eq!(
         rewrap(address, &ca, "operator").unwrap().slots,
         0,

@@ -1,6 +1,6 @@
 //! The committer's side: slices of work to the background, and the switch.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 
 use super::shadow::{NewLog, is_harmless};
@@ -15,6 +15,7 @@ use crate::layout;
 use crate::options::Strategy;
 use crate::past::{Past, removing};
 use crate::shared::answer;
+use crate::stats::Wrapped;
 use crate::task::{Running, Work};
 
 /// Bytes that the shadow may miss for the switch to be made: some milliseconds of its work.
@@ -36,7 +37,7 @@ pub(crate) struct Reencryption {
     /// Bytes of the shadow's log files, and of its image.
     written: u64,
     image_written: u64,
-    keys: BTreeSet<KeyId>,
+    keys: BTreeMap<KeyId, Wrapped>,
     done: Reencrypted,
 }
 
@@ -56,8 +57,8 @@ impl Reencryption {
         matches!(self.stage, Stage::Away | Stage::Home(_))
     }
 
-    /// The keys that wrap files which are of no log, or not of the present one.
-    pub fn keys(&self) -> &BTreeSet<KeyId> {
+    /// The keys that wrap files which are of no log, or not of the present one, and what each wraps.
+    pub fn keys(&self) -> &BTreeMap<KeyId, Wrapped> {
         &self.keys
     }
 
@@ -101,7 +102,7 @@ impl Engine {
             rounds: 0,
             written: 0,
             image_written: 0,
-            keys: BTreeSet::new(),
+            keys: BTreeMap::new(),
             done: Reencrypted::default(),
         });
         let (need, limit) = (self.needed(0, true), self.disk_limit());
@@ -226,7 +227,7 @@ impl Engine {
         };
         let encryption = self.seat.encryption.lock();
         let missing = match &*encryption {
-            Encryption::Keyring(keyring) => keys.iter().find(|id| keyring.get(id).is_none()),
+            Encryption::Keyring(keyring) => keys.keys().find(|id| keyring.get(id).is_none()),
             _ => None,
         };
         let missing = missing.cloned();
@@ -292,9 +293,10 @@ impl Engine {
         };
         let replaced: Vec<LogFile> = self.ended().cloned().chain([old.describe()]).collect();
         let old_image = self.image.take();
-        let keys = replaced.iter().map(|file| &file.key_id);
-        let keys = keys.chain(old_image.iter().map(|image| &image.key_id));
-        let keys: BTreeSet<KeyId> = keys.flatten().cloned().collect();
+        let files = replaced.iter().map(|file| (file.key_id.as_ref(), file.len));
+        let images = old_image.iter();
+        let images = images.map(|image| (image.key_id.as_ref(), image.len));
+        let keys = Wrapped::by_key(files.chain(images));
         let bytes: u64 = replaced.iter().map(|file| file.len).sum();
         let old_image = old_image.filter(|old| old.name != image.name);
         let bytes = bytes + old_image.as_ref().map_or(0, |image| image.len);

@@ -1,6 +1,6 @@
 //! The log sealed anew while it is written: what the background does, in steps.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,7 @@ use crate::log::Bounded;
 use crate::migrate::reseal::{Copied, Opened, Writer, copy, differs, open_file, successor};
 use crate::recovery::FileSource;
 use crate::seat::Seat;
+use crate::stats::Wrapped;
 
 /// Bytes of a step: a store that is being closed waits for no more.
 const STEP: u64 = 1 << 20;
@@ -162,18 +163,19 @@ impl Shadow {
         sealed + copying.map_or(0, |copying| copying.out.sealer.offset())
     }
 
-    /// The keys that wrap its files.
-    pub fn keys(&self) -> BTreeSet<KeyId> {
-        let copying = self.copying.iter().map(|copying| &copying.new.key_id);
-        let sealed = self.sealed.iter().map(|file| &file.key_id);
+    /// The keys that wrap its files, and what each wraps.
+    pub fn keys(&self) -> BTreeMap<KeyId, Wrapped> {
+        let copying = self.copying.iter();
+        let copying = copying.map(|c| (c.new.key_id.as_ref(), c.out.sealer.offset()));
+        let sealed = self.sealed.iter();
+        let sealed = sealed.map(|file| (file.key_id.as_ref(), file.len));
         let image = match &self.image {
             ImageOf::Writing(new) | ImageOf::Checking(new, ..) | ImageOf::Ready(new) => {
                 new.task.key_id()
             }
             ImageOf::None | ImageOf::Wanted(_) => None,
         };
-        let all = sealed.chain(copying).flatten().chain(image);
-        all.cloned().collect()
+        Wrapped::by_key(sealed.chain(copying).chain([(image, self.image_written())]))
     }
 
     /// Its files.

@@ -18,6 +18,7 @@ mod keys;
 mod ledger;
 mod migrate;
 mod model;
+mod needed;
 mod owners;
 mod reencrypt;
 mod rewrap;

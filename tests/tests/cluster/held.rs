@@ -17,7 +17,8 @@ pub struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// Before the operator's next change of a keyring of its own: in `Adding` the new key, in `Promoting` which one is current.
+    /// Before the operator's next change of a keyring of its own: in `Adding` the new key, in `Promoting` which one is current, and behind a
+    /// rotation the deletion of the old one.
     #[track_caller]
     pub fn before_keyring(ns: &'a Namespace) -> Self {
         let secret =

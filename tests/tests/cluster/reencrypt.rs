@@ -140,6 +140,15 @@ fn three_members_encrypt_everything_anew_under_load_and_each_backup_can_be_resto
     for backup in ["before", "during", "after"] {
         restored(&ns, backup, "web-1");
     }
+    // One that is opened again has all of it: what was written anew, and what came behind the switch.
+    let written = ns.keys("web-0", "k-");
+    ns.delete_and_wait("pods/web-0");
+    ns.pod_ready("web-0");
+    assert_eq!(ns.value("web-0", "first"), Some("web-0".to_owned()));
+    assert_eq!(ns.keys("web-0", "k-"), written);
+    assert_eq!(ns.keys("web-0", "noise-").len(), 40);
+    let said = member(&ns, "web-0");
+    assert_eq!(said["neededKeyIds"], json!([done["to"]]), "{said}");
 }
 
 #[test]

@@ -89,17 +89,35 @@ fn done_once(ns: &Namespace, name: &str, reason: &str) -> Value {
     done
 }
 
-/// Holds a rotation of a managed key at the end of a phase. What the phase is for has not happened then in `Adding` and `Promoting`; in
+/// Behind the last phase: the old key is to be deleted.
+const RETIRING: &str = "Retiring";
+
+/// Holds a rotation of a managed key at the end of a phase. What the phase is for has not happened then in `Adding`, `Promoting` and `RETIRING`; in
 /// `Distributing` and `Rewriting` a member that kubelet was slow with has it before it when the operator dies, and others have done it. That
 /// one dies within a rewrap, or while it encrypts anew, is for simulated disks: here it is over too soon to be met for sure.
 #[track_caller]
 fn held_in<'a>(ns: &'a Namespace, phase: &str) -> Held<'a> {
     match phase {
-        "Adding" | "Promoting" => Held::before_keyring(ns),
+        "Adding" | "Promoting" | RETIRING => Held::before_keyring(ns),
         "Distributing" => Held::before(ns, "Promoting"),
         "Rewriting" => Held::before(ns, "Verifying"),
         _ => Held::before(ns, "Completed"),
     }
+}
+
+/// The operator is at the deletion of the old key: that is off the record already, and still in the Secret.
+#[track_caller]
+fn is_retiring(ns: &Namespace) {
+    wait::until("the old key is off the record", 2 * wait::LONG, || {
+        let record = ns.get("configmaps/cxs-orders-keyring").unwrap();
+        let (ids, current) = keyring(ns);
+        let on_record = record["data"]["keyIds"].as_str().unwrap_or_default();
+        if ids.len() == 2 && on_record == current {
+            Ok(())
+        } else {
+            Err(format!("{on_record} of {ids:?}"))
+        }
+    });
 }
 
 #[test]
@@ -113,7 +131,7 @@ fn a_rotation_is_done_once_whichever_of_its_steps_the_operator_and_a_member_died
         modes.map(|mode| Namespace::alone(cluster, &format!("{}-deaths", mode.to_lowercase())));
     let all = spaces.each_ref();
     for (ns, mode) in all.iter().zip(modes) {
-        let keys = json!({"managed": {"rotation": {"mode": mode}}});
+        let keys = json!({"managed": {"rotation": {"mode": mode, "retire": "Unneeded"}}});
         ns.store(
             "orders",
             json!({"volume": {"claim": {"size": "256Mi", "reclaimPolicy": "Delete"}}, "encryption": {"keys": keys}}),
@@ -136,26 +154,39 @@ fn a_rotation_is_done_once_whichever_of_its_steps_the_operator_and_a_member_died
             assert!(reached.is_some_and(|at| at <= n), "{phase}: {now}");
         }
         // The next one is held before this one is not.
-        let next = PHASES.get(n + 1).into_iter();
-        held = next
-            .flat_map(|next| all.map(|ns| held_in(ns, next)))
-            .collect();
+        let next = PHASES.get(n + 1).copied().unwrap_or(RETIRING);
+        held = Vec::from(all.map(|ns| held_in(ns, next)));
         for (ns, pod) in all.iter().flat_map(|ns| PODS.map(|pod| (ns, pod))) {
             nudge(ns, "secrets/cxs-orders-keyring", pod);
         }
     }
+    for ns in all {
+        rotation_is(ns, "now", "it is done", |s| s["completedAt"].is_string());
+        is_retiring(ns);
+    }
+    die(&all);
+    for ns in all {
+        let (ids, current) = keyring(ns);
+        assert!(ids.len() == 2 && ids.contains(&current), "{ids:?}");
+    }
     drop(held);
+    for ns in all {
+        nudge(ns, "secrets/cxs-orders-keyring", "web-0");
+    }
     for (ns, mode) in all.iter().zip(modes) {
         let done = done_once(ns, "now", "KeyRotated");
         assert_eq!(done["mode"], mode, "{done}");
         let anew = (mode == "Reencrypt").then_some("True");
         assert_eq!(reencrypted(&done), anew, "{done}");
-        let (ids, current) = keyring(ns);
-        assert_eq!(
-            (ids.len(), json!(current)),
-            (2, done["to"].clone()),
-            "one new key, and none is lost"
-        );
+        let left = wait::until("the old key is gone", wait::LONG, || {
+            let (ids, current) = keyring(ns);
+            match ids.as_slice() {
+                [left] if *left == current => Ok(current),
+                _ => Err(format!("{ids:?}")),
+            }
+        });
+        assert_eq!(json!(left), done["to"], "one new key, which is not lost");
+        has_event(ns, "KeyRetired");
     }
     cluster.operator_ready();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use codexstore_crds::archive::Record;
 use codexstore_crds::codex_backup::MAX_BACKUP_MEMBERS;
-use codexstore_crds::{CodexBackup, CodexBackupStatus, CodexRestore, CodexStore, names};
+use codexstore_crds::{CodexBackup, CodexBackupStatus, CodexRestore, CodexStore};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
 
@@ -49,14 +49,12 @@ impl Places<'_> {
             }
         }
         for claim in self.claims {
-            let pod = claim.annotations().get(names::POD_ANNOTATION);
-            let told = self
-                .members
-                .iter()
-                .any(|member| Some(&member.pod.name_any()) == pod && keys_of(member).is_some());
+            let name = claim.name_any();
+            let mut members = self.members.iter();
+            let told = members.any(|m| members::has_data_on(&m.pod, &name) && keys_of(m).is_some());
             if !told {
                 let what = "no member that has it mounted says which keys it needs";
-                found.push(format!("claim {} ({what})", claim.name_any()));
+                found.push(format!("claim {name} ({what})"));
             }
         }
         if self.store.spec.volume.pod_volume.is_some() {
@@ -137,14 +135,23 @@ pub fn is_open(member: &Member) -> bool {
 mod tests {
     use codexstore_api::Status;
     use codexstore_api::status::State;
+    use codexstore_crds::names;
     use serde_json::json;
 
-    use super::super::fixtures::{claim_store, pod_of};
+    use super::super::fixtures::{claim_store, pod_of, store};
     use super::super::members::Unreachable;
     use super::*;
 
     fn member(name: &str, answer: Option<Result<Status, Unreachable>>) -> Member {
-        let mut pod = pod_of(&claim_store("1Gi"), name);
+        of_store(&claim_store("1Gi"), name, answer)
+    }
+
+    fn of_store(
+        store: &CodexStore,
+        name: &str,
+        answer: Option<Result<Status, Unreachable>>,
+    ) -> Member {
+        let mut pod = pod_of(store, name);
         if answer.is_some() {
             let ran = json!({"initContainerStatuses": [{"name": names::CONTAINER, "image": "", "imageID": "", "ready": true,
                 "restartCount": 0, "state": {"running": {}}}]});
@@ -263,6 +270,44 @@ mod tests {
             archive: None,
         };
         assert!(places.needing("old").join("").contains("podVolume"));
+    }
+
+    /// A store that was deleted, and made again under its name with volumes of another kind: what its pods say, which are called as those of
+    /// before, says nothing of the claims that stayed.
+    #[test]
+    fn a_claim_is_told_of_by_the_member_that_has_it_mounted_and_no_other_of_its_name() {
+        let says_new = || Some(Ok(says(&["new"], Some(&[]))));
+        let mut beside = of_store(&store(), "web-0", says_new());
+        // A container of the user's reads what is there.
+        let volume =
+            json!({"name": "old", "persistentVolumeClaim": {"claimName": "cxs-orders-web-0"}});
+        let mut pod = (*beside.pod).clone();
+        let volumes = pod.spec.as_mut().unwrap().volumes.as_mut().unwrap();
+        volumes.push(serde_json::from_value(volume).unwrap());
+        beside.pod = Arc::new(pod);
+        let of = |store: &CodexStore, member: Member| {
+            let places = Places {
+                store,
+                members: &[member],
+                claims: &[claim("web-0")],
+                backups: &[],
+                restores: &[],
+                kept: &Kept::default(),
+                archive: None,
+            };
+            places.needing("old").join("; ")
+        };
+        let claims = claim_store("1Gi");
+        assert_eq!(of(&claims, member("web-0", says_new())), "");
+        for (store, member) in [
+            (store(), of_store(&store(), "web-0", says_new())),
+            (store(), beside),
+            // A pod of before, in a store that has claims now.
+            (claims, of_store(&store(), "web-0", says_new())),
+        ] {
+            let said = of(&store, member);
+            assert!(said.starts_with("claim cxs-orders-web-0 ("), "{said}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use rustls::pki_types::ServerName;
@@ -49,6 +49,30 @@ pub fn finished(pod: &Pod) -> bool {
 pub fn is_of(pod: &Pod, store: &str) -> bool {
     let label = pod.labels().get(names::STORE_LABEL);
     label.is_some_and(|name| name == store) || served_store(pod) == Some(store)
+}
+
+/// What the sidecar of a pod has its data on.
+fn data_volume(pod: &Pod) -> Option<&Volume> {
+    let spec = pod.spec.as_ref()?;
+    let mut inits = spec.init_containers.iter().flatten();
+    let sidecar = inits.find(|c| c.name == names::CONTAINER)?;
+    let mut mounts = sidecar.volume_mounts.iter().flatten();
+    let mount = mounts.find(|m| m.mount_path == names::DATA_DIR)?;
+    let mut volumes = spec.volumes.iter().flatten();
+    volumes.find(|volume| volume.name == mount.name)
+}
+
+/// Whether the sidecar of a pod has its data on the claim of this name. That the pod is called as a claim says is not enough: a store that
+/// was made again may have its data elsewhere.
+pub fn has_data_on(pod: &Pod, claim: &str) -> bool {
+    let source = data_volume(pod).and_then(|volume| volume.persistent_volume_claim.as_ref());
+    source.is_some_and(|source| source.claim_name == claim)
+}
+
+/// Whether what the sidecar of a pod wrote ends with that pod: on the volume that it was given, and that is no claim.
+pub fn takes_data_along(pod: &Pod) -> bool {
+    let ends = |volume: &Volume| volume.name == names::DATA_VOLUME && volume.empty_dir.is_some();
+    data_volume(pod).is_some_and(ends)
 }
 
 fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {

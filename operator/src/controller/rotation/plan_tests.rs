@@ -7,9 +7,10 @@ use codexstore_api::Status;
 use codexstore_api::status::{Reencryption, ReencryptionState, State};
 use codexstore_crds::{CodexStore, names};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt as _;
 use serde_json::json;
 
-use super::super::super::fixtures::{at, claim_store, facts, pod, store};
+use super::super::super::fixtures::{at, claim_store, facts, pod, pod_of, store};
 use super::super::super::kept::Kept;
 use super::super::super::key_needs::Places;
 use super::super::super::members::{Member, Unreachable};
@@ -64,6 +65,15 @@ fn anew(mut of: Member, id: &str, state: ReencryptionState, bytes: (u64, u64)) -
 
 fn frozen(name: &str) -> Member {
     member(name, Some(Err(Unreachable("no answer".to_owned()))))
+}
+
+/// The same member in a pod that was made for this store.
+fn made_for(store: &CodexStore, of: Member) -> Member {
+    let pod = pod_of(store, &of.pod.name_any());
+    Member {
+        pod: Arc::new(pod),
+        ..of
+    }
 }
 
 /// How far members are, as `pod=state`.
@@ -366,14 +376,15 @@ fn what_is_on_record_as_done_stays_done_where_the_data_is_the_same() {
     status.members = vec![done("web-0", None), done("web-1", None)];
     let lasting = claim_store("1Gi");
     let claims = ["web-0", "web-1", "web-2"];
-    let all = seen(&status, &promoted, &lasting, &[forgot()], &claims);
+    let again = made_for(&lasting, forgot());
+    let all = seen(&status, &promoted, &lasting, &[again], &claims);
     assert_eq!(states(&all), ["web-0=Done", "web-1=Done", "web-2=Away"]);
     assert_eq!(progress::ready(&all), "2/2");
     let all = seen(
         &status,
         &promoted,
         &lasting,
-        &[frozen("web-0")],
+        &[made_for(&lasting, frozen("web-0"))],
         &claims[..1],
     );
     assert_eq!(states(&all), ["web-0=Done"]);
@@ -384,6 +395,38 @@ fn what_is_on_record_as_done_stays_done_where_the_data_is_the_same() {
     status.members = vec![done("web-0", Some("an-older-uid"))];
     let all = seen(&status, &promoted, &store(), &[forgot()], &[]);
     assert_eq!(states(&all), ["web-0=Rewriting"]);
+}
+
+/// A store that was deleted, and made again under its name with volumes of another kind.
+#[test]
+fn a_claim_is_not_done_because_a_member_of_its_name_is() {
+    let both = ["new", "old"];
+    let promoted = facts("new", &both);
+    let ready = || says("web-0", State::Ready, &both, &["new"]);
+    let done = || anew(ready(), "uid", ReencryptionState::Done, (9, 9));
+    let mut status = rotation(phase::REWRITING, Mode::Reencrypt);
+    let all = seen(&status, &promoted, &store(), &[ready()], &["web-0"]);
+    assert_eq!(states(&all), ["web-0=Rewriting"], "it is waited for");
+    let all = seen(&status, &promoted, &store(), &[done()], &["web-0"]);
+    assert_eq!(states(&all), ["web-0=Away"]);
+    let why = all[0].message.as_deref().unwrap_or_default();
+    assert!(why.contains("claim cxs-orders-web-0"), "{why}");
+    // One of each name: by the UID of a pod that may be made anew the claim would be lost.
+    assert_eq!(all[0].pod_uid, None);
+    let claims = claim_store("1Gi");
+    let of = made_for(&claims, done());
+    let all = seen(&status, &promoted, &claims, &[of], &["web-0"]);
+    assert_eq!(states(&all), ["web-0=Done"]);
+    // What the claim holds was encrypted anew before: what the member holds need not have been.
+    status.members = vec![RotationMember {
+        pod: "web-0".to_owned(),
+        state: member::DONE.to_owned(),
+        ..RotationMember::default()
+    }];
+    let all = seen(&status, &promoted, &store(), &[ready()], &["web-0"]);
+    assert_eq!(states(&all), ["web-0=Rewriting"]);
+    let all = seen(&status, &promoted, &store(), &[done()], &["web-0"]);
+    assert_eq!(states(&all), ["web-0=Done"]);
 }
 
 #[test]

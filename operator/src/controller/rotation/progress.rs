@@ -119,7 +119,7 @@ impl Question<'_> {
         before.is_some_and(|before| before.state == member::DONE)
     }
 
-    /// All members, sorted: those that run, as they say, and data that no running member has.
+    /// All members, sorted, one of each name: those that run, as they say, and data that no running member has.
     fn each(&self, of: Says<'_>) -> Vec<RotationMember> {
         let mut all = BTreeMap::new();
         let mut put = |mut listed: RotationMember| {
@@ -127,9 +127,16 @@ impl Question<'_> {
             listed.percent = listed.percent.max(before);
             all.insert(listed.pod.clone(), listed);
         };
+        // Claims that no member has, by the pod that they were made for.
+        let mut left = BTreeMap::new();
         for claim in self.places.claims {
             if let Some(pod) = claim.annotations().get(names::POD_ANNOTATION) {
                 put(self.away(pod.clone(), None, None));
+                let name = claim.name_any();
+                let mut members = self.places.members.iter();
+                if !members.any(|m| members::has_data_on(&m.pod, &name)) {
+                    left.insert(pod, name);
+                }
             }
         }
         for member in self.places.members {
@@ -137,15 +144,30 @@ impl Question<'_> {
             if members::lives(&member.pod)
                 && let Some(listed) = self.one(member, of)
             {
-                put(listed);
+                put(match left.get(&listed.pod) {
+                    Some(claim) if self.reencrypts() => self.beside(listed, claim),
+                    _ => listed,
+                });
             }
         }
         all.into_values().collect()
     }
 
+    /// A member with its data elsewhere than on the claim of its name, together with that claim: done when both are, and known by its pod's
+    /// name, as the claim is.
+    fn beside(&self, mut listed: RotationMember, claim: &str) -> RotationMember {
+        if listed.state == member::DONE {
+            let why = format!("its data is elsewhere, and no member has claim {claim} mounted");
+            return self.away(listed.pod, None, Some(why));
+        }
+        listed.pod_uid = None;
+        listed
+    }
+
     fn one(&self, member: &Member, of: Says<'_>) -> Option<RotationMember> {
         let pod = member.pod.name_any();
-        let uid = ephemeral(self.places).then(|| member.pod.uid()).flatten();
+        let uid = members::takes_data_along(&member.pod).then(|| member.pod.uid());
+        let uid = uid.flatten();
         let mut listed = RotationMember {
             pod: pod.clone(),
             pod_uid: uid.clone(),
@@ -237,11 +259,6 @@ fn percent_of(known: &Reencryption) -> u64 {
 
 fn is_same(one: &RotationMember, other: &RotationMember) -> bool {
     one.pod == other.pod && one.pod_uid == other.pod_uid
-}
-
-/// Whether data ends with its pod.
-pub fn ephemeral(places: &Places<'_>) -> bool {
-    places.store.spec.volume.ephemeral.is_some()
 }
 
 /// Whether what an open member holds needs this key and no other.

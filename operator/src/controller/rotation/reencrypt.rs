@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::Error;
 use super::super::keyring::Facts;
 use super::super::members::Member;
-use super::progress::{Question, ephemeral, needs_only};
+use super::progress::{Question, needs_only};
 use super::write::Writer;
 use super::{GOING, Look, exposed, own_step};
 
@@ -127,7 +127,7 @@ pub async fn left(
             refused: &refused,
         }
         .rewriting();
-        let lasts = !ephemeral(&look.places) && look.store.spec.volume.claim.is_none();
+        let lasts = look.store.spec.volume.pod_volume.is_some();
         let after = caught_up(&before.members, &now, lasts);
         if after.iter().any(|m| m.state == member::REWRITING) {
             again = Some(GOING);
@@ -149,10 +149,14 @@ fn caught_up(
         if listed.state == member::DONE {
             return Some(listed.clone());
         }
-        let same = |m: &&RotationMember| m.pod == listed.pod && m.pod_uid == listed.pod_uid;
+        // One that is known by its name only may be two: a member, and a claim of its name that it has not mounted.
+        let same = |m: &&RotationMember| {
+            let by_name = m.pod_uid.is_none() || listed.pod_uid.is_none();
+            m.pod == listed.pod && (by_name || m.pod_uid == listed.pod_uid)
+        };
         match now.iter().find(same) {
             Some(now) => Some(now.clone()),
-            None if lasts => Some(RotationMember {
+            None if lasts && listed.pod_uid.is_none() => Some(RotationMember {
                 state: member::AWAY.to_owned(),
                 message: None,
                 ..listed.clone()

@@ -69,3 +69,23 @@ fn data_that_is_gone_is_waited_for_no_more() {
         "its volume may be anywhere"
     );
 }
+
+#[test]
+fn a_claim_that_was_left_stays_so_whichever_pod_has_its_name() {
+    let listed = |state: &str, pod_uid: Option<&str>| RotationMember {
+        pod: "web-0".to_owned(),
+        pod_uid: pod_uid.map(str::to_owned),
+        state: state.to_owned(),
+        ..RotationMember::default()
+    };
+    let check = |before: RotationMember, now: &[RotationMember], lasts, wanted: &[_]| {
+        assert_eq!(caught_up(&[before], now, lasts), wanted);
+    };
+    let both = listed("Away", None);
+    let of = |uid| listed("Rewriting", Some(uid));
+    let after = std::slice::from_ref(&both);
+    check(of("a"), after, false, after);
+    check(both.clone(), &[of("b")], false, &[of("b")]);
+    check(of("a"), &[of("b")], false, &[]);
+    check(of("a"), &[of("b")], true, &[]);
+}

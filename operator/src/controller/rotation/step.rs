@@ -131,7 +131,7 @@ async fn progress_of(
         let wanted = |m: &Member| {
             let pod = m.pod.name_any();
             let mut mine = now.iter().filter(|listed| listed.pod == pod);
-            mine.any(|listed| listed.state != member::DONE)
+            mine.any(|listed| !matches!(&*listed.state, member::DONE | member::AWAY))
         };
         refused = reencrypt::ask(look, facts, &id, &wanted).await;
     }

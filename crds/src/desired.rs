@@ -145,12 +145,15 @@ pub fn keyring_record(
     created_at: &str,
 ) -> ConfigMap {
     let name = names::keyring_record(store_name(store));
-    let data = [
+    let mut data = vec![
         ("secretName", keyring_name(store)),
         ("secretUid", secret_uid.to_owned()),
         ("keyIds", key_ids.join(",")),
         ("createdAt", created_at.to_owned()),
     ];
+    if store.spec.volume.pod_volume.is_some() {
+        data.push((names::RECORD_POD_VOLUME, "true".to_owned()));
+    }
     ConfigMap {
         metadata: metadata(store, name, component::KEYRING, false),
         data: Some(data.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
@@ -275,6 +278,15 @@ mod tests {
             !format!("{:?}", record.data).contains("\\u{7}"),
             "no key in the record"
         );
+    }
+
+    #[test]
+    fn the_record_says_that_data_may_be_on_volumes_of_the_users() {
+        let of = |spec: &str| keyring_record(&store(spec), "uid", &[], "now").data;
+        let says = |spec: &str| of(spec).unwrap().remove("podVolume");
+        assert_eq!(says("{volume: {podVolume: work}}").as_deref(), Some("true"));
+        assert_eq!(says("{volume: {claim: {size: 1Gi}}}"), None);
+        assert_eq!(says("{}"), None);
     }
 
     #[test]

@@ -119,6 +119,9 @@ pub fn keyring_secret(store: &str) -> String {
     format!("cxs-{store}-keyring")
 }
 
+/// Entry of the record of a keyring: `true` once a store of its name had its data on a volume of the user's (`podVolume`). Never taken off.
+pub const RECORD_POD_VOLUME: &str = "podVolume";
+
 /// `ConfigMap` that records that there was a keyring. It outlives the CodexStore, as the keyring does.
 pub fn keyring_record(store: &str) -> String {
     keyring_secret(store)

@@ -87,5 +87,6 @@ pub fn facts(current: &str, ids: &[&str]) -> Facts {
         current: current.to_owned(),
         ids: ids.iter().map(|id| (*id).to_owned()).collect(),
         lost: Vec::new(),
+        pod_volumes: false,
     }
 }

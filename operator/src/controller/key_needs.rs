@@ -20,6 +20,8 @@ use super::members::{self, Member};
 pub struct Places<'a> {
     /// The store.
     pub store: &'a CodexStore,
+    /// Whether volumes of the user's (`podVolume`) may hold data of it, or of an earlier one of its name.
+    pub pod_volumes: bool,
     /// Its members, and what each said.
     pub members: &'a [Member],
     /// Its claims.
@@ -57,7 +59,7 @@ impl Places<'_> {
                 found.push(format!("claim {name} ({what})"));
             }
         }
-        if self.store.spec.volume.pod_volume.is_some() {
+        if self.pod_volumes {
             found.push("volumes of your own (podVolume), which may not be mounted now".to_owned());
         }
         found.extend(
@@ -196,6 +198,7 @@ mod tests {
             let claims: Vec<_> = claims.iter().map(|pod| claim(pod)).collect();
             let places = Places {
                 store: &store,
+                pod_volumes: false,
                 members,
                 claims: &claims,
                 backups,
@@ -256,12 +259,11 @@ mod tests {
             check(&[new()], &[], &[backup("d", "Running", "new")]),
             "cxb/d (not done)"
         );
-        let mut own = claim_store("1Gi");
-        own.spec.volume.claim = None;
-        own.spec.volume.pod_volume = Some("work".to_owned());
         let members = [new()];
+        // Be the store on claims by now.
         let places = Places {
-            store: &own,
+            store: &store,
+            pod_volumes: true,
             members: &members,
             claims: &[],
             backups: &[],
@@ -288,6 +290,7 @@ mod tests {
         let of = |store: &CodexStore, member: Member| {
             let places = Places {
                 store,
+                pod_volumes: false,
                 members: &[member],
                 claims: &[claim("web-0")],
                 backups: &[],
@@ -316,6 +319,7 @@ mod tests {
         let of = |archive: Option<&Record>| {
             let places = Places {
                 store: &store,
+                pod_volumes: false,
                 members: &[],
                 claims: &[],
                 backups: &[],

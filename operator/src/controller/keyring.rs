@@ -44,6 +44,13 @@ pub enum Keyring {
     Broken(Problem, Option<String>),
 }
 
+impl Keyring {
+    /// See [`Facts::pod_volumes`]. Of one that is not good it is not known, and no key is deleted.
+    pub fn pod_volumes(&self) -> bool {
+        !matches!(self, Self::Ready(facts) if !facts.pod_volumes)
+    }
+}
+
 /// What is known of a good keyring. Never the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -57,6 +64,8 @@ pub struct Facts {
     pub ids: Vec<String>,
     /// Ids on record that are not in the Secret any more; only where that is the user's.
     pub lost: Vec<String>,
+    /// Whether volumes of the user's (`podVolume`) may hold data: of this store, or of an earlier one of its name.
+    pub pod_volumes: bool,
 }
 
 impl Facts {
@@ -128,7 +137,7 @@ fn plan(store: &CodexStore, seen: &Seen) -> Plan {
     if let Ownership::Foreign(why) = keyring_ownership(&secret.metadata, store) {
         return Plan::Broken(Problem::foreign("Secret", &name, &why));
     }
-    let facts = match facts(secret) {
+    let mut facts = match facts(secret) {
         Ok(facts) => facts,
         Err(why) => {
             return Plan::Broken(Problem::new(
@@ -137,6 +146,7 @@ fn plan(store: &CodexStore, seen: &Seen) -> Plan {
             ));
         }
     };
+    facts.pod_volumes = on_pod_volumes(store, recorded.as_ref());
     let Some(recorded) = recorded else {
         return Plan::Record(facts, Happened::Adopted);
     };
@@ -162,7 +172,7 @@ fn plan(store: &CodexStore, seen: &Seen) -> Plan {
     if recorded.uid != facts.secret_uid {
         return Plan::Update(facts, Happened::Restored);
     }
-    if recorded.ids.len() != facts.ids.len() {
+    if recorded.ids.len() != facts.ids.len() || recorded.pod_volumes != facts.pod_volumes {
         return Plan::Update(facts, Happened::Nothing);
     }
     Plan::Steady(facts)
@@ -217,6 +227,13 @@ pub(super) struct Recorded {
     pub(super) uid: String,
     /// Ids of its keys.
     pub(super) ids: Vec<String>,
+    /// Whether data was on volumes of the user's, ever.
+    pub(super) pod_volumes: bool,
+}
+
+/// Whether volumes of the user's may hold data: by the spec, or by what is on record of before.
+pub(super) fn on_pod_volumes(store: &CodexStore, recorded: Option<&Recorded>) -> bool {
+    store.spec.volume.pod_volume.is_some() || recorded.is_some_and(|r| r.pod_volumes)
 }
 
 /// Reads the record.
@@ -237,6 +254,7 @@ pub(super) fn recorded(record: &ConfigMap) -> Recorded {
             .filter(|id| !id.is_empty())
             .map(str::to_owned)
             .collect(),
+        pod_volumes: text(names::RECORD_POD_VOLUME) == "true",
     }
 }
 
@@ -278,6 +296,7 @@ pub fn facts(secret: &Secret) -> Result<Facts, String> {
         current,
         ids: ids.into_iter().collect(),
         lost: Vec::new(),
+        pod_volumes: false,
     })
 }
 
@@ -327,9 +346,10 @@ pub async fn ensure(
             let secret = fresh(store)?;
             match secrets.create(&post(), &secret).await {
                 Ok(made) => {
-                    let Ok(facts) = facts(&made) else {
+                    let Ok(mut facts) = facts(&made) else {
                         return Ok((Keyring::Pending, Happened::Nothing));
                     };
+                    facts.pod_volumes = on_pod_volumes(store, None);
                     record(&records, store, &facts).await?;
                     Ok((Keyring::Ready(facts), Happened::Made))
                 }
@@ -347,11 +367,15 @@ pub async fn ensure(
                 .record
                 .as_ref()
                 .and_then(kube::ResourceExt::resource_version);
-            let patch = json!({
-                "metadata": {"resourceVersion": version},
-                "data": {"secretName": desired::keyring_name(store), "secretUid": facts.secret_uid,
-                    "keyIds": facts.on_record().join(",")},
-            });
+            let mut data = BTreeMap::from([
+                ("secretName", desired::keyring_name(store)),
+                ("secretUid", facts.secret_uid.clone()),
+                ("keyIds", facts.on_record().join(",")),
+            ]);
+            if facts.pod_volumes {
+                data.insert(names::RECORD_POD_VOLUME, "true".to_owned());
+            }
+            let patch = json!({"metadata": {"resourceVersion": version}, "data": data});
             match records
                 .patch(&name, &patch_params(), &Patch::Merge(patch))
                 .await
@@ -404,10 +428,10 @@ async fn holders(
             holders.push(format!("PersistentVolumeClaim {}", claim.name_any()));
         }
     }
-    // What a finished pod wrote to a volume of its own ends with it; on the user's volume it stays.
+    // What a finished pod wrote to a volume of its own ends with it; on the user's volume it stays, whatever the spec says now.
     let lasting = store.spec.volume.pod_volume.is_some();
     let holds = |pod: &Pod| {
-        let there = lasting || !members::finished(pod);
+        let there = lasting || members::is_on_pod_volume(pod) || !members::finished(pod);
         there && members::is_of(pod, &own) && members::has_started(pod)
     };
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);

@@ -72,6 +72,36 @@ fn a_good_keyring_on_record_is_left_alone() {
 }
 
 #[test]
+fn that_data_was_on_a_volume_of_the_users_stays_on_record() {
+    let mut own = store();
+    own.spec.volume.ephemeral = None;
+    own.spec.volume.pod_volume = Some("work".to_owned());
+    let of = |store: &CodexStore, record: Option<ConfigMap>| {
+        let secret = Some(secret("u", &["a"]));
+        let holders = Vec::new();
+        let seen = Seen {
+            secret,
+            record,
+            holders,
+        };
+        plan(store, &seen)
+    };
+    let known = |facts: &Facts| facts.pod_volumes;
+    let ids = ["a".to_owned()];
+    let marked = desired::keyring_record(&own, "u", &ids, "2026-01-01T00:00:00Z");
+    // One of an earlier operator, or of a store that was on claims.
+    let added = of(&own, Some(record("u", &["a"])));
+    assert!(matches!(&added, Plan::Update(f, Happened::Nothing) if known(f)));
+    assert!(matches!(&of(&own, None), Plan::Record(f, _) if known(f)));
+    let steady = of(&own, Some(marked.clone()));
+    assert!(matches!(&steady, Plan::Steady(f) if known(f)));
+    let again = of(&store(), Some(marked));
+    assert!(matches!(&again, Plan::Steady(f) if known(f)));
+    let never = of(&store(), Some(record("u", &["a"])));
+    assert!(matches!(&never, Plan::Steady(f) if !known(f)));
+}
+
+#[test]
 fn a_secret_that_was_put_back_is_taken_again_only_with_the_recorded_keys() {
     let back = check(
         Some(secret("new", &["a", "b"])),

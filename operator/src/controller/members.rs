@@ -75,6 +75,11 @@ pub fn takes_data_along(pod: &Pod) -> bool {
     data_volume(pod).is_some_and(ends)
 }
 
+/// Whether the sidecar of a pod has its data on a volume of the user's (`podVolume`).
+pub fn is_on_pod_volume(pod: &Pod) -> bool {
+    data_volume(pod).is_some_and(|volume| volume.name != names::DATA_VOLUME)
+}
+
 fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {
     let all = pod.status.as_ref()?.init_container_statuses.as_ref()?;
     all.iter().find(|c| c.name == names::CONTAINER)

@@ -7,7 +7,7 @@
 use codexstore_crds::{CodexStore, desired, names};
 use k8s_openapi::api::core::v1::Secret;
 
-use super::keyring::{Facts, Happened, Plan, Seen, facts, recorded};
+use super::keyring::{Facts, Happened, Plan, Seen, facts, on_pod_volumes, recorded};
 use super::ownership::{Ownership, ownership};
 use super::problem::{self, Problem};
 
@@ -64,6 +64,7 @@ pub(super) fn plan(store: &CodexStore, seen: &Seen) -> Plan {
             return Plan::Broken(Problem::new(problem::KEY_MALFORMED, what));
         }
     };
+    facts.pod_volumes = on_pod_volumes(store, recorded.as_ref());
     let Some(recorded) = recorded else {
         return Plan::Record(facts, Happened::Adopted);
     };
@@ -74,7 +75,7 @@ pub(super) fn plan(store: &CodexStore, seen: &Seen) -> Plan {
         // Created again, as tools do, or another name in the spec.
         return Plan::Update(facts, Happened::Adopted);
     }
-    if unknown {
+    if unknown || recorded.pod_volumes != facts.pod_volumes {
         return Plan::Update(facts, Happened::Nothing);
     }
     Plan::Steady(facts)
@@ -111,6 +112,7 @@ fn passphrase_facts(secret: &Secret, entry: &str) -> Result<Facts, String> {
         current: names::PASSPHRASE_NAME.to_owned(),
         ids: Vec::new(),
         lost: Vec::new(),
+        pod_volumes: false,
     })
 }
 

@@ -170,6 +170,7 @@ pub async fn reconcile(
             credentials: credentials.as_ref().ok(),
             places: Places {
                 store,
+                pod_volumes: keyring.pod_volumes(),
                 members: &answers,
                 claims: found.claims,
                 backups: found.backups,

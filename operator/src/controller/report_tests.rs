@@ -12,6 +12,7 @@ fn good() -> Keyring {
         current: "20260101-abcd".into(),
         ids: vec!["20260101-abcd".into()],
         lost: Vec::new(),
+        pod_volumes: false,
     })
 }
 

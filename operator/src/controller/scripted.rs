@@ -251,6 +251,30 @@ async fn a_pod_that_ran_forbids_a_new_key_also_when_the_cache_lacks_it() {
 }
 
 #[tokio::test]
+async fn a_pod_that_ended_holds_data_if_it_had_it_on_a_volume_of_the_users() {
+    let plain = serde_json::to_value(pod_of(&store(), "web-0")).unwrap();
+    let claim = serde_json::to_value(pod_of(&claim_store("1Gi"), "web-0")).unwrap();
+    let users = plain.to_string().replace("codexstore-data", "data");
+    for (mut pod, wanted) in [
+        (plain, pair("True", "KeyringReady")),
+        (claim, pair("True", "KeyringReady")),
+        (
+            serde_json::from_str(&users).unwrap(),
+            pair("False", "SecretMissing"),
+        ),
+    ] {
+        // The store is on no volume of the user's any more.
+        let api = with(&store()).await;
+        pod["status"] = json!({"phase": "Succeeded",
+            "initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 0}}}]});
+        api.put("/api/v1/namespaces/shop/pods/web-0", &pod);
+        look(&api, &[]).await.unwrap();
+        assert_eq!(condition(&api, "KeysReady"), wanted);
+    }
+}
+
+#[tokio::test]
 async fn what_holds_data_forbids_a_new_key_without_its_labels_too() {
     let ran = json!({"initContainerStatuses": [{"name": "codexstore", "image": "", "imageID": "", "ready": true, "restartCount": 0,
         "state": {"running": {}}}]});

@@ -48,7 +48,8 @@ impl Lookup {
             .await
     }
 
-    /// Waits until the store's keyring is on record, for as long as was asked for.
+    /// Waits until the store's keyring is on record, for as long as was asked for; and, where its data will be on a volume of the user's,
+    /// until that is: nothing else remembers such a volume once the store is deleted.
     pub async fn recorded(
         &self,
         namespace: &str,
@@ -62,8 +63,13 @@ impl Lookup {
                 if ownership(&record.metadata, store) != Ownership::Ours {
                     return Ok(Recorded::Foreign);
                 }
-                let uid = record.data.and_then(|mut data| data.remove("secretUid"));
-                return Ok(Recorded::Yes(uid.unwrap_or_default()));
+                let mut data = record.data.unwrap_or_default();
+                if store.spec.volume.pod_volume.is_none()
+                    || data.contains_key(names::RECORD_POD_VOLUME)
+                {
+                    let uid = data.remove("secretUid");
+                    return Ok(Recorded::Yes(uid.unwrap_or_default()));
+                }
             }
             if tokio::time::Instant::now() + STEP > end {
                 return Ok(Recorded::No);

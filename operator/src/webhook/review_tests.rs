@@ -174,6 +174,23 @@ async fn a_pod_waits_for_the_keyring_for_a_while_and_no_longer() {
 }
 
 #[tokio::test]
+async fn a_pod_with_data_on_a_volume_of_its_own_waits_until_that_is_on_record() {
+    let api = cluster().await;
+    let mut own = store();
+    own.spec.volume.ephemeral = None;
+    own.spec.volume.pod_volume = Some("work".to_owned());
+    api.put(STORE, &own);
+    let mut pod = pod();
+    pod["spec"]["volumes"] = json!([{"name": "work", "emptyDir": {}}]);
+    let message = refusal(&ask(&reviewer(&api), Endpoint::Mutate, &review(&pod)).await);
+    assert!(message.contains("keyring"), "{message}");
+    let mut record = api.get(RECORD).unwrap();
+    record["data"]["podVolume"] = json!("true");
+    api.put(RECORD, &record);
+    mutated(&reviewer(&api), &pod).await;
+}
+
+#[tokio::test]
 async fn an_unencrypted_store_needs_no_keyring() {
     let api = FakeApi::start().await;
     let mut plain = store();

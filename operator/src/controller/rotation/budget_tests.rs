@@ -28,6 +28,7 @@ fn after(before: &CodexStoreStatus, members: &[Member]) -> (CodexStoreStatus, i6
     let store = claim_store("1Gi");
     let places = Places {
         store: &store,
+        pod_volumes: false,
         members,
         claims: &[],
         backups: &[],

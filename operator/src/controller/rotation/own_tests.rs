@@ -334,6 +334,7 @@ fn of_very_many_keys_the_current_and_the_missing_ones_are_listed() {
     let store = store();
     let places = Places {
         store: &store,
+        pod_volumes: false,
         members: &[],
         claims: &[],
         backups: &[],

@@ -91,6 +91,7 @@ fn seen(
     let claims: Vec<_> = claims.iter().map(claim).collect();
     let places = Places {
         store,
+        pod_volumes: false,
         members,
         claims: &claims,
         backups: &[],

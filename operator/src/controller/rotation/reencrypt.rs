@@ -127,7 +127,7 @@ pub async fn left(
             refused: &refused,
         }
         .rewriting();
-        let lasts = look.store.spec.volume.pod_volume.is_some();
+        let lasts = look.places.pod_volumes;
         let after = caught_up(&before.members, &now, lasts);
         if after.iter().any(|m| m.state == member::REWRITING) {
             again = Some(GOING);

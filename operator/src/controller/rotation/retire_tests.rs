@@ -9,7 +9,7 @@ use super::*;
 use crate::controller::fake_api::FakeApi;
 use crate::controller::fixtures::{claim_store, pod_of};
 use crate::controller::reconcile::{Found, reconcile};
-use crate::controller::scripted::{BACKUPS, CLAIM, ROTATIONS, STORE, operator};
+use crate::controller::scripted::{BACKUPS, CLAIM, RECORD, ROTATIONS, STORE, operator};
 
 const CORE: &str = "/api/v1/namespaces/shop";
 const SHOP: &str = "/apis/codexstore.dev/v1alpha1/namespaces/shop";
@@ -150,6 +150,28 @@ async fn what_came_since_and_may_need_a_key_keeps_it() {
         assert!(said.contains(wanted), "{n}: {said}");
         assert!(!cluster.told("KeyRetired"), "{n}: {wanted}");
     }
+}
+
+/// Nothing else remembers volumes of a store that is deleted, and made again with volumes of another kind.
+#[tokio::test]
+async fn volumes_of_the_users_keep_all_keys_also_when_the_spec_names_none_any_more() {
+    let (cluster, old) = rotated(1).await;
+    let api = &cluster.api;
+    let claims = api.get(STORE).unwrap();
+    let mut own = claims.clone();
+    own["metadata"]["uid"] = json!("an-earlier-uid");
+    own["spec"]["volume"] = json!({"podVolume": "work"});
+    api.put(STORE, &own);
+    cluster.look().await;
+    api.put(STORE, &claims);
+    Box::pin(look_behind(&cluster, |_| {})).await;
+    assert_eq!(keyring(api).0.len(), 2);
+    let said = needed_by(api, &old[0]);
+    assert!(said.contains("podVolume"), "{said}");
+    // Nor is it forgotten when keys come and go.
+    cluster.ask("later", &json!({}));
+    cluster.done("later").await;
+    assert_eq!(api.get(RECORD).unwrap()["data"]["podVolume"], "true");
 }
 
 #[tokio::test]

@@ -226,6 +226,43 @@ pub mod phase {
     pub const FAILED: &str = "Failed";
 }
 
+/// Reasons of the condition [`COMPLETED`]: `True` with the first one, and `False` with any of the others.
+pub mod reason {
+    /// All running members need the new key only.
+    pub const COMPLETED: &str = "Completed";
+    /// Nobody got further for as long as `rotation.deadline` says, or the keyring could not be changed.
+    pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+    /// Somebody else made another key the current one.
+    pub const CURRENT_KEY_CHANGED: &str = "CurrentKeyChanged";
+    /// The keyring has as many keys as members take.
+    pub const KEYRING_FULL: &str = "KeyringFull";
+    /// The API server refuses to change the keyring: the Secret is immutable, say.
+    pub const KEYRING_REFUSED: &str = "KeyringRefused";
+    /// It was given up for one with `reason: Compromise`.
+    pub const SUPERSEDED: &str = "Superseded";
+    /// A key that may have been seen is current again in a Secret of the user's.
+    pub const EXPOSED_KEY_CURRENT: &str = "ExposedKeyCurrent";
+    /// The keys are in a Secret of the user's, where a rewrap needs no CodexKeyRotation.
+    pub const KEYS_OF_YOUR_OWN: &str = "KeysOfYourOwn";
+    /// The keys are derived from a passphrase.
+    pub const KEYS_FROM_PASSPHRASE: &str = "KeysFromPassphrase";
+    /// The store has no keys.
+    pub const NOT_ENCRYPTED: &str = "NotEncrypted";
+    /// All of them.
+    pub const ALL: [&str; 10] = [
+        COMPLETED,
+        DEADLINE_EXCEEDED,
+        CURRENT_KEY_CHANGED,
+        KEYRING_FULL,
+        KEYRING_REFUSED,
+        SUPERSEDED,
+        EXPOSED_KEY_CURRENT,
+        KEYS_OF_YOUR_OWN,
+        KEYS_FROM_PASSPHRASE,
+        NOT_ENCRYPTED,
+    ];
+}
+
 /// Type of the condition that tells how it ended.
 pub const COMPLETED: &str = "Completed";
 /// Type of the condition that tells whether all that members hold was encrypted anew.
@@ -278,5 +315,20 @@ impl CodexKeyRotation {
         let members = status.map(|status| status.members.as_slice());
         let members = members.unwrap_or_default().iter();
         members.filter(|listed| listed.state != member::DONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    #[test]
+    fn each_reason_is_one_word_and_in_the_manual() {
+        let manual = include_str!("../../docs/KEYS.md");
+        for reason in reason::ALL {
+            let words = reason.chars().all(|c| c.is_ascii_alphanumeric());
+            assert!(words && reason.starts_with(|c: char| c.is_ascii_uppercase()));
+            assert!(manual.contains(&format!("| `{reason}` |")), "{reason}");
+        }
     }
 }

@@ -31,6 +31,7 @@ struct State {
     hangs: bool,
     terminating: bool,
     forbidden: Option<String>,
+    refused: Option<(String, u16)>,
 }
 
 /// The server.
@@ -91,6 +92,11 @@ impl FakeApi {
     /// Takes every right to paths with this in them away.
     pub fn forbid(&self, part: &str) {
         self.state.lock().unwrap().forbidden = Some(part.to_owned());
+    }
+
+    /// Answers all changes of paths with this in them with this code, and does nothing.
+    pub fn refuse_changes(&self, part: &str, code: u16) {
+        self.state.lock().unwrap().refused = Some((part.to_owned(), code));
     }
 
     /// Answers no call from now on.
@@ -225,6 +231,10 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer 
     let forbidden = state.forbidden.as_ref();
     if forbidden.is_some_and(|part| path.contains(part)) {
         return failure(403, "Forbidden");
+    }
+    let refused = state.refused.as_ref();
+    if let Some((_, code)) = refused.filter(|(part, _)| verb != "GET" && path.contains(part)) {
+        return failure(*code, "Refused");
     }
     let done = act(
         &mut state,

@@ -36,9 +36,14 @@ impl Problem {
 /// does not take. Other errors are given back, and retried.
 pub fn refusal(error: kube::Error) -> Result<String, kube::Error> {
     match error {
-        kube::Error::Api(answer) if matches!(answer.code, 400 | 403 | 422) => Ok(answer.message),
+        kube::Error::Api(answer) if is_final(&answer) => Ok(answer.message),
         error => Err(error),
     }
+}
+
+/// Whether the API server will say so however often it is asked.
+pub fn is_final(answer: &kube::core::Status) -> bool {
+    matches!(answer.code, 400 | 403 | 422)
 }
 
 /// An object of that name is somebody else's.

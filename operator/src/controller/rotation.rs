@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use codexstore_api::status::{NeededKey, ReencryptionState, State, Status};
-use codexstore_crds::codex_key_rotation::{RotationReason, phase};
+use codexstore_crds::codex_key_rotation::{RotationReason, phase, reason};
 use codexstore_crds::status::{KeyStatus, KeyUse, MAX_KEYS, RotationSchedule};
 use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus, CodexStore};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -171,7 +171,9 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
         Keyring::NotEncrypted => {
             for rotation in open {
                 let why = "the store is not encrypted: it has no keys";
-                Writer::of(&look, rotation).fail(why).await?;
+                Writer::of(&look, rotation)
+                    .fail(reason::NOT_ENCRYPTED, why)
+                    .await?;
             }
             return Ok(Keys {
                 schedule: None,
@@ -260,7 +262,9 @@ async fn go_on(
             Err(error) => {
                 // Nothing that waiting heals; the rest of the store goes on.
                 let why = format!("the keyring cannot be changed: {}", refusal(error)?);
-                Writer::of(look, first).fail(&why).await?;
+                Writer::of(look, first)
+                    .fail(reason::KEYRING_REFUSED, &why)
+                    .await?;
                 SOON
             }
         });

@@ -9,7 +9,7 @@ use codexstore_crds::status::MAX_KEY_MESSAGES;
 use codexstore_crds::{CodexKeyRotation, CodexStore, desired};
 use serde_json::{Value, json};
 
-use super::played::{Cluster, LOOKS, keyring, path, rotating, states, uid};
+use super::played::{Cluster, LOOKS, failed, keyring, path, rotating, states, uid};
 use crate::controller::fake_api::Fault;
 use crate::controller::scripted::{
     BACKUPS, CLAIM, KEYRING, ROTATION, ROTATIONS, STORE, condition, pair,
@@ -162,13 +162,41 @@ async fn a_member_that_could_not_is_named_and_the_rotation_given_up_at_the_deadl
     assert!(message.contains("web-0 (disk-full"), "{message}");
     cluster.wait_for_the_deadline("now");
     let given_up = cluster.done("now").await;
-    assert_eq!(given_up["phase"], "Failed", "{given_up}");
+    assert_eq!(failed(&given_up), "DeadlineExceeded");
     assert!(cluster.told("RotationFailed"));
     // It is not forgotten: once there is room, it is made up for.
     cluster.members[0].with(|inside| inside.ends = Some(ReencryptionState::Done));
     let wanted = |s: &Value| states(s) == ["web-0=Done"];
     cluster.until("now", "it has caught up", wanted).await;
     assert!(cluster.told("Reencrypted"));
+}
+
+#[tokio::test]
+async fn a_keyring_that_cannot_be_changed_ends_it_and_says_how_that_is() {
+    const KEYS: &str = "secrets/cxs-orders-keyring";
+    for phase in ["Adding", "Promoting"] {
+        let cluster = Box::pin(Cluster::start(Mode::Rewrap, &["web-0"])).await;
+        cluster.ask("now", &json!({}));
+        let reached = cluster.until("now", phase, |s| s["phase"] == phase).await;
+        // An answer that may be another one the next time is waited for until the deadline, and no longer.
+        cluster.api.refuse_changes(KEYS, 500);
+        for _ in 0..3 {
+            cluster.look().await;
+        }
+        assert_eq!(cluster.status("now"), reached, "{phase}");
+        cluster.wait_for_the_deadline("now");
+        let given_up = cluster.done("now").await;
+        assert_eq!(failed(&given_up), "DeadlineExceeded", "{phase}");
+        let to = given_up["to"].as_str().unwrap();
+        let message = given_up["message"].as_str().unwrap();
+        assert!(message.contains(to), "{message}");
+        assert_eq!(keyring(&cluster.api).1, cluster.first, "{phase}");
+
+        cluster.ask("again", &json!({}));
+        cluster.api.refuse_changes(KEYS, 422);
+        let refused = cluster.done("again").await;
+        assert_eq!(failed(&refused), "KeyringRefused", "{phase}");
+    }
 }
 
 #[tokio::test]
@@ -299,7 +327,7 @@ async fn a_rotation_that_has_begun_is_given_up_for_a_compromise() {
             cluster.ask("seen", &json!({"reason": "Compromise"}));
             let given_up = cluster.until("one", "it ends", |s| s["completedAt"].is_string());
             let given_up = given_up.await;
-            assert_eq!(given_up["phase"], "Failed", "{phase}: {given_up}");
+            assert_eq!(failed(&given_up), "Superseded", "{phase}");
             let message = given_up["message"].as_str().unwrap();
             assert!(message.contains("cxk/seen"), "{message}");
             for member in &cluster.members {

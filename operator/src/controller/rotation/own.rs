@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use codexstore_crds::CodexKeyRotation;
+use codexstore_crds::codex_key_rotation::reason;
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::{KeyStatus, MAX_KEYS};
 use kube::{Resource as _, ResourceExt as _};
@@ -30,24 +31,26 @@ pub async fn refuse(
     let encryption = &look.store.spec.encryption;
     let mode = encryption.rotation().mode;
     let store = look.store.name_any();
-    let why = if encryption.passphrase_entry().is_some() {
-        format!(
+    let (reason, why) = if encryption.passphrase_entry().is_some() {
+        let why = format!(
             "the keys of CodexStore {store} are derived from the passphrase in Secret {secret}, which cannot be changed while members \
              run: `codexctl passphrase --change` does it with a store that is closed"
-        )
+        );
+        (reason::KEYS_FROM_PASSPHRASE, why)
     } else {
-        format!(
+        let why = format!(
             "the keys of CodexStore {store} are those of the Secret {secret}, which the operator never changes: put a new key into it and \
              make that current there, and members wrap their data keys with it by themselves; no CodexKeyRotation is needed, but one with \
              `mode: Reencrypt` to have them encrypt everything anew"
-        )
+        );
+        (reason::KEYS_OF_YOUR_OWN, why)
     };
     let (vain, others): (Vec<_>, Vec<_>) = open.iter().copied().partition(|rotation| {
         encryption.passphrase_entry().is_some() || rotation.spec.mode(mode) == Mode::Rewrap
     });
     *open = others;
     for rotation in vain {
-        Writer::of(look, rotation).fail(&why).await?;
+        Writer::of(look, rotation).fail(reason, &why).await?;
     }
     Ok(())
 }

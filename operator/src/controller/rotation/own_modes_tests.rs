@@ -5,7 +5,7 @@ use codexstore_api::status::ReencryptionState;
 use codexstore_crds::{CodexStore, desired};
 use serde_json::{Value, json};
 
-use super::super::played::{Cluster, LOOKS, states};
+use super::super::played::{Cluster, LOOKS, failed, states};
 use super::tests::{MINE, own, untouched, write};
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fake_member::Inside;
@@ -250,7 +250,7 @@ async fn a_key_that_may_have_been_seen_and_is_current_again_ends_it_and_nobody_i
     cluster.until("seen", "one is done", half).await;
     write(&cluster.api, "k1", &["k1", "k2"]);
     let given_up = cluster.done("seen").await;
-    assert_eq!(given_up["phase"], "Failed", "{given_up}");
+    assert_eq!(failed(&given_up), "ExposedKeyCurrent");
     let why = "k1 is current again in Secret mine, and may have been seen";
     assert!(message(&given_up).starts_with(why), "{given_up}");
     assert_eq!(reencrypted(&given_up), None, "{given_up}");
@@ -349,7 +349,7 @@ async fn with_a_passphrase_nothing_is_encrypted_anew() {
         api.put(ROTATION, &rotation("now", &spec));
         look(&api, &[]).await.unwrap();
         let said = api.get(ROTATION).unwrap()["status"].take();
-        assert_eq!(said["phase"], "Failed", "{said}");
+        assert_eq!(failed(&said), "KeysFromPassphrase");
         assert!(message(&said).contains("passphrase"), "{said}");
     }
     untouched(&api);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use codexstore_crds::codex_key_rotation::phase;
+use codexstore_crds::codex_key_rotation::{phase, reason};
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::first_few;
 use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus, desired};
@@ -107,7 +107,9 @@ pub async fn aim(
                 promoted_at: None,
                 ..before
             };
-            writer.give_up(status, &why).await?;
+            writer
+                .give_up(status, reason::EXPOSED_KEY_CURRENT, &why)
+                .await?;
             return Ok(Some(SOON));
         }
     }

@@ -6,6 +6,7 @@ use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures::{claim_store, facts, store};
 use crate::controller::kept::Kept;
 use crate::controller::reconcile::{Found, reconcile};
+use crate::controller::rotation::played::failed;
 use crate::controller::scripted::{
     CLAIM, RECORD, ROTATION, STORE, condition, look, look_again, operator, pair, rotation, with,
 };
@@ -282,7 +283,7 @@ async fn a_rotation_is_refused_whatever_the_secret_is_like() {
         };
         reconcile(&operator(&api), &store, found).await.unwrap();
         let said = api.get(ROTATION).unwrap()["status"].take();
-        assert_eq!(said["phase"], "Failed", "{said}");
+        assert_eq!(failed(&said), "KeysOfYourOwn");
         let message = said["message"].as_str().unwrap();
         assert!(
             message.contains("Secret mine") && message.contains("make that current"),

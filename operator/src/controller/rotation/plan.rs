@@ -1,7 +1,9 @@
 //! The next step of a rotation. Pure.
 
 use codexstore_crds::CodexKeyRotationStatus;
-use codexstore_crds::codex_key_rotation::{MAX_ROTATION_MEMBERS, RotationMember, member, phase};
+use codexstore_crds::codex_key_rotation::{
+    MAX_ROTATION_MEMBERS, RotationMember, member, phase, reason,
+};
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::first_few;
 
@@ -31,8 +33,8 @@ pub enum Step {
     },
     /// All is done.
     Complete,
-    /// Give up.
-    Fail(String),
+    /// Give up, for this reason, which is in words too.
+    Fail(&'static str, String),
 }
 
 /// What is known of a rotation.
@@ -61,16 +63,18 @@ impl Known<'_> {
             return self.rewrite(now);
         }
         if self.facts.current != from {
-            return Step::Fail(format!(
+            let what = format!(
                 "somebody else made {} the current key meanwhile",
                 self.facts.current
-            ));
+            );
+            return Step::Fail(reason::CURRENT_KEY_CHANGED, what);
         }
         if !self.facts.ids.contains(&to) {
             if self.facts.ids.len() >= MAX_KEYS {
-                return Step::Fail(format!(
+                let what = format!(
                     "the keyring has {MAX_KEYS} keys, and members take no more: delete those that nothing needs, or let `retire: Unneeded` do it"
-                ));
+                );
+                return Step::Fail(reason::KEYRING_FULL, what);
             }
             return Step::Add(to);
         }
@@ -148,10 +152,7 @@ impl Known<'_> {
 
     fn wait(&self, phase: &'static str, what: &str, now: i64) -> Step {
         if self.expired(now) {
-            let deadline = self.deadline;
-            return Step::Fail(format!(
-                "given up after {deadline} s of waiting until {what}"
-            ));
+            return Step::Fail(reason::DEADLINE_EXCEEDED, self.given_up(what));
         }
         Step::Wait {
             phase,
@@ -159,10 +160,26 @@ impl Known<'_> {
         }
     }
 
+    /// That this was waited for in vain.
+    pub fn given_up(&self, what: &str) -> String {
+        let deadline = self.deadline;
+        format!("given up after {deadline} s of waiting until {what}")
+    }
+
+    /// Whether a keyring that still cannot be changed is waited for no more. After a compromise it is changed when the deadline has passed:
+    /// as long again is left for that.
+    pub fn is_stuck(&self, now: i64) -> bool {
+        self.waited(now) > self.deadline.saturating_mul(1 + i64::from(self.compromise))
+    }
+
     /// Whether it was waited for longer than the deadline.
     fn expired(&self, now: i64) -> bool {
-        let since = self.status.waits_since();
-        now - since.unwrap_or(now) > self.deadline
+        self.waited(now) > self.deadline
+    }
+
+    /// How long it was waited for, in seconds.
+    fn waited(&self, now: i64) -> i64 {
+        now - self.status.waits_since().unwrap_or(now)
     }
 
     fn is_in(&self, phase: &str) -> bool {

@@ -226,9 +226,10 @@ fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
         "Distributing",
     );
     assert!(message.contains("web-0 (no answer)"), "{message}");
-    let Step::Fail(why) = step(&status, &added, &[frozen("web-0")], 1061) else {
+    let Step::Fail(reason, why) = step(&status, &added, &[frozen("web-0")], 1061) else {
         panic!("the deadline has passed");
     };
+    assert_eq!(reason, "DeadlineExceeded");
     assert!(why.contains("after 60 s") && why.contains("web-0"), "{why}");
     // What takes as long as there is data counts from where somebody last got further.
     let promoted = facts("new", &["new", "old"]);
@@ -239,7 +240,10 @@ fn who_does_not_answer_is_named_and_waited_for_until_the_deadline() {
         "Rewriting",
     );
     let late = step(&moved, &promoted, &[frozen("web-0")], 1111);
-    assert!(matches!(late, Step::Fail(_)), "{late:?}");
+    assert!(
+        matches!(late, Step::Fail("DeadlineExceeded", _)),
+        "{late:?}"
+    );
     let mut ending = pod("web-0");
     ending.metadata.deletion_timestamp = Some(at(1000));
     let ending = Member {
@@ -302,11 +306,11 @@ fn after_a_compromise_a_deadline_ends_the_waiting_and_not_the_rotation() {
     let stuck = [says("web-1", State::Ready, &both, &["old"])];
     assert!(matches!(
         next(&status, &promoted, &stuck, 1123, true),
-        Step::Fail(_)
+        Step::Fail("DeadlineExceeded", _)
     ));
     assert!(matches!(
         next(&status, &promoted, &members, 1123, false),
-        Step::Fail(_)
+        Step::Fail("DeadlineExceeded", _)
     ));
 }
 
@@ -499,9 +503,29 @@ fn a_keyring_that_is_full_gets_no_key_more() {
     ids.push("old");
     let status = rotation(phase::ADDING, Mode::Rewrap);
     let full = step(&status, &facts("old", &ids), &[], 1000);
-    assert!(matches!(full, Step::Fail(why) if why.contains("1024 keys")));
+    assert!(matches!(full, Step::Fail("KeyringFull", why) if why.contains("1024 keys")));
     let room = step(&status, &facts("old", &ids[1..]), &[], 1000);
     assert_eq!(room, Step::Add("new".to_owned()));
+}
+
+#[test]
+fn a_keyring_that_cannot_be_changed_is_waited_for_until_the_deadline_and_twice_that_after_a_compromise()
+ {
+    let status = rotation(phase::ADDING, Mode::Rewrap);
+    let facts = facts("old", &["old"]);
+    let stuck = |compromise, now| {
+        let known = Known {
+            status: &status,
+            compromise,
+            facts: &facts,
+            members: &[],
+            deadline: 60,
+        };
+        assert_eq!(known.next(now), Step::Add("new".to_owned()), "it is tried");
+        known.is_stuck(now)
+    };
+    assert!(!stuck(false, 1060) && stuck(false, 1061));
+    assert!(!stuck(true, 1120) && stuck(true, 1121));
 }
 
 #[test]
@@ -555,9 +579,10 @@ fn a_sidecar_that_cannot_say_what_it_needs_is_not_taken_for_done() {
 fn a_key_that_somebody_else_made_current_ends_it() {
     let other = facts("other", &["new", "old", "other"]);
     let status = rotation(phase::DISTRIBUTING, Mode::Rewrap);
-    let Step::Fail(why) = step(&status, &other, &[], 1000) else {
+    let Step::Fail(reason, why) = step(&status, &other, &[], 1000) else {
         panic!("it was overtaken");
     };
+    assert_eq!(reason, "CurrentKeyChanged");
     assert!(why.contains("other"), "{why}");
 }
 
@@ -593,7 +618,7 @@ fn a_key_of_the_users_is_current_before_members_have_loaded_it() {
         message.ends_with("loaded the new key: web-0"),
         "who is done is not waited for: {message}"
     );
-    let Step::Fail(why) = next(&status, 1061) else {
+    let Step::Fail("DeadlineExceeded", why) = next(&status, 1061) else {
         panic!("the deadline has passed");
     };
     assert!(why.contains("loaded the new key: web-0"), "{why}");

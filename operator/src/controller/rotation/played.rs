@@ -157,3 +157,12 @@ pub(super) fn states(status: &Value) -> Vec<String> {
     all.map(|m| format!("{}={}", text(&m["pod"]), text(&m["state"])))
         .collect()
 }
+
+/// Why a rotation failed, as its condition has it.
+pub(super) fn failed(status: &Value) -> String {
+    assert_eq!(status["phase"], "Failed", "{status}");
+    let mut all = status["conditions"].as_array().unwrap().iter();
+    let completed = all.find(|c| c["type"] == "Completed").unwrap();
+    assert_eq!(completed["status"], "False", "{status}");
+    completed["reason"].as_str().unwrap().to_owned()
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use codexstore_crds::codex_key_rotation::{
-    ExposedBackups, RotationMember, RotationReason, member, phase,
+    ExposedBackups, RotationMember, RotationReason, member, phase, reason,
 };
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::{CodexKeyRotation, CodexKeyRotationStatus};
@@ -15,6 +15,7 @@ use kube::ResourceExt as _;
 use super::super::Error;
 use super::super::keyring::{Facts, random_id};
 use super::super::members::Member;
+use super::super::problem;
 use super::plan::{Known, Step};
 use super::progress::{self, Question};
 use super::write::{self, Writer};
@@ -60,10 +61,13 @@ pub async fn go_on(
         deadline: policy.deadline_seconds(),
     };
     let step = match urgent {
-        Some(other) => Step::Fail(format!(
-            "given up for cxk/{}, which must not wait: somebody may have seen a key",
-            other.name_any()
-        )),
+        Some(other) => {
+            let what = format!(
+                "given up for cxk/{}, which must not wait: somebody may have seen a key",
+                other.name_any()
+            );
+            Step::Fail(reason::SUPERSEDED, what)
+        }
         None => known.next(Timestamp::now().as_second()),
     };
     let status = seen_by(&before, facts, &members);
@@ -72,37 +76,85 @@ pub async fn go_on(
             .then(|| exposed_now(look, &before, facts)),
         ..status
     };
+    take(look, &writer, &known, step, status).await
+}
+
+/// Takes this step, and says when the one after it is due.
+async fn take(
+    look: &Look<'_>,
+    writer: &Writer<'_>,
+    known: &Known<'_>,
+    step: Step,
+    status: CodexKeyRotationStatus,
+) -> Result<Duration, Error> {
     match step {
         Step::Add(id) => {
-            let added = write::add_key(look, facts, &id).await?;
-            if added {
-                writer
-                    .event("KeyAdded", &format!("key {id} is in the keyring"))
-                    .await;
+            let tried = write::add_key(look, known.facts, &id).await;
+            let what = format!("key {id} is in the keyring");
+            match changed(look, known, tried, |now| !now.ids.contains(&id)).await? {
+                Some(true) => writer.event("KeyAdded", &what).await,
+                Some(false) => {}
+                None => give_up(writer, known, status, &what).await?,
             }
-            Ok(SOON)
         }
         Step::Wait { phase, message } => {
             let pause = if message.is_some() { GOING } else { SOON };
             writer.is_in(status, phase, message).await?;
-            Ok(pause)
+            return Ok(pause);
         }
         Step::Promote { from, to } => {
-            if write::promote(look, &from, &to).await? {
-                let what = format!("key {to} is current now, instead of {from}");
-                writer.event("KeyPromoted", &what).await;
+            let tried = write::promote(look, &from, &to).await;
+            let what = format!("key {to} is current now, instead of {from}");
+            match changed(look, known, tried, |_| true).await? {
+                Some(true) => writer.event("KeyPromoted", &what).await,
+                Some(false) => {}
+                None => give_up(writer, known, status, &what).await?,
             }
-            Ok(SOON)
         }
-        Step::Complete => {
-            writer.complete(status).await?;
-            Ok(SOON)
-        }
-        Step::Fail(why) => {
-            writer.give_up(status, &why).await?;
-            Ok(SOON)
-        }
+        Step::Complete => writer.complete(status).await?,
+        Step::Fail(reason, why) => writer.give_up(status, reason, &why).await?,
     }
+    Ok(SOON)
+}
+
+/// Whether the keyring was changed, which was tried; none if it was not for so long that it is waited for no more. `lacks` says of the
+/// keyring, with the same current key, that it was not: where the answer alone was lost, the rotation goes on.
+async fn changed(
+    look: &Look<'_>,
+    known: &Known<'_>,
+    tried: Result<bool, Error>,
+    lacks: impl Fn(&Facts) -> bool,
+) -> Result<Option<bool>, Error> {
+    // What the API server refuses for good ends a rotation with what it says.
+    let may_heal = match &tried {
+        Ok(made) => !made,
+        Err(Error::Kube(kube::Error::Api(answer))) => !problem::is_final(answer),
+        Err(_) => true,
+    };
+    if !may_heal || !known.is_stuck(Timestamp::now().as_second()) {
+        return tried.map(Some);
+    }
+    match write::live(look).await? {
+        Some((_, now)) if now.current == known.facts.current && lacks(&now) => {
+            if let Err(error) = tried {
+                tracing::warn!(%error, "the keyring could not be changed for as long as it was waited for");
+            }
+            Ok(None)
+        }
+        _ => tried.map(Some),
+    }
+}
+
+async fn give_up(
+    writer: &Writer<'_>,
+    known: &Known<'_>,
+    status: CodexKeyRotationStatus,
+    what: &str,
+) -> Result<(), Error> {
+    let why = known.given_up(what);
+    writer
+        .give_up(status, reason::DEADLINE_EXCEEDED, &why)
+        .await
 }
 
 /// How far each member is; those that can encrypt anew, and are to, are asked to if it `goes_on`.

@@ -7,6 +7,7 @@ use codexstore_crds::{CodexKeyRotation, CodexStore};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::played::failed;
 use super::{Rotations, open, overtaking, shown};
 use crate::controller::fake_api::{FakeApi, Fault};
 use crate::controller::fixtures;
@@ -32,6 +33,18 @@ fn keys(api: &FakeApi) -> (Vec<String>, String, Vec<String>) {
     let record = api.get(RECORD).unwrap()["data"]["keyIds"].take();
     let record = record.as_str().unwrap().split(',').map(str::to_owned);
     (facts.ids, facts.current, record.collect())
+}
+
+#[tokio::test]
+async fn a_store_without_keys_has_none_to_rotate() {
+    let api = FakeApi::start().await;
+    let mut plain = fixtures::store();
+    plain.spec.encryption = serde_json::from_value(json!({"none": {}})).unwrap();
+    api.put(STORE, &plain);
+    api.put(ROTATION, &rotation());
+    look(&api, &[]).await.unwrap();
+    let status = api.get(ROTATION).unwrap()["status"].take();
+    assert_eq!(failed(&status), "NotEncrypted");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use codexstore_crds::backup::LocalRef;
 use codexstore_crds::codex_key_rotation::{
-    COMPLETED, KEYRING_READY, REENCRYPTED, RotationMember, RotationReason, member, phase,
+    COMPLETED, KEYRING_READY, REENCRYPTED, RotationMember, RotationReason, member, phase, reason,
 };
 use codexstore_crds::rotation::Mode;
 use codexstore_crds::status::{bounded, condition_of};
@@ -277,7 +277,7 @@ impl<'a> Writer<'a> {
             _ => "",
         };
         let own = self.look.store.spec.encryption.own_secret();
-        let (reason, rest) = match own {
+        let (event, rest) = match own {
             Some(_) => (
                 "Reencrypted",
                 "what else needs another key is in .status.encryptionKeys of the CodexStore"
@@ -292,22 +292,30 @@ impl<'a> Writer<'a> {
         if let Some((false, left)) = reencrypted(&status) {
             what = format!("{what}; {left}");
         }
-        if self.end(status, phase::COMPLETED, &what).await? {
-            self.event(reason, &what).await;
+        if self
+            .end(status, phase::COMPLETED, reason::COMPLETED, &what)
+            .await?
+        {
+            self.event(event, &what).await;
             self.warn_of_exposed().await;
         }
         Ok(())
     }
 
     /// Says that it was given up before it began, and why.
-    pub async fn fail(&self, why: &str) -> Result<(), Error> {
+    pub async fn fail(&self, reason: &str, why: &str) -> Result<(), Error> {
         let before = self.rotation.status.clone().unwrap_or_default();
-        self.give_up(before, why).await
+        self.give_up(before, reason, why).await
     }
 
-    /// Says that it was given up, and why.
-    pub async fn give_up(&self, status: CodexKeyRotationStatus, why: &str) -> Result<(), Error> {
-        if self.end(status, phase::FAILED, why).await? {
+    /// Says that it was given up, and why: as one of the reasons in [`reason`], and in words.
+    pub async fn give_up(
+        &self,
+        status: CodexKeyRotationStatus,
+        reason: &str,
+        why: &str,
+    ) -> Result<(), Error> {
+        if self.end(status, phase::FAILED, reason, why).await? {
             self.warning(problem::ROTATION_FAILED, why).await;
             self.warn_of_exposed().await;
         }
@@ -338,6 +346,7 @@ impl<'a> Writer<'a> {
         &self,
         status: CodexKeyRotationStatus,
         phase: &str,
+        reason: &str,
         message: &str,
     ) -> Result<bool, Error> {
         let now = Time(Timestamp::now());
@@ -350,7 +359,7 @@ impl<'a> Writer<'a> {
             phase: Some(phase.to_owned()),
             completed_at: Some(now.clone()),
             message: Some(bounded(message)),
-            conditions: vec![condition_of(COMPLETED, good, phase, message, now)],
+            conditions: vec![condition_of(COMPLETED, good, reason, message, now)],
             ..status
         };
         set_reencrypted(&mut status);

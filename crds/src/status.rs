@@ -64,7 +64,8 @@ pub struct CodexStoreStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escrow: Option<EscrowStatus>,
 
-    /// The keys in the keyring, sorted by id; at most 64, the current one among them.
+    /// The keys in the keyring, sorted by id; at most 64, the current one among them. Behind them, as far as there is room, the last 8 that are Retired, the
+    /// latest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub encryption_keys: Vec<KeyStatus>,
@@ -155,8 +156,8 @@ pub struct KeyStatus {
     /// Its id.
     #[schemars(length(max = 64))]
     pub id: String,
-    /// Active (it wraps what is written now), Adding (it is to become that), Retiring (it was that) or Missing (it was that, and is
-    /// no longer in the Secret).
+    /// Active (it wraps what is written now), Adding (it is to become that), Retiring (it was that), Missing (it was that, and is
+    /// no longer in the Secret) or Retired (nothing needed it any more, and it is no longer in the Secret).
     #[schemars(length(max = 32))]
     pub state: String,
     /// What needs it: members, claims that no member has mounted, backups (also those that stayed without their CodexBackup), the archive. Empty: nothing that is known.
@@ -176,6 +177,9 @@ pub struct KeyStatus {
     /// When the operator first saw it in the keyring of this CodexStore. One that the operator makes is there from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_seen_at: Option<Time>,
+    /// When the operator saw that it was gone, of one that is Retired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<Time>,
     /// Messages that it has encrypted, which are data keys that it wrapped: an estimate that is rather too high, over all members that this
     /// CodexStore ever had. It never falls; a CodexStore that is deleted and created again counts anew, from what its members say then.
     #[serde(skip_serializing_if = "Option::is_none")]

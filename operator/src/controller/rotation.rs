@@ -27,6 +27,7 @@ mod played;
 mod progress;
 mod reencrypt;
 mod retire;
+mod retired;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -213,6 +214,7 @@ pub async fn ensure(look: Look<'_>, keyring: &Keyring) -> Result<Keys, Error> {
     };
     seen.keys = shown(facts, MAX_KEYS).map(one).collect();
     counted(&look, &mut seen);
+    retired::list(&look, facts, &[], &mut seen.keys);
     if open.is_empty() {
         if budget::renew(&look, &seen.keys).await? {
             seen.again = Some(SOON);

@@ -163,12 +163,14 @@ fn three_members_follow_a_secret_under_load_and_its_old_key_can_go() {
     });
     write(&ns, "k2", &["k2"]);
     has_event(&ns, "KeyRetired");
-    let status = ns.status("orders", "one key is listed", |s| {
-        s["encryptionKeys"]
-            .as_array()
-            .is_some_and(|all| all.len() == 1)
+    let status = ns.status("orders", "the old key is told to be retired", |s| {
+        key(s, "k1")["state"] == "Retired"
     });
+    assert!(key(&status, "k1")["retiredAt"].is_string(), "{status}");
+    assert!(key(&status, "k1")["neededBy"].is_null(), "{status}");
     assert_eq!(key(&status, "k2")["state"], "Active", "{status}");
+    let listed = status["encryptionKeys"].as_array().map(Vec::len);
+    assert_eq!(listed, Some(2), "{status}");
     keys_are(&ns, "True", "KeyringReady");
     for pod in pods {
         has_loaded(&ns, pod, &["k2"]);

@@ -230,11 +230,16 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
         ids if ids == [to.clone()] => Ok(()),
         ids => Err(format!("{ids:?}")),
     });
-    ns.status("orders", "one key is listed", |s| {
-        s["encryptionKeys"]
-            .as_array()
-            .is_some_and(|all| all.len() == 1)
+    let status = ns.status("orders", "the old key is told to be retired", |s| {
+        key(s, &from)["state"] == "Retired"
     });
+    let old = key(&status, &from);
+    assert!(old["retiredAt"].is_string(), "{status}");
+    assert!(old["neededBy"].is_null(), "{status}");
+    assert_eq!(key(&status, &to)["state"], "Active", "{status}");
+    let listed = status["encryptionKeys"].as_array().map(Vec::len);
+    assert_eq!(listed, Some(2), "{status}");
+    assert_eq!(keyring(&ns).0, [to.clone()]);
     assert_eq!(
         ns.condition("orders", "KeysReady").unwrap()["status"],
         "True"

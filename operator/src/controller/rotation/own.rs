@@ -19,7 +19,10 @@ use super::super::own_keyring;
 use super::super::reconcile::Memory;
 use super::retire::Live;
 use super::write::{self, Writer};
-use super::{GOING, Keys, Look, budget, counted, go_on, in_use, shown, status_of};
+use super::{GOING, Keys, Look, budget, counted, go_on, in_use, retired, shown, status_of};
+
+/// A key that is missed, and what needs it.
+type Missing = (String, Vec<String>);
 
 /// Ends rotations that somebody asked for in vain, and leaves those that have members encrypt everything anew: the operator cannot make
 /// a key here.
@@ -69,12 +72,13 @@ pub async fn follow(
     }
     let before = look.store.status.as_ref();
     let known = before.map(|s| s.encryption_keys.as_slice());
-    let missing = missing(look, facts, secret).await?;
+    let (missing, went) = missing(look, facts, secret).await?;
     // Of a passphrase each member derives its own.
     if look.store.spec.encryption.passphrase_entry().is_none() {
         seen.keys = keys(facts, &missing, &look.places, known.unwrap_or_default());
         counted(look, &mut seen);
         in_use::tell(look, facts, &mut seen).await;
+        retired::list(look, facts, &went, &mut seen.keys);
         seen.problems.extend(budget::worn(&seen.keys, secret));
     }
     if !missing.is_empty() {
@@ -96,12 +100,12 @@ pub async fn follow(
 }
 
 /// The keys that are on record, no longer in the Secret, and needed, each with what needs it. Those that nothing needs come off the
-/// record.
+/// record: which those were, if they did.
 async fn missing(
     look: &Look<'_>,
     facts: &Facts,
     secret: &str,
-) -> Result<Vec<(String, Vec<String>)>, Error> {
+) -> Result<(Vec<Missing>, Vec<String>), Error> {
     let mut missing = Vec::new();
     let mut gone = Vec::new();
     let mut live = None;
@@ -114,35 +118,36 @@ async fn missing(
             };
             needed = live.needing(look, id);
             if needed.is_empty() {
-                gone.push(id);
+                gone.push(id.clone());
                 continue;
             }
         }
         missing.push((id.clone(), needed));
     }
     if gone.is_empty() {
-        return Ok(missing);
+        return Ok((missing, gone));
     }
     let mut left: Vec<_> = facts.ids.clone();
     left.extend(missing.iter().map(|(id, _)| id.clone()));
     left.sort();
     let written = write::record(look, &left).await?;
     look.shared.remember(look.store, Memory::forget_keyring);
-    if written == Some(true) {
-        for id in gone {
-            let note =
-                format!("key {id} is no longer in Secret {secret}, and nothing needs it any more");
-            let about = look.store.object_ref(&());
-            look.shared.events.normal(&about, "KeyRetired", &note).await;
-        }
+    if written != Some(true) {
+        return Ok((missing, Vec::new()));
     }
-    Ok(missing)
+    for id in &gone {
+        let note =
+            format!("key {id} is no longer in Secret {secret}, and nothing needs it any more");
+        let about = look.store.object_ref(&());
+        look.shared.events.normal(&about, "KeyRetired", &note).await;
+    }
+    Ok((missing, gone))
 }
 
 /// What the status says of the keys: of very many, the current one, those that are missing, and the last ones by their ids.
 fn keys(
     facts: &Facts,
-    missing: &[(String, Vec<String>)],
+    missing: &[Missing],
     places: &Places<'_>,
     known: &[KeyStatus],
 ) -> Vec<KeyStatus> {
@@ -163,9 +168,10 @@ fn keys(
 
 /// Whether a key that is not current never was, as far as is known.
 fn is_new(id: &str, known: &[KeyStatus]) -> bool {
+    let kept = known.iter().filter(|key| key.state != retired::RETIRED);
     match known.iter().find(|key| key.id == id) {
         Some(key) => key.state == "Adding",
-        None => !known.is_empty() && known.len() < MAX_KEYS,
+        None => (1..MAX_KEYS).contains(&kept.count()),
     }
 }
 

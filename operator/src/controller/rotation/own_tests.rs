@@ -99,6 +99,14 @@ async fn a_secret_is_waited_for_then_followed_and_never_written() {
     assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
     assert_eq!(api.get(RECORD).unwrap()["data"]["keyIds"], "b");
     assert!(told(&api, "KeyRetired"));
+    let retired = pairs(&[("b", "Active"), ("a", "Retired")]);
+    assert_eq!(listed(&api), retired);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(listed(&api), retired, "it stays");
+    // Put back it is a key like any other.
+    write(&api, "b", &["a", "b"]);
+    look(&api, &[]).await.unwrap();
+    assert_eq!(listed(&api), pairs(&[("a", "Retiring"), ("b", "Active")]));
     untouched(&api);
 }
 
@@ -145,6 +153,8 @@ async fn a_key_that_is_needed_is_missed_until_it_is_back() {
     api.remove(RECORD);
     look(&api, &[]).await.unwrap();
     assert_eq!(condition(&api, "KeysReady"), pair("True", "KeyringReady"));
+    // That was needed: it is not called retired.
+    assert_eq!(listed(&api), pairs(&[("b", "Active")]));
     untouched(&api);
 }
 
@@ -318,7 +328,7 @@ async fn a_fault_at_any_call_changes_no_secret_and_is_made_up_for() {
             );
             assert_eq!(
                 listed(&api),
-                pairs(&[("b", "Active")]),
+                pairs(&[("b", "Active"), ("a", "Retired")]),
                 "{fault:?} at {call}"
             );
             if api.calls().len() <= call {

@@ -8,6 +8,8 @@ use codexstore_crds::rotation::Retire;
 use codexstore_crds::status::KeyStatus;
 use codexstore_crds::{CodexBackup, CodexRestore};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams};
 use kube::{Resource as _, ResourceExt as _};
 
@@ -15,7 +17,7 @@ use super::super::Error;
 use super::super::kept::{self, Kept};
 use super::super::key_needs::Places;
 use super::super::{archive, claims, members};
-use super::{Look, few, write};
+use super::{Look, few, retired, write};
 
 /// Deletes a key of the keyring, if the spec allows that and nothing needs one. True if something changed. What is needed after all says
 /// by what.
@@ -29,7 +31,8 @@ pub async fn one(look: &Look<'_>, keys: &mut [KeyStatus]) -> Result<bool, Error>
     let live = Live::read(look).await?;
     for key in keys.iter_mut().filter(|key| unneeded(key)) {
         key.needed_by = few(live.needing(look, &key.id));
-        if key.needed_by.is_empty() && delete(look, &key.id).await? {
+        if key.needed_by.is_empty() && delete(look, key).await? {
+            retired::sort(keys);
             return Ok(true);
         }
     }
@@ -37,18 +40,19 @@ pub async fn one(look: &Look<'_>, keys: &mut [KeyStatus]) -> Result<bool, Error>
 }
 
 /// Deletes one. True if something changed.
-async fn delete(look: &Look<'_>, id: &str) -> Result<bool, Error> {
+async fn delete(look: &Look<'_>, key: &mut KeyStatus) -> Result<bool, Error> {
+    let id = key.id.clone();
     let Some((secret, now)) = write::live(look).await? else {
         return Ok(false);
     };
-    if now.current == id || !now.ids.iter().any(|there| there == id) {
+    if now.current == id || !now.ids.contains(&id) {
         return Ok(false);
     }
     // Off the record first: a key that is on it and not in the Secret is one that was lost.
     let left: Vec<_> = now
         .ids
         .iter()
-        .filter(|there| *there != id)
+        .filter(|there| **there != id)
         .cloned()
         .collect();
     match write::record(look, &left).await? {
@@ -56,7 +60,8 @@ async fn delete(look: &Look<'_>, id: &str) -> Result<bool, Error> {
         Some(false) => return Ok(true),
         None => return Ok(false),
     }
-    if write::change(look, &secret, BTreeMap::from([(id, None)])).await? {
+    if write::change(look, &secret, BTreeMap::from([(&*id, None)])).await? {
+        *key = retired::of(key, &Time(Timestamp::now()));
         let note = format!("key {id} is deleted: nothing needs it any more");
         let about = look.store.object_ref(&());
         look.shared.events.normal(&about, "KeyRetired", &note).await;

@@ -210,6 +210,10 @@ async fn what_came_since_and_needs_none_keeps_none() {
         Box::pin(look_behind(&cluster, change)).await;
         let ids = keyring(&cluster.api).0;
         assert!(ids.len() == 1 && !ids.contains(&old[0]), "{what}: {ids:?}");
+        let keys = cluster.api.get(STORE).unwrap()["status"]["encryptionKeys"].take();
+        assert_eq!(keys[1]["id"], json!(old[0]), "{what}: {keys}");
+        assert_eq!(keys[1]["state"], "Retired", "{what}: {keys}");
+        assert!(keys[1]["neededBy"].is_null(), "{what}: {keys}");
         assert!(cluster.told("KeyRetired"), "{what}");
     }
 }

@@ -80,12 +80,15 @@ async fn a_fault_at_any_call_loses_no_key_and_is_made_up_for() {
             let wanted = (vec![to.clone()], to.clone(), vec![to.clone()]);
             assert_eq!(keys(&api), wanted, "{fault:?} at {call}");
             let mut status = api.get(STORE).unwrap()["status"].take();
-            let seen = status["encryptionKeys"][0]["firstSeenAt"].take();
-            assert!(seen.is_string(), "{status}");
+            for (n, time) in [(0, "firstSeenAt"), (1, "firstSeenAt"), (1, "retiredAt")] {
+                let time = status["encryptionKeys"][n][time].take();
+                assert!(time.is_string(), "{fault:?} at {call}: {status}");
+            }
             assert_eq!(
                 status["encryptionKeys"],
-                json!([{"id": to, "state": "Active", "loaded": "0/0", "firstSeenAt": null}]),
-                "{status}"
+                json!([{"id": to, "state": "Active", "loaded": "0/0", "firstSeenAt": null},
+                    {"id": first, "state": "Retired", "firstSeenAt": null, "retiredAt": null}]),
+                "{fault:?} at {call}: {status}"
             );
             if api.calls().len() <= call {
                 break;

@@ -13,8 +13,9 @@ volume() { # NAME SIZE [ACCESS-MODE [NAMESPACE CLAIM]]: for any claim, or for th
   bytes=$(numfmt --from=auto "$size" 2>/dev/null) || die "'$size' is no size: say 64Mi or 1Gi"
   [ "$bytes" -ge $((8 << 20)) ] || die "$size is too small for ext4 with a journal: 8Mi at least"
   [ ! -e "$dir/$name.img" ] || die "volume $name exists"
-  truncate -s "$bytes" "$dir/$name.img" && mkfs.ext4 -q -F -m 0 "$dir/$name.img" && mkdir "$dir/$name" &&
-    enter mount -o loop "$dir/$name.img" "$dir/$name" && kube apply -f - >/dev/null <<YAML || volume_undo "$name"
+  {
+    truncate -s "$bytes" "$dir/$name.img" && mkfs.ext4 -q -F -m 0 "$dir/$name.img" && mkdir "$dir/$name" &&
+      enter mount -o loop "$dir/$name.img" "$dir/$name" && kube apply -f - >/dev/null <<YAML
 apiVersion: v1
 kind: PersistentVolume
 metadata:
@@ -31,6 +32,7 @@ spec:
     required:
       nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$NODE]}]}]
 YAML
+  } || volume_undo "$name"
 }
 
 volume_undo() { # NAME: takes away what was begun of a volume, and fails

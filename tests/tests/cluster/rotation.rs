@@ -239,7 +239,7 @@ fn three_members_get_a_new_key_under_load_and_the_old_one_goes_when_no_backup_ne
     assert_eq!(key(&status, &to)["state"], "Active", "{status}");
     let listed = status["encryptionKeys"].as_array().map(Vec::len);
     assert_eq!(listed, Some(2), "{status}");
-    assert_eq!(keyring(&ns).0, [to.clone()]);
+    assert_eq!(keyring(&ns).0, std::slice::from_ref(&to));
     assert_eq!(
         ns.condition("orders", "KeysReady").unwrap()["status"],
         "True"

@@ -63,6 +63,22 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
     ns.status("orders", "its member is ready", |s| s["ready"] == "1/1");
     ns.sh("app", "app", "true");
 
+    let places = places(&ns);
+    for (place, text) in &places {
+        assert!(!text.is_empty(), "{place} is empty: nothing was looked at");
+        for (what, secret) in &secrets {
+            assert!(
+                !text.contains(secret.as_str()),
+                "{what} is in the {place}:\n{text}"
+            );
+        }
+    }
+    // The search can find: the name of the store is in the status.
+    assert!(places.iter().any(|(_, text)| text.contains("orders")));
+}
+
+/// All that tells something, by name.
+fn places(ns: &Namespace) -> Vec<(String, String)> {
     let mut places = vec![
         (
             "log of the sidecar".to_string(),
@@ -114,7 +130,7 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap();
             let container = pod["spec"]["containers"][0]["name"].as_str().unwrap();
-            places.push((format!("log of {name}"), log_of(&ns, name, container)));
+            places.push((format!("log of {name}"), log_of(ns, name, container)));
         }
     }
     for (pod, log) in ns.cluster.operator_logs() {
@@ -127,17 +143,7 @@ fn no_key_value_or_token_is_in_any_log_event_status_or_metric() {
         assert!(metrics.contains("codexstore_operator_"), "{metrics}");
         places.push((format!("metrics of {pod}"), metrics));
     }
-    for (place, text) in &places {
-        assert!(!text.is_empty(), "{place} is empty: nothing was looked at");
-        for (what, secret) in &secrets {
-            assert!(
-                !text.contains(secret.as_str()),
-                "{what} is in the {place}:\n{text}"
-            );
-        }
-    }
-    // The search can find: the name of the store is in the status.
-    assert!(places.iter().any(|(_, text)| text.contains("orders")));
+    places
 }
 
 /// What a container has said: something, since the archiver may have asked for a backup just now, whose pod does not run yet.

@@ -325,25 +325,35 @@ mod tests {
         assert!(!won(late).unwrap());
     }
 
-    async fn stops_leading(cut_off: fn(&FakeApi)) {
+    async fn stops_in_time(cut_off: fn(&FakeApi)) {
         let api = FakeApi::start().await;
         let (sender, mut leads) = watch::channel(false);
         let stop = CancellationToken::new();
-        tokio::spawn(candidate(&api, "one").run(sender, stop.clone()));
+        // A sixth of it is what a busy machine may lose.
+        let duration = Duration::from_secs(12);
+        let candidate = Election {
+            duration,
+            ..candidate(&api, "one")
+        };
+        tokio::spawn(candidate.run(sender, stop.clone()));
         leads.wait_for(|leads| *leads).await.unwrap();
+        let started = Instant::now();
         cut_off(&api);
         leads.wait_for(|leads| !*leads).await.unwrap();
+        // With what its tasks have to end.
+        let end = started.elapsed() + grace(duration);
+        assert!(end < duration, "the Lease ran out before");
         stop.cancel();
     }
 
     #[tokio::test]
-    async fn a_leader_that_cannot_renew_stops_leading() {
-        stops_leading(FakeApi::fail_all).await;
+    async fn a_leader_that_cannot_renew_stops_before_another_can_start() {
+        stops_in_time(FakeApi::fail_all).await;
     }
 
     #[tokio::test]
-    async fn a_leader_whose_api_server_hangs_stops_leading() {
-        stops_leading(FakeApi::hang).await;
+    async fn a_leader_whose_api_server_hangs_stops_before_another_can_start() {
+        stops_in_time(FakeApi::hang).await;
     }
 
     #[test]

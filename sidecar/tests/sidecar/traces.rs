@@ -172,9 +172,6 @@ fn metric(s: &Sidecar, name: &str) -> u64 {
         .unwrap()
 }
 
-/// How long the sidecar tries to send a batch by itself: an end that takes as long has waited for that.
-const EXPORT: Duration = Duration::from_secs(5);
-
 const SENT: &str = "codexstore_spans_sent_total";
 const QUEUE_FULL: &str = "codexstore_spans_dropped_total{reason=\"queue_full\"}";
 const NOT_SENT: &str = "codexstore_spans_dropped_total{reason=\"not_sent\"}";
@@ -400,7 +397,7 @@ fn a_collector_that_hangs_does_not_hold_up_the_end() {
     let begun = Instant::now();
     assert!(s.terminate().success());
     let took = begun.elapsed();
-    assert!(took < EXPORT, "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     let log = s.log();
     assert!(!log.contains("was not closed in time"), "{log}");
     // Where it is known to be away, nobody waits for it.
@@ -411,13 +408,13 @@ fn a_collector_that_hangs_does_not_hold_up_the_end() {
     s.until("it is ready", |s| s.get("/readyz").status == 200);
     s.put("k", b"v");
     s.until("it is away", |s| s.log().contains("does not take spans"));
-    // One that is silent would take as long as there is for a batch.
+    // Waiting for one that is silent would take the 5 s that there are for a batch.
     let _silent = TcpListener::bind(address).unwrap();
     s.put("k", b"v");
     let begun = Instant::now();
     assert!(s.terminate().success());
     let took = begun.elapsed();
-    assert!(took < EXPORT, "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[test]
